@@ -1,0 +1,1 @@
+"""Training and export: replay events through the serving stages, fit the event BERT, write ONNX."""

@@ -1,0 +1,108 @@
+"""Changelog values: one packed, versioned value per user, written at each checkpoint and read at recovery.
+
+Layout, little-endian: version (u1) · USER · history entries, oldest first · seen identities, oldest first ·
+number of used buckets (u1) · for each: slot (u1), BUCKET. Only what is used is written, so a value is as long
+as its user is active: 170 bytes after one event, about 1.5 KB with a full history.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.contract.columns import (
+    BUCKET,
+    BUCKET_SLOTS,
+    HISTORY,
+    HISTORY_LEN,
+    SEEN_LEN,
+    STATE_VERSION,
+    USER,
+)
+from stream.errors import ContractError
+from stream.state import PartitionState
+
+__all__ = ["load", "pack"]
+
+Array = npt.NDArray[Any]
+_VERSION = bytes([STATE_VERSION])
+_USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
+
+
+def pack(state: PartitionState, rows: Array) -> list[bytes]:
+    """Packed values of these rows, in their order."""
+    snapshot = state.snapshot(rows)
+    users = snapshot.users
+    seen_start = np.where(users["seen_len"] == SEEN_LEN, users["seen_next"], 0)
+    seen = state.seen[rows[:, None], (seen_start[:, None] + np.arange(SEEN_LEN)) % SEEN_LEN]
+
+    # The rings are written unrolled, so their next slots are those of a ring that begins at 0.
+    users["history_next"] = users["history_len"] % HISTORY_LEN
+    users["seen_next"] = users["seen_len"] % SEEN_LEN
+    heads = users.tobytes()
+    histories = snapshot.history[np.arange(HISTORY_LEN) < users["history_len"][:, None]].tobytes()
+    identities = seen[np.arange(SEEN_LEN) < users["seen_len"][:, None]].tobytes()
+    tails = dict(zip(snapshot.bucketed.tolist(), map(_pack_buckets, snapshot.buckets), strict=True))
+    history_ends = (np.cumsum(users["history_len"], dtype=np.int64) * HISTORY.itemsize).tolist()
+    seen_ends = (np.cumsum(users["seen_len"], dtype=np.int64) * 8).tolist()
+
+    values, h0, s0, size = [], 0, 0, USER.itemsize
+    for i, (h1, s1) in enumerate(zip(history_ends, seen_ends, strict=True)):
+        head = heads[i * size : (i + 1) * size]
+        values.append(b"".join((_VERSION, head, histories[h0:h1], identities[s0:s1], tails.get(i, b"\0"))))
+        h0, s0 = h1, s1
+    return values
+
+
+def _pack_buckets(buckets: Array) -> bytes:
+    used = np.flatnonzero(buckets["number"])
+    out = np.zeros(len(used), _USED_BUCKET)
+    out["slot"] = used
+    out["bucket"] = buckets[used]
+    return bytes([len(used)]) + out.tobytes()
+
+
+def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
+    """Set users to what :func:`pack` wrote; returns their rows. Raises ContractError for another version."""
+    if not users:
+        return np.zeros(0, np.int64)
+    _check_versions(values)
+    rows = state.rows_of(users)
+    size = USER.itemsize
+    heads = np.frombuffer(b"".join([v[1 : 1 + size] for v in values]), USER)
+    h_bytes = (heads["history_len"].astype(np.int64) * HISTORY.itemsize).tolist()
+    s_bytes = (heads["seen_len"].astype(np.int64) * 8).tolist()
+    start = 1 + size
+    histories = b"".join([v[start : start + h] for v, h in zip(values, h_bytes, strict=True)])
+    identities = b"".join([v[start + h : start + h + s] for v, h, s in zip(values, h_bytes, s_bytes, strict=True)])
+    _scatter(state.history, rows, heads["history_len"], np.frombuffer(histories, HISTORY))
+    _scatter(state.seen, rows, heads["seen_len"], np.frombuffer(identities, np.uint64))
+    state.users[rows] = heads
+    for row, value, h, s in zip(rows.tolist(), values, h_bytes, s_bytes, strict=True):
+        if value[start + h + s]:
+            state.buckets.put(row, _unpack_buckets(value[start + h + s + 1 :]))
+    return rows
+
+
+def _check_versions(values: list[bytes]) -> None:
+    others = {v[0] for v in values} - {STATE_VERSION}
+    if others:
+        raise ContractError(
+            f"state version is {max(others)}, this build reads {STATE_VERSION}; "
+            "run the release that wrote it, or start with a new --app-id"
+        )
+
+
+def _scatter(target: Array, rows: Array, lengths: Array, flat: Array) -> None:
+    ends = np.cumsum(lengths, dtype=np.int64)
+    slots = np.arange(len(flat)) - np.repeat(ends - lengths, lengths)
+    target[np.repeat(rows, lengths), slots] = flat
+
+
+def _unpack_buckets(data: bytes) -> Array:
+    used = np.frombuffer(data, _USED_BUCKET)
+    buckets = np.zeros(BUCKET_SLOTS, BUCKET)
+    buckets[used["slot"]] = used["bucket"]
+    return buckets

@@ -1,0 +1,77 @@
+"""The columns of user state, in memory and packed into one changelog value per user.
+
+All arrays are little-endian and unpadded, so a packed value means the same on every machine.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from stream.contract.events import N_TYPES
+
+__all__ = [
+    "BUCKET",
+    "BUCKET_LEVELS",
+    "BUCKET_SLOTS",
+    "DAY_S",
+    "HISTORY",
+    "HISTORY_LEN",
+    "IDLE_AGES_S",
+    "SEEN_LEN",
+    "STATE_VERSION",
+    "USER",
+    "WINDOWS",
+]
+
+#: Version of the packed value; a reader refuses a newer one.
+STATE_VERSION: Final = 1
+#: Events kept one by one for each user: the model's history.
+HISTORY_LEN: Final = 64
+#: Event identities kept for each user, by which repeated events are known.
+SEEN_LEN: Final = 64
+
+DAY_S: Final = 86_400
+#: Ages of silence at which a user is scored again, in seconds (0: at the event itself).
+IDLE_AGES_S: Final = np.array([0, 1, 3, 7, 14, 30], dtype=np.int64) * DAY_S
+
+#: One event of the history. ``time`` is in whole seconds, the rest is as in ``EVENT``.
+HISTORY: Final = np.dtype([("time", "<u4"), ("value", "<i4"), ("category", "<u2"), ("item", "<u2"), ("type", "u1")])
+
+#: One user. Times are event time in seconds (0: never), money is in hundredths. ``applied_offset`` is the
+#: source offset of the last event that changed the state, ``scored_offset`` the one that the last score saw
+#: (-1: none), ``idle_stage`` the index into ``IDLE_AGES_S`` at which it was made.
+USER: Final = np.dtype(
+    [
+        ("applied_offset", "<i8"),
+        ("scored_offset", "<i8"),
+        ("revenue", "<i8"),
+        ("n_events", "<u4"),
+        ("orders", "<u4"),
+        ("first_time", "<u4"),
+        ("last_time", "<u4"),
+        ("last_order_time", "<u4"),
+        ("alert_time", "<u4"),
+        ("churn", "<f4"),
+        ("purchase", "<f4"),
+        ("ltv", "<f4"),
+        ("history_len", "u1"),
+        ("history_next", "u1"),
+        ("seen_len", "u1"),
+        ("seen_next", "u1"),
+        ("idle_stage", "u1"),
+        ("alert_band", "u1"),
+    ]
+)
+
+#: (width in seconds, number of buckets) of each level: 12 × 5 min, 24 × 1 h, 30 × 1 d.
+BUCKET_LEVELS: Final = ((300, 12), (3_600, 24), (DAY_S, 30))
+#: Buckets of one user over all levels.
+BUCKET_SLOTS: Final = sum(n for _, n in BUCKET_LEVELS)
+#: Counts of the events that have left the history: ``number`` is ``time // width`` of the bucket.
+BUCKET: Final = np.dtype([("number", "<u4"), ("count", "<u4", (N_TYPES,)), ("value", "<i8")])
+
+#: name → (level, number of its buckets): the windows end with the bucket that holds the scoring instant,
+#: so ``7d`` is this UTC day and the six before it.
+WINDOWS: Final = {"1h": (0, 12), "24h": (1, 24), "7d": (2, 7), "30d": (2, 30)}

@@ -1,0 +1,91 @@
+"""What an event is, once its envelope is off: one row of small integers.
+
+The service never carries dicts past :mod:`stream.decode`. A batch of events is a numpy array of
+:data:`EVENT` rows beside the list of user ids; state, features and training all read that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "EVENT",
+    "N_TYPES",
+    "SEGMENT_NAMES",
+    "VALUE_LIMIT",
+    "VALUE_SCALE",
+    "EventBatch",
+    "EventType",
+]
+
+
+class EventType(IntEnum):
+    """The closed set of things a shopper can do. 0 is left free: it is padding in token arrays."""
+
+    OTHER = 1
+    VIEW = 2
+    SEARCH = 3
+    WISHLIST = 4
+    CART = 5
+    UNCART = 6
+    PURCHASE = 7
+    REFUND = 8
+    REVIEW = 9
+
+
+#: Number of event types, and so the width of every per-type count.
+N_TYPES: Final = len(EventType)
+
+#: Money is kept as whole hundredths of the reporting currency, so that sums do not depend on order.
+VALUE_SCALE: Final = 100
+#: The largest absolute value of one event, in hundredths: the range of the int32 it is stored in.
+VALUE_LIMIT: Final = 2**31 - 1
+
+#: One decoded event. ``time`` is event time in whole seconds since 1970; ``value`` is in hundredths and
+#: negative for refunds; ``category`` and ``item`` are hash buckets (0: not given); ``identity`` is a
+#: 64-bit hash by which a repeated event is known (the order id where an order carries one, else the event id).
+EVENT: Final = np.dtype(
+    [
+        ("offset", "<i8"),
+        ("identity", "<u8"),
+        ("time", "<u4"),
+        ("value", "<i4"),
+        ("category", "<u2"),
+        ("item", "<u2"),
+        ("type", "u1"),
+    ]
+)
+
+#: Event names of the Segment e-commerce spec (lower case) and what they mean here.
+SEGMENT_NAMES: Final[dict[str, EventType]] = {
+    "product viewed": EventType.VIEW,
+    "product clicked": EventType.VIEW,
+    "product list viewed": EventType.VIEW,
+    "product list filtered": EventType.SEARCH,
+    "products searched": EventType.SEARCH,
+    "product added to wishlist": EventType.WISHLIST,
+    "product added": EventType.CART,
+    "wishlist product added to cart": EventType.CART,
+    "checkout started": EventType.CART,
+    "product removed": EventType.UNCART,
+    "order completed": EventType.PURCHASE,
+    "order refunded": EventType.REFUND,
+    "order cancelled": EventType.REFUND,
+    "product reviewed": EventType.REVIEW,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """Decoded events of one partition in offset order: ``users[i]`` did ``rows[i]`` (dtype :data:`EVENT`)."""
+
+    users: list[str]
+    rows: npt.NDArray[np.void]
+
+    def __len__(self) -> int:
+        return len(self.users)

@@ -1,0 +1,85 @@
+"""The records of the ``scores`` and ``alerts`` topics. Fields are only ever added.
+
+The JSON Schemas beside this file (``score.v1.schema.json``, ``alert.v1.schema.json``) are made from these
+structs by ``python -m stream.contract.score``; a test compares them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = ["Alert", "Churn", "LifetimeValue", "ModelRef", "Purchase", "Score", "json_schema"]
+
+
+class ModelRef(msgspec.Struct, frozen=True):
+    """Which model made a score; ``sha256`` is that of its manifest, which lists all its files."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+class Churn(msgspec.Struct, frozen=True):
+    """Probability that the user does nothing at all in the horizon."""
+
+    probability: float
+    band: Literal["low", "medium", "high"]
+    horizon_days: float
+
+
+class Purchase(msgspec.Struct, frozen=True):
+    """Probability of at least one order in the horizon."""
+
+    probability: float
+    horizon_days: float
+
+
+class LifetimeValue(msgspec.Struct, frozen=True):
+    """Expected net value in the horizon, and the probability that it is nothing."""
+
+    expected: float
+    p_zero: float
+    currency: str
+    horizon_days: float
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.score.v1", tag_field="schema"):
+    """What is expected of one user at ``as_of`` (event time, UTC)."""
+
+    score_id: str
+    user_id: str
+    as_of: str
+    model: ModelRef
+    n_events: int
+    data_sufficiency: Literal["low", "ok"]
+    churn: Churn
+    purchase: list[Purchase]
+    ltv: LifetimeValue
+    #: Source offset of the last event that the score has seen.
+    applied_offset: int
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.alert.v1", tag_field="schema"):
+    """A rule fired for a user: the score that did it, the band before, and reasons."""
+
+    alert_id: str
+    rule: Literal["churn_high"]
+    previous_band: str | None
+    score: Score
+    reasons: list[str]
+
+
+def json_schema(record: type[Score] | type[Alert]) -> dict[str, Any]:
+    """JSON Schema (2020-12) of one record; further fields are allowed, as they may be added."""
+    schema = msgspec.json.schema(record)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+if __name__ == "__main__":
+    for name, kind in (("score", Score), ("alert", Alert)):
+        path = Path(__file__).parent / f"{name}.v1.schema.json"
+        path.write_text(json.dumps(json_schema(kind), indent=2) + "\n", encoding="utf-8")

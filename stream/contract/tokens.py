@@ -1,0 +1,50 @@
+"""The model's two inputs: token channels per event, numeric features per user.
+
+A change of a channel's meaning or size, or of a feature's name, order or meaning raises the version: a model
+made for another version is refused at start-up.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stream.contract.columns import WINDOWS
+from stream.contract.events import EventType
+
+__all__ = ["CHANNELS", "CHANNEL_SIZES", "FEATURES", "FEATURES_VERSION", "LENGTHS", "TOKENS_VERSION"]
+
+TOKENS_VERSION: Final = 1
+FEATURES_VERSION: Final = 1
+
+#: channel → number of its values (0 is padding, or "not given"). One position per event.
+CHANNEL_SIZES: Final = {
+    "type": 16,
+    "category": 512,
+    "item": 2048,
+    "price": 32,
+    "gap": 32,
+    "hour_of_week": 169,
+    "age": 48,
+}
+CHANNELS: Final = tuple(CHANNEL_SIZES)
+#: Histories are padded to the next of these lengths, so that the model sees few shapes.
+LENGTHS: Final = (8, 16, 32, 64)
+
+#: The one order of the numeric features.
+FEATURES: Final = (
+    *(f"{t.name.lower()}_{w}" for w in WINDOWS for t in EventType),
+    *(f"revenue_{w}" for w in WINDOWS),
+    "active_days_7d",
+    "active_days_30d",
+    "recency",
+    "order_recency",
+    "has_order",
+    "tenure",
+    "n_events",
+    "orders",
+    "revenue",
+    "order_value",
+    "gap_mean",
+    "gap_std",
+    "recency_over_gap",
+)

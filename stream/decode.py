@@ -1,0 +1,340 @@
+"""Decode: raw records → an event batch, and the records that cannot be used with the reason.
+
+The envelope is read into a typed struct (a wrong type is an error that names the field), then folded into one
+packed ``EVENT`` row. Nothing here raises for a bad record: it comes back as a :class:`DeadLetter`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+import xxhash
+
+from stream.contract.events import (
+    EVENT,
+    SEGMENT_NAMES,
+    VALUE_LIMIT,
+    VALUE_SCALE,
+    EventBatch,
+    EventType,
+)
+from stream.errors import ConfigError, EventError
+
+__all__ = ["PRESETS", "DeadLetter", "Decoded", "Decoder", "Money", "Record"]
+
+_ROW: Final = struct.Struct("<qQIiHHB")
+_USER_ID_MAX: Final = 256
+#: Numbers above this are milliseconds, not seconds: 1e11 s is the year 5138, 1e11 ms is 1973.
+_MILLISECONDS_FROM: Final = 1e11
+_TIME_MAX: Final = 2**32 - 1
+_HASH_CACHE_MAX: Final = 100_000
+
+
+class Record(Protocol):
+    """What is read of a Kafka record (aiokafka's ``ConsumerRecord`` fits)."""
+
+    offset: int
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that cannot be used: ``reason`` is a metric label, ``message`` is for people."""
+
+    record: Any
+    reason: str
+    message: str
+    stage: str = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A batch of usable events, ``records`` they came from, dead letters, and how many were of no interest."""
+
+    batch: EventBatch
+    records: list[Any]
+    dead: list[DeadLetter]
+    n_ignored: int
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """The reporting currency, and what one unit of other currencies is worth in it."""
+
+    currency: str
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+    def hundredths(self, amount: float, currency: str | None) -> int:
+        """Convert; raises EventError for a currency without a rate or an amount that cannot be stored."""
+        if currency and currency != self.currency:
+            rate = self.rates.get(currency)
+            if rate is None:
+                raise EventError(
+                    "currency",
+                    f"currency is {currency!r}, expected {self.currency!r} or one with a rate; set --fx-rates",
+                )
+            amount *= rate
+        value = round(amount * VALUE_SCALE)
+        if not -VALUE_LIMIT <= value <= VALUE_LIMIT:
+            raise EventError("value", f"value is {amount:g}, expected at most {VALUE_LIMIT / VALUE_SCALE:g}")
+        return value
+
+
+class Fields(msgspec.Struct, frozen=True):
+    """One event with its envelope off; what a preset makes of its own shape."""
+
+    name: str
+    user: str | int | None
+    time: datetime | float | int | None
+    event_id: str | int | None = None
+    order_id: str | int | None = None
+    category: str | int | None = None
+    item: str | int | None = None
+    amount: float | int | str | None = None
+    currency: str | None = None
+
+
+# -- presets ----------------------------------------------------------------------------------------------
+
+
+class _Product(msgspec.Struct, frozen=True):
+    product_id: str | int | None = None
+    sku: str | int | None = None
+    category: str | int | None = None
+    price: float | int | str | None = None
+    quantity: float | int | None = None
+
+
+class _Properties(_Product, frozen=True):
+    order_id: str | int | None = None
+    revenue: float | int | str | None = None
+    total: float | int | str | None = None
+    value: float | int | str | None = None
+    currency: str | None = None
+    products: list[_Product] | None = None
+
+
+class _Segment(msgspec.Struct, frozen=True):
+    type: str
+    event: str | None = None
+    userId: str | int | None = None  # noqa: N815 - the names of the Segment spec
+    anonymousId: str | int | None = None  # noqa: N815
+    messageId: str | int | None = None  # noqa: N815
+    timestamp: datetime | float | int | None = None
+    properties: _Properties | None = None
+
+
+_NO_PROPERTIES: Final = _Properties()
+
+
+def _segment(e: _Segment) -> Fields | None:
+    if e.type == "track":
+        name = e.event or ""
+    elif e.type in ("page", "screen"):
+        name = "product list viewed"
+    else:
+        return None
+    p = e.properties or _NO_PROPERTIES
+    lead: _Product = p.products[0] if p.products and p.product_id is None else p
+    amount: float | int | str | None = p.total
+    if amount is None:
+        amount = p.revenue if p.revenue is not None else p.value
+    if amount is None:
+        amount = _line_total(p.products or [p])
+    return Fields(
+        name,
+        e.userId if e.userId is not None else e.anonymousId,
+        e.timestamp,
+        e.messageId,
+        p.order_id,
+        lead.category if lead.category is not None else p.category,
+        lead.product_id if lead.product_id is not None else lead.sku,
+        amount,
+        p.currency,
+    )
+
+
+def _line_total(products: Sequence[_Product]) -> float | None:
+    lines = [_number(p.price) * (1 if p.quantity is None else p.quantity) for p in products if p.price is not None]
+    return sum(lines) if lines else None
+
+
+class _Flat(msgspec.Struct, frozen=True):
+    type: str
+    user_id: str | int | None = None
+    ts: datetime | float | int | None = None
+    event_id: str | int | None = None
+    order_id: str | int | None = None
+    category: str | int | None = None
+    item_id: str | int | None = None
+    price: float | int | str | None = None
+    quantity: float | int | None = None
+    currency: str | None = None
+
+
+def _flat(e: _Flat) -> Fields:
+    price = e.price
+    if price is not None and e.quantity is not None:
+        price = _number(price) * e.quantity
+    return Fields(e.type, e.user_id, e.ts, e.event_id, e.order_id, e.category, e.item_id, price, e.currency)
+
+
+_FLAT_NAMES: Final[dict[str, EventType]] = {
+    **{t.name.lower(): t for t in EventType},
+    "search": EventType.SEARCH,
+    "favourite": EventType.WISHLIST,
+    "favorite": EventType.WISHLIST,
+    "add_to_cart": EventType.CART,
+    "remove_from_cart": EventType.UNCART,
+    "order": EventType.PURCHASE,
+    "buy": EventType.PURCHASE,
+    "cancel": EventType.REFUND,
+}
+
+#: preset → (struct of the envelope, what takes it off, event names in lower case).
+PRESETS: Final[dict[str, tuple[type, Callable[[Any], Fields | None], Mapping[str, EventType]]]] = {
+    "segment": (_Segment, _segment, SEGMENT_NAMES),
+    "flat": (_Flat, _flat, _FLAT_NAMES),
+}
+
+
+# -- the stage --------------------------------------------------------------------------------------------
+
+
+class Decoder:
+    """Decodes records of one envelope preset."""
+
+    def __init__(self, preset: str, money: Money, *, bytes_max: int, future_skew_s: float) -> None:
+        if preset not in PRESETS:
+            raise ConfigError(f"envelope is {preset!r}, expected one of {', '.join(PRESETS)}; set --envelope")
+        shape, self._open, self._types = PRESETS[preset]
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(shape).decode
+        self._money = money
+        self._bytes_max = bytes_max
+        self._future_skew_s = future_skew_s
+        self._hash_bucket = _HashBuckets()
+
+    def decode(self, records: Sequence[Record], now: float) -> Decoded:
+        """Decode records in order; ``now`` is our clock in seconds, the bound for event times."""
+        latest = now + self._future_skew_s
+        users: list[str] = []
+        rows: list[bytes] = []
+        used: list[Any] = []
+        dead: list[DeadLetter] = []
+        for record in records:
+            try:
+                fields = self._fields(record)
+                if fields is not None:
+                    rows.append(self._row(record.offset, fields, latest))
+                    users.append(str(fields.user))
+                    used.append(record)
+            except EventError as error:
+                dead.append(DeadLetter(record, error.reason, str(error)))
+        batch = EventBatch(users, np.frombuffer(b"".join(rows), EVENT))
+        return Decoded(batch, used, dead, len(records) - len(used) - len(dead))
+
+    def _fields(self, record: Record) -> Fields | None:
+        value = record.value
+        if value is None:
+            raise EventError("null", "value is null, expected a JSON object; a tombstone means nothing here")
+        if len(value) > self._bytes_max:
+            raise EventError(
+                "oversized",
+                f"value has {len(value)} bytes, expected at most {self._bytes_max}; see --event-bytes-max",
+            )
+        try:
+            return self._open(self._decode(value))
+        except EventError:
+            raise
+        except Exception as error:
+            raise _unreadable(value, error) from None
+
+    def _row(self, offset: int, fields: Fields, latest: float) -> bytes:
+        user = fields.user
+        if user is None or user == "":
+            raise EventError("user", "user id is missing, expected a string or a number")
+        if len(str(user)) > _USER_ID_MAX or "\0" in str(user):
+            raise EventError("user", f"user id is longer than {_USER_ID_MAX} characters or holds a NUL")
+        kind = self._types.get(fields.name.lower(), EventType.OTHER)
+        identity = fields.order_id if kind == EventType.PURCHASE and fields.order_id is not None else None
+        if identity is None:
+            identity = fields.event_id if fields.event_id is not None else f"\0{offset}"
+        return _ROW.pack(
+            offset,
+            xxhash.xxh3_64_intdigest(str(identity).encode()) or 1,
+            _seconds(fields.time, latest),
+            self._value(kind, fields),
+            self._hash_bucket(fields.category),
+            self._hash_bucket(fields.item),
+            kind,
+        )
+
+    def _value(self, kind: EventType, fields: Fields) -> int:
+        """Net value: of a purchase what was paid, of a refund the same below zero, of all else nothing."""
+        if fields.amount is None or kind not in (EventType.PURCHASE, EventType.REFUND):
+            return 0
+        value = self._money.hundredths(_number(fields.amount), fields.currency)
+        return -abs(value) if kind == EventType.REFUND else value
+
+
+class _HashBuckets:
+    """Strings to 1..65535 (0: not given); remembers the strings it met last."""
+
+    def __init__(self) -> None:
+        self._known: dict[str | int, int] = {}
+
+    def __call__(self, name: str | int | None) -> int:
+        if name is None or name == "":
+            return 0
+        bucket = self._known.get(name)
+        if bucket is None:
+            if len(self._known) >= _HASH_CACHE_MAX:
+                self._known.clear()
+            bucket = self._known[name] = 1 + xxhash.xxh3_64_intdigest(str(name).encode()) % 65_535
+        return bucket
+
+
+def _seconds(time: datetime | float | int | None, latest: float) -> int:
+    if isinstance(time, datetime):
+        seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    elif time is None:
+        raise EventError("timestamp", "timestamp is missing, expected ISO 8601 or seconds or milliseconds since 1970")
+    else:
+        seconds = time / 1000 if time > _MILLISECONDS_FROM else time
+    if not 0 < seconds <= _TIME_MAX:
+        raise EventError("timestamp", f"timestamp is {time}, expected a time between 1970 and 2106")
+    if seconds > latest:
+        raise EventError(
+            "future", f"timestamp is {seconds - latest:.0f} s past the allowed skew; check the sender's clock"
+        )
+    return int(seconds)
+
+
+def _number(amount: float | int | str) -> float:
+    try:
+        number = float(amount)
+    except ValueError:
+        raise EventError("schema", f"amount is {amount!r:.40}, expected a number") from None
+    if number != number or number in (float("inf"), float("-inf")):
+        raise EventError("value", f"amount is {amount!r:.40}, expected a finite number")
+    return number
+
+
+def _unreadable(value: bytes, error: Exception) -> EventError:
+    if value[:1] == b"\0" and len(value) > 5:
+        return EventError(
+            "confluent",
+            "value starts with the magic byte of the Confluent wire format, expected plain JSON; "
+            "no schema registry is configured, so send JSON without a registry serializer",
+        )
+    if isinstance(error, msgspec.ValidationError):
+        return EventError("schema", str(error))
+    if isinstance(error, RecursionError):
+        return EventError("too_deep", "value is nested too deeply to read, expected a flat event")
+    return EventError("malformed", f"value is not JSON: {error}")

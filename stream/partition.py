@@ -1,0 +1,127 @@
+"""Partition: the state, queue and unfinished business of one source partition while it is ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.contract.columns import IDLE_AGES_S
+from stream.decide import Decided
+from stream.decode import DeadLetter
+from stream.queue import SILENCE, ScoreQueue
+from stream.state import PartitionState, Snapshot
+
+__all__ = ["Partition", "Position"]
+
+Array = npt.NDArray[Any]
+#: After this long without an event the partition's event time goes on with the wall clock.
+QUIET_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a partition's source is done up to, and the clock that belongs to it, kept in the commit's metadata.
+
+    ``offset`` is the next to be read; ``watermark`` the largest event time before it, ``arrival`` when the last
+    of those events was taken in, both in seconds. Lateness is judged by the watermark, so a replay from ``offset``
+    must start with the watermark of ``offset``, not with the one that the state had reached.
+    """
+
+    offset: int = 0
+    watermark: int = 0
+    arrival: float = 0.0
+
+    def metadata(self) -> str:
+        """As text for Kafka's commit metadata.
+
+        >>> Position.read(7, Position(7, 1_700_000_000, 1.5).metadata())
+        Position(offset=7, watermark=1700000000, arrival=1.5)
+        """
+        return f"v1:{self.watermark}:{self.arrival:.3f}"
+
+    @classmethod
+    def read(cls, offset: int, metadata: str) -> Position:
+        """The reverse of :meth:`metadata`; a commit made by another tool has no clock."""
+        version, _, rest = metadata.partition(":")
+        if version != "v1":
+            return cls(offset)
+        watermark, _, arrival = rest.partition(":")
+        return cls(offset, int(watermark), float(arrival))
+
+
+@dataclass(slots=True)
+class Partition:
+    """One source partition. ``next_offset`` is the first record that it has not taken in."""
+
+    number: int
+    state: PartitionState
+    queue: ScoreQueue
+    next_offset: int = 0
+    arrival: float = 0.0
+    #: The broker's end of the partition, where known.
+    highwater: int | None = None
+    dirty: list[Array] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    #: What the last checkpoint made durable.
+    durable: Position = field(default_factory=Position)
+
+    @property
+    def lag(self) -> int:
+        """Records that the broker has and this partition has not taken in."""
+        return 0 if self.highwater is None else max(0, self.highwater - self.next_offset)
+
+    def position(self) -> Position:
+        """The position as of now."""
+        return Position(self.next_offset, self.state.watermark, self.arrival)
+
+    def resume(self, position: Position) -> None:
+        """Go on from what was committed."""
+        self.next_offset, self.arrival, self.durable = position.offset, position.arrival, position
+        self.state.watermark = position.watermark
+
+    def event_now(self, now: float) -> int:
+        """Event time as of wall time ``now``: the watermark, and in a silent topic the time that passed since.
+
+        The wall clock counts only when everything that the broker has was taken in: behind a backlog a user is
+        not silent, only unheard.
+        """
+        quiet_s = now - self.arrival
+        caught_up = self.highwater is not None and self.next_offset >= self.highwater
+        if not caught_up or not self.arrival or quiet_s < QUIET_AFTER_S:
+            return self.state.watermark
+        return self.state.watermark + int(quiet_s)
+
+    def take_dirty(self) -> Array:
+        """Rows changed since the last call."""
+        rows = np.unique(np.concatenate(self.dirty)) if self.dirty else np.zeros(0, np.int64)
+        self.dirty = []
+        return rows
+
+    def queue_silent(self, event_now: int, stage_max: int, now: float) -> int:
+        """Queue the users who have reached an age of silence since their last score; returns how many."""
+        state = self.state
+        reached = np.minimum(state.idle_stages(event_now), stage_max)
+        rows = np.flatnonzero(reached > state.users["idle_stage"][: len(state)])
+        self.queue.push(rows, SILENCE, now, np.inf)
+        return len(rows)
+
+    def scoring_stage(self, rows: Array, event_now: int, stage_max: int) -> Array:
+        """The age of silence (index into ``IDLE_AGES_S``) at which these users are to be scored."""
+        age = event_now - self.state.users["last_time"][rows].astype(np.int64)
+        return np.clip(np.searchsorted(IDLE_AGES_S, age, side="right") - 1, 0, stage_max)
+
+    def note_scores(self, rows: Array, snapshot: Snapshot, stages: Array, decided: Decided) -> None:
+        """Write acknowledged scores into the state. Events that came meanwhile keep the user stale."""
+        users = self.state.users
+        users["scored_offset"][rows] = snapshot.users["applied_offset"]
+        unchanged = users["applied_offset"][rows] == snapshot.users["applied_offset"]
+        users["idle_stage"][rows[unchanged]] = stages[unchanged]
+        users["churn"][rows] = decided.churn
+        users["purchase"][rows] = decided.purchase
+        users["ltv"][rows] = decided.ltv
+        users["alert_band"][rows] = decided.alert_band
+        users["alert_time"][rows] = decided.alert_time
+        self.dirty.append(rows)

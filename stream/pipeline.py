@@ -1,0 +1,210 @@
+"""Pipeline: the way of one event, on one screen.
+
+::
+
+    records ─ decode ─ state ─┬─ queue ─ features, encode ─ score ─ decide ─ publish scores, alerts
+                              └─ checkpoint: changelog and dead letters acknowledged ─ position
+
+``ingest`` never waits for a score; ``score`` marks a user as scored only when the broker has the score;
+``checkpoint`` says how far the source is done only when the broker has everything that came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stream import changelog
+from stream.contract.columns import DAY_S, IDLE_AGES_S
+from stream.contract.events import EventType
+from stream.decide import Decided, Decider, encode_json
+from stream.decode import DeadLetter, Decoded, Decoder
+from stream.encode import encode
+from stream.features import features
+from stream.partition import Partition, Position
+from stream.publish import Outgoing, dead_letter
+from stream.queue import priorities
+from stream.score import RawScores, Scorer
+from stream.state import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from stream.service.clock import Clock
+    from stream.service.metrics import Metrics
+
+__all__ = ["Pipeline", "Sink", "Topics"]
+
+Array = npt.NDArray[Any]
+
+
+class Sink(Protocol):
+    """Where records go; see :class:`stream.publish.Publisher`."""
+
+    async def send(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
+        """Send records and wait for their acknowledgement; the last offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Names of the topics written to."""
+
+    changelog: str
+    scores: str
+    alerts: str
+    dlq: str
+
+
+class Pipeline:
+    """The stages of one worker, put together."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        scorer: Scorer,
+        decider: Decider,
+        sink: Sink,
+        topics: Topics,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._decoder, self._scorer, self._decider = decoder, scorer, decider
+        self._sink, self._topics, self._metrics, self._clock = sink, topics, metrics, clock
+        self._inference = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
+        eligible_s = scorer.manifest.labels.eligible_days * DAY_S
+        #: The last age of silence at which a user is still eligible, as an index into IDLE_AGES_S.
+        self.stage_max: Final = int(np.searchsorted(IDLE_AGES_S, eligible_s, side="left")) - 1
+
+    # -- records to state -----------------------------------------------------------------------------------
+
+    def ingest(self, partition: Partition, records: Sequence[Any]) -> None:
+        """Take one fetch of a partition into its state and queue its users for scoring."""
+        records = [r for r in records if r.offset >= partition.next_offset]
+        if not records:
+            return
+        now = self._clock.time()
+        with self._timed("decode"):
+            decoded = self._decoder.decode(records, now)
+        with self._timed("state"):
+            applied = partition.state.apply(decoded.batch)
+        partition.next_offset, partition.arrival = records[-1].offset + 1, now
+        late = [_late(decoded.records[i], partition) for i in applied.late.tolist()]
+        partition.dead += decoded.dead + late
+        partition.dirty.append(applied.rows)
+        self._queue(partition, decoded, applied.accepted)
+        self._count(decoded, late, applied)
+
+    def _queue(self, partition: Partition, decoded: Decoded, accepted: Array) -> None:
+        users = partition.state.rows_of([decoded.batch.users[i] for i in accepted.tolist()])
+        urgency = priorities(decoded.batch.rows["type"][accepted])
+        arrival = np.array([decoded.records[i].timestamp for i in accepted.tolist()], np.float64) / 1000
+        partition.queue.push(users, urgency, self._clock.monotonic(), arrival)
+
+    # -- state to scores ------------------------------------------------------------------------------------
+
+    async def score(self, partition: Partition, users_max: int) -> int:
+        """Score the most urgent users; returns how many. Raises ScoringError, and then they are queued again."""
+        rows, arrivals = partition.queue.take(users_max, self._clock.monotonic())
+        if not len(rows):
+            return 0
+        stages = partition.scoring_stage(rows, partition.event_now(self._clock.time()), self.stage_max)
+        snapshot = partition.state.snapshot(rows)
+        as_of = snapshot.users["last_time"].astype(np.int64) + IDLE_AGES_S[stages]
+        try:
+            raw = await asyncio.get_running_loop().run_in_executor(self._inference, self._infer, snapshot, as_of)
+            with self._timed("decide"):
+                decided = self._decider.decide(snapshot, as_of, raw)
+            with self._timed("publish"):
+                await self._publish(partition.number, decided)
+        except Exception:
+            self._metrics.scoring_errors.inc()
+            partition.queue.push(
+                rows, int(priorities(np.array([EventType.OTHER]))[0]), self._clock.monotonic(), arrivals
+            )
+            raise
+        partition.note_scores(rows, snapshot, stages, decided)
+        self._count_scores(snapshot, decided, arrivals, as_of)
+        return len(rows)
+
+    def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
+        with self._timed("features"):
+            numbers = features(snapshot, as_of)
+        with self._timed("encode"):
+            tokens = encode(snapshot, as_of)
+        with self._timed("infer"):
+            return self._scorer.run(tokens, numbers)
+
+    async def _publish(self, partition: int, decided: Decided) -> None:
+        scores = [Outgoing(s.user_id.encode(), encode_json(s)) for s in decided.scores]
+        alerts = [Outgoing(a.score.user_id.encode(), encode_json(a)) for a in decided.alerts]
+        await self._sink.send(self._topics.scores, partition, scores)
+        await self._sink.send(self._topics.alerts, partition, alerts)
+
+    # -- state to changelog ---------------------------------------------------------------------------------
+
+    async def checkpoint(self, partition: Partition) -> tuple[Position, list[tuple[bytes, bytes]], int | None]:
+        """Make everything taken in so far durable.
+
+        Returns the position that is now durable, the users written with their packed values, and the changelog
+        offset of the last of them. Raises if the broker does not acknowledge all of it; then nothing is lost, as
+        the caller must not go on.
+        """
+        position, dead = partition.position(), partition.dead
+        rows = partition.take_dirty()
+        partition.dead = []
+        values = changelog.pack(partition.state, rows)
+        keys = [partition.state.ids[row].encode() for row in rows.tolist()]
+        items = list(zip(keys, values, strict=True))
+        await self._sink.send(self._topics.dlq, partition.number, map(dead_letter, dead))
+        offset = await self._sink.send(self._topics.changelog, partition.number, [Outgoing(k, v) for k, v in items])
+        partition.durable = position
+        return position, items, offset
+
+    # -- counting -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = self._clock.monotonic()
+        yield
+        self._metrics.stage_seconds.labels(stage).observe(self._clock.monotonic() - start)
+
+    def _count(self, decoded: Decoded, late: list[DeadLetter], applied: Any) -> None:
+        outcomes = {
+            "applied": applied.n_accepted,
+            "duplicate": applied.n_duplicate,
+            "replayed": applied.n_replayed,
+            "late": len(late),
+            "dead_letter": len(decoded.dead),
+            "ignored": decoded.n_ignored,
+        }
+        for outcome, n in outcomes.items():
+            self._metrics.events.labels(outcome).inc(n)
+        for dead in (*decoded.dead, *late):
+            self._metrics.dead_letters.labels(dead.reason).inc()
+
+    def _count_scores(self, snapshot: Snapshot, decided: Decided, arrivals: Array, as_of: Array) -> None:
+        by_event = snapshot.users["scored_offset"] < snapshot.users["applied_offset"]
+        n_events = int(by_event.sum())
+        self._metrics.scores.labels("event").inc(n_events)
+        self._metrics.scores.labels("silence").inc(len(by_event) - n_events)
+        self._metrics.alerts.labels("churn_high").inc(len(decided.alerts))
+        self._metrics.batch_users.observe(len(by_event))
+        now = self._clock.time()
+        for arrival, at in zip(arrivals[by_event].tolist(), as_of[by_event].tolist(), strict=True):
+            self._metrics.ingest_to_score.observe(now - arrival)
+            self._metrics.event_to_score.observe(now - at)
+
+
+def _late(record: Any, partition: Partition) -> DeadLetter:
+    message = (
+        f"event is more than {partition.state.lateness_s} s behind the newest of its partition; "
+        "raise --lateness-s if events may arrive this late"
+    )
+    return DeadLetter(record, "late", message, stage="state")

@@ -1,0 +1,135 @@
+"""Score: token arrays and features → raw model outputs, by an onnxruntime session that is what it claims.
+
+The session is made without fall-back, its provider is compared with the one asked for, and the model's golden
+cases are run through it before it serves: that both verifies and warms it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream.contract.manifest import GOLDEN_FILE, MODEL_FILE, GoldenCase, Manifest, read_manifest
+from stream.contract.tokens import CHANNELS
+from stream.encode import padded_length
+from stream.errors import ConfigError, ContractError, ScoringError
+
+__all__ = ["DEMO_MODEL", "RawScores", "Scorer"]
+
+Array = npt.NDArray[Any]
+DEMO_MODEL: Final = Path(__file__).parent / "models" / "demo"
+_PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+#: Largest difference from a golden case, in logits: ten times what other CPUs were seen to differ by in fp32.
+GOLDEN_TOLERANCE: Final = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class RawScores:
+    """Uncalibrated outputs of ``n`` users: ``churn`` (n,), ``purchase`` (n, horizons), ``value`` (n, 2)."""
+
+    churn: npt.NDArray[np.float32]
+    purchase: npt.NDArray[np.float32]
+    value: npt.NDArray[np.float32]
+
+
+class Scorer:
+    """One model folder in one inference session."""
+
+    def __init__(self, folder: Path, *, provider: str = "cpu", threads: int = 1) -> None:
+        self.manifest: Manifest
+        self.manifest, self.sha256 = read_manifest(folder)
+        self.provider = provider
+        self._session = _session(folder / MODEL_FILE, provider, threads)
+        self._check_golden(folder / GOLDEN_FILE)
+
+    def run(self, tokens: npt.NDArray[np.int32], features: npt.NDArray[np.float32]) -> RawScores:
+        """Score ``(n, length, channels)`` and ``(n, features)``; a row's scores do not depend on the others.
+
+        Users are run in groups of like history length, so that short histories are not padded to the longest.
+        """
+        n = len(tokens)
+        horizons = len(self.manifest.labels.purchase_days)
+        out = RawScores(np.empty(n, np.float32), np.empty((n, horizons), np.float32), np.empty((n, 2), np.float32))
+        lengths = (tokens[:, :, CHANNELS.index("type")] > 0).sum(axis=1)
+        padded = np.array([padded_length(i) for i in range(tokens.shape[1] + 1)])[lengths]
+        for length in np.unique(padded).tolist():
+            rows = np.flatnonzero(padded == length)
+            inputs = {"tokens": np.ascontiguousarray(tokens[rows, :length]), "features": features[rows]}
+            try:
+                churn, purchase, value = self._session.run(["churn", "purchase", "value"], inputs)
+            except Exception as error:
+                raise ScoringError(f"the model could not be run on {len(rows)} users: {error}") from error
+            out.churn[rows], out.purchase[rows], out.value[rows] = churn, purchase, value
+        return out
+
+    def _check_golden(self, path: Path) -> None:
+        cases = [msgspec.json.decode(line, type=GoldenCase) for line in path.read_bytes().splitlines()]
+        if not cases:
+            raise ContractError(f"{path} holds no golden case; export the model again")
+        width = max(len(c.tokens) for c in cases)
+        tokens = np.zeros((len(cases), width, len(CHANNELS)), np.int32)
+        for row, case in zip(tokens, cases, strict=True):
+            row[: len(case.tokens)] = case.tokens
+        raw = self.run(tokens, np.array([c.features for c in cases], np.float32))
+        found = np.column_stack((raw.churn, raw.purchase, raw.value))
+        expected = np.array([[c.churn, *c.purchase, *c.value] for c in cases])
+        worst = float(np.abs(found - expected).max())
+        if not worst <= GOLDEN_TOLERANCE:
+            raise ContractError(
+                f"{path}: outputs differ from the golden cases by {worst:.1e}, expected at most "
+                f"{GOLDEN_TOLERANCE:.0e}; the model or the runtime is not what was exported: export it again"
+            )
+
+
+def _session(model: Path, provider: str, threads: int) -> Any:
+    _check_install(provider)
+    import onnxruntime
+
+    if provider == "cuda":
+        onnxruntime.preload_dlls()
+    wanted = _PROVIDERS[provider]
+    if wanted not in onnxruntime.get_available_providers():
+        raise ConfigError(
+            f"provider is {provider!r}, this onnxruntime has {onnxruntime.get_available_providers()}; "
+            f"install 'valuestream[{'gpu' if provider == 'cuda' else 'cpu'}]' or set --provider"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[wanted])
+        session.disable_fallback()
+    except Exception as error:
+        raise ContractError(f"model {model} cannot be loaded: {error}; export it again") from None
+    found = session.get_providers()[0]
+    if found != wanted:
+        raise ConfigError(f"provider is {found}, expected {wanted}; check the CUDA and cuDNN libraries")
+    return session
+
+
+def _check_install(provider: str) -> None:
+    """Refuse an environment in which the two builds of onnxruntime have overwritten each other."""
+    installed = [n for n in ("onnxruntime", "onnxruntime-gpu") if _is_installed(n)]
+    if len(installed) == 2:
+        raise ConfigError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
+            "uninstall both, then install 'valuestream[cpu]' or 'valuestream[gpu]'"
+        )
+    if not installed:
+        extra = "gpu" if provider == "cuda" else "cpu"
+        raise ConfigError(f"onnxruntime is not installed; install 'valuestream[{extra}]'")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,99 @@
+"""Turns :class:`~stream.service.settings.Settings` fields into command-line flags, grouped in ``--help``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, get_args
+
+import click
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+from stream.errors import ConfigError
+from stream.service.settings import Settings
+
+__all__ = ["GroupedCommand", "load_settings", "settings_options"]
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists the settings under their group's heading."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per settings group, the command's own options first."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, "group", "Options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class SettingOption(click.Option):
+    """A flag made from one settings field."""
+
+    group: str = "Options"
+
+
+def settings_options(*groups: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a click command the flags of these settings groups and a ``settings`` argument.
+
+    Put it directly under ``@click.command(cls=GroupedCommand)``; flags not given fall back to the
+    environment and ``.env``.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            given = {name: kwargs.pop(name) for name in names}
+            settings = load_settings(**{k: v for k, v in given.items() if v is not None})
+            return function(*args, settings=settings, **kwargs)
+
+        params: list[click.Parameter] = getattr(function, "__click_params__", [])
+        params.extend(_option(name, Settings.model_fields[name]) for name in reversed(names))
+        run.__click_params__ = params  # type: ignore[attr-defined]
+        return run
+
+    names = [name for name, field in Settings.model_fields.items() if _group(field) in groups]
+    return decorate
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the settings, flags over environment over ``.env``; one clear line for each that is wrong."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [
+            f"setting {'.'.join(map(str, e['loc']))}: found {e['input']!r}, {e['msg'][0].lower()}{e['msg'][1:]};"
+            f" set it by flag or VALUESTREAM_{str(e['loc'][0]).upper()}"
+            for e in error.errors()
+        ]
+        raise ConfigError("; ".join(lines)) from None
+
+
+def _option(name: str, field: FieldInfo) -> SettingOption:
+    choices = get_args(field.annotation) if "Literal" in str(field.annotation) else ()
+    default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+    shown = f"  [default: {default}]" if default not in (None, "") else ""
+    option = SettingOption(
+        [f"--{name.replace('_', '-')}"],
+        type=click.Choice(choices) if choices else str,
+        default=None,
+        help=f"{field.description}{shown}",
+        metavar=None if choices else _metavar(field),
+    )
+    option.group = _group(field)
+    return option
+
+
+def _group(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra["group"]) if isinstance(extra, dict) else "Options"
+
+
+def _metavar(field: FieldInfo) -> str:
+    kinds = {"int": "N", "float": "SECONDS", "Path": "PATH", "SecretStr": "TEXT", "str": "TEXT"}
+    kind = next((k for k in kinds if k in str(field.annotation)), "TEXT")
+    return "X" if kind == "float" and (field.default is not None and field.default <= 1) else kinds[kind]

@@ -1,0 +1,117 @@
+"""All settings of the service, read once in ``cli.main`` and passed down.
+
+Every setting can come from a flag, from the environment (``VALUESTREAM_`` and the name in capitals) or
+from a ``.env`` file, in that order of precedence. ``group`` says under which heading ``--help`` shows it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+
+def _setting(default: Any, group: str, help: str, **bounds: Any) -> Any:
+    return Field(default=default, description=help, json_schema_extra={"group": group}, **bounds)
+
+
+class Settings(BaseSettings):
+    """The service's settings; wrong values are refused with the name, the value and what is allowed."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VALUESTREAM_", env_file=".env", extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+    # Kafka -------------------------------------------------------------------------------------------
+    bootstrap_servers: str = _setting("127.0.0.1:9092", "Kafka", "Brokers, as host:port,host:port.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _setting(
+        "PLAINTEXT", "Kafka", "How to speak to the brokers."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = _setting(
+        "PLAIN", "Kafka", "SASL mechanism, where the protocol is SASL_*."
+    )
+    sasl_username: str = _setting("", "Kafka", "SASL user.")
+    sasl_password: SecretStr = _setting(SecretStr(""), "Kafka", "SASL password; best set in the environment.")
+    ssl_cafile: Path | None = _setting(None, "Kafka", "CA certificate that signed the brokers' certificates.")
+    ssl_certfile: Path | None = _setting(None, "Kafka", "Client certificate, for mutual TLS.")
+    ssl_keyfile: Path | None = _setting(None, "Kafka", "Key of the client certificate.")
+    app_id: str = _setting("valuestream", "Kafka", "Consumer group, and prefix of the changelog topic.")
+    instance_id: str = _setting(
+        "",
+        "Kafka",
+        "Stable name of this worker (static membership): a restart then takes its partitions back at once.",
+    )
+    session_timeout_s: float = _setting(
+        8.0,
+        "Kafka",
+        "A dead worker's partitions move after this long; shorter is faster, but pauses count as death.",
+        ge=1,
+    )
+
+    # Topics ------------------------------------------------------------------------------------------
+    events_topic: str = _setting("events", "Topics", "Where the clickstream is read from, keyed by user id.")
+    scores_topic: str = _setting("scores", "Topics", "Where scores go: compacted, keyed by user id.")
+    alerts_topic: str = _setting("alerts", "Topics", "Where alerts go.")
+    dlq_topic: str = _setting("events-dlq", "Topics", "Where events that cannot be used go, with the reason.")
+
+    # Events ------------------------------------------------------------------------------------------
+    envelope: Literal["segment", "flat"] = _setting("segment", "Events", "Shape of the events: a preset name.")
+    fx_rates: dict[str, float] = _setting(
+        {}, "Events", 'Worth of one unit of other currencies in the model\'s, as JSON: {"EUR": 1.08}.'
+    )
+    event_bytes_max: int = _setting(262_144, "Events", "Larger records go to the dead letters.", ge=256)
+    lateness_s: float = _setting(
+        86_400.0, "Events", "How far behind its partition's newest event an event may arrive.", ge=0
+    )
+    future_skew_s: float = _setting(300.0, "Events", "How far ahead of our clock an event may be.", ge=0)
+
+    # State -------------------------------------------------------------------------------------------
+    data_dir: Path = _setting(Path(".valuestream/state"), "State", "Local store of user state; one per worker.")
+    fetch_records_max: int = _setting(
+        4_000, "State", "Records taken from the broker at a time: more is faster, fewer is smoother.", ge=1
+    )
+    checkpoint_interval_s: float = _setting(
+        1.0,
+        "State",
+        "State, outputs and offsets become durable this often; longer writes less and replays more.",
+        gt=0,
+    )
+    recovery_deadline_s: float = _setting(600.0, "State", "Recovery that takes longer ends the worker.", gt=0)
+
+    # Scoring -----------------------------------------------------------------------------------------
+    model_dir: Path | None = _setting(None, "Scoring", "Model folder; the shipped demo model where not given.")
+    provider: Literal["cpu", "cuda"] = _setting(
+        "cpu", "Scoring", "Where the model runs. Start-up fails rather than fall back to another."
+    )
+    inference_threads: int = _setting(1, "Scoring", "CPU threads of one inference.", ge=1)
+    refresh_interval_s: float = _setting(
+        1.0, "Scoring", "A user with fresh events is scored at most once in this time.", ge=0
+    )
+    batch_users_max: int = _setting(256, "Scoring", "Users scored in one inference.", ge=1)
+    idle_sweep_s: float = _setting(1.0, "Scoring", "How often silent users are looked for.", gt=0)
+
+    # Alerts ------------------------------------------------------------------------------------------
+    alert_churn_high: float = _setting(
+        0.7,
+        "Alerts",
+        "Churn probability at which a user enters the high band and an alert goes out.",
+        ge=0,
+        le=1,
+    )
+    alert_churn_clear: float = _setting(
+        0.6, "Alerts", "Churn probability below which the alert re-arms (hysteresis).", ge=0, le=1
+    )
+    alert_cooldown_s: float = _setting(
+        86_400.0, "Alerts", "Event time that must pass between two alerts for one user.", ge=0
+    )
+
+    # Operations --------------------------------------------------------------------------------------
+    http_host: str = _setting("127.0.0.1", "Operations", "Where metrics and health listen. Loopback unless told.")
+    http_port: int = _setting(9464, "Operations", "Port of /metrics and /health/*; 0 takes a free one.", ge=0)
+    log_format: Literal["text", "json"] = _setting("text", "Operations", "Logs for people or for machines.")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Operations", "How much to log.")
+    stop_timeout_s: float = _setting(10.0, "Operations", "A stop that takes longer is forced.", gt=0)

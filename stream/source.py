@@ -1,0 +1,280 @@
+"""Source: Faust, fed with one event per partition fetch, and commits that are ours.
+
+This file alone overrides Faust's inner methods; faust-streaming is pinned to the version it was written for and
+``tests/broker/test_source.py`` fails when an upgrade changes what is relied on here. What stock Faust does
+instead, and what it loses, stands in ``docs/decisions/0002-faust-in-batches.md``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import faust
+import rocksdict
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.stores.rocksdb import Store as RocksDBStore
+from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
+from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
+from faust.types import TP
+from faust.types.transports import SchedulingStrategyT
+from yarl import URL
+
+from stream.partition import Position
+
+__all__ = ["Fetched", "PositionConsumer", "Source", "UserTable", "build_app"]
+
+logger = logging.getLogger(__name__)
+#: Fetches that may wait for the agent; each holds up to ``fetch_records_max`` records.
+_FETCHES_WAITING_MAX: Final = 8
+
+
+# -- in: one Faust event per fetch ------------------------------------------------------------------------
+
+
+class Fetched:
+    """The records of one partition from one fetch, in the shape of one consumer record at the last offset."""
+
+    checksum = None
+    headers = ()
+    key = None
+    serialized_key_size = 0
+    serialized_value_size = 0
+
+    def __init__(self, records: list[Any]) -> None:
+        last = records[-1]
+        self.value = records
+        self.topic = last.topic
+        self.partition = last.partition
+        self.offset = last.offset
+        self.timestamp = last.timestamp
+        self.timestamp_type = last.timestamp_type
+
+
+class OneEventPerFetch(SchedulingStrategyT):
+    """Consumer scheduler that yields each partition's records as one."""
+
+    def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
+        """Yield one :class:`Fetched` per partition that has records."""
+        return ((tp, Fetched(fetched)) for tp, fetched in records.items() if fetched)
+
+
+class Untouched(faust.Schema[Any, Any]):
+    """Schema that hands the fetched records on as they are."""
+
+    def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
+        """Return Faust's decode function: no decoding, so nothing can fail here and stop the stream."""
+        create_event = app.create_event
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:  # noqa: ARG001 - Faust's signature
+            return create_event(None, message.value, message.headers, message)
+
+        return decode
+
+
+# -- out: offsets are committed when, and only when, all that they stand for is durable ---------------------
+
+
+class PositionConsumer(AIOKafkaConsumer):
+    """Consumer that commits the positions it is told, and nothing else.
+
+    Faust's own bookkeeping of acknowledged messages is switched off. ``drain`` is awaited where Faust waits for
+    its streams: before partitions are revoked and before the worker stops.
+    """
+
+    drain: Callable[[], Awaitable[None]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._positions: dict[TP, Position] = {}
+        self._committed: dict[TP, Position] = {}
+
+    def acknowledge(self, tp: TP, position: Position) -> None:
+        """Everything before ``position`` is durable; the next commit says so."""
+        self._positions[tp] = position
+
+    async def committed_positions(self, tps: Iterable[TP]) -> dict[TP, Position]:
+        """Positions committed by whoever had these partitions last; absent where nothing was committed."""
+        asked = [TopicPartition(tp.topic, tp.partition) for tp in tps]
+        coordinator = self._thread._ensure_consumer()._coordinator
+        found = await self._thread.call_thread(coordinator.fetch_committed_offsets, asked)
+        positions = {
+            TP(tp.topic, tp.partition): Position.read(at.offset, at.metadata)
+            for tp, at in found.items()
+            if at.offset >= 0
+        }
+        self._committed.update(positions)
+        return positions
+
+    async def force_commit(self, *_: Any, **__: Any) -> bool:
+        """Commit every position that is new; one that the broker refused stays new."""
+        assigned = self.assignment()
+        new = {tp: at for tp, at in self._positions.items() if tp in assigned and self._committed.get(tp) != at}
+        if not new:
+            return False
+        offsets = {TopicPartition(*tp): OffsetAndMetadata(at.offset, at.metadata()) for tp, at in new.items()}
+        await self._thread.call_thread(self._thread._ensure_consumer().commit, offsets)
+        self._committed.update(new)
+        return True
+
+    async def wait_empty(self) -> None:
+        """Make everything taken in so far durable and commit it: called before a revocation and before the end."""
+        await self.drain()
+        await self.commit()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Drain (by way of ``wait_empty``) while the partitions are still ours, then forget them."""
+        await super().on_partitions_revoked(revoked)
+        for tp in revoked:
+            self._positions.pop(tp, None)
+            self._committed.pop(tp, None)
+
+    def ack(self, message: Any) -> bool:
+        """Do nothing: a message is done when its position is acknowledged."""
+        message.acked = True
+        return True
+
+    async def _add_gap(self, *_: Any) -> None:
+        """Offsets that do not exist need no bookkeeping: a position is the next offset to read."""
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Keep fetching: a full queue holds the fetcher back by itself, and Faust would sleep a whole second."""
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """See :meth:`on_buffer_full`."""
+
+
+class PositionTransport(AIOKafkaTransport):
+    """Faust's aiokafka transport with :class:`PositionConsumer`."""
+
+    Consumer = PositionConsumer
+
+
+# -- the durable layer ------------------------------------------------------------------------------------
+
+
+class UserStore(RocksDBStore):
+    """RocksDB of packed users, a database per partition, written in bulk together with its changelog offset."""
+
+    #: Recovery swallows errors and goes on with a partial table, so the first one is kept here and is fatal.
+    recovery_error: Exception | None = None
+
+    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:  # noqa: ARG002
+        """Apply recovered changelog fetches."""
+        try:
+            for event in batch:
+                items = [(record.key, record.value) for record in event.value]
+                self.write(event.message.partition, items, event.message.offset)
+        except Exception as error:
+            self.recovery_error = self.recovery_error or error
+            raise
+
+    def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
+        """Write users and the changelog offset that they came with, all or nothing; None deletes."""
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        for key, value in items:
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        batch.put(self.offset_key, str(offset).encode())
+        self._db_for_partition(partition).write(batch)
+
+    def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """All users of a partition."""
+        yield from self._visible_items(self._db_for_partition(partition))
+
+
+class UserTable(faust.Table[bytes, bytes]):
+    """The Faust table of users: changelog topic, recovery and partitions are Faust's, the store is ours."""
+
+    def _new_store(self) -> UserStore:
+        return UserStore(
+            URL("rocksdb://"),
+            self.app,
+            self,
+            table_name=self.name,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            options={
+                "driver": "rocksdict",
+                "write_buffer_size": 32 * 1024 * 1024,
+                "block_cache_size": 32 * 1024 * 1024,
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The Faust app with its source topic and its table of users."""
+
+    app: faust.App
+    events: Any
+    users: UserTable
+
+    @property
+    def consumer(self) -> PositionConsumer:
+        """The app's consumer, once the app has one."""
+        return cast("PositionConsumer", self.app.consumer)
+
+    @property
+    def store(self) -> UserStore:
+        """The local store of users."""
+        return cast("UserStore", self.users.data)
+
+
+def build_app(
+    *,
+    app_id: str,
+    brokers: str,
+    events_topic: str,
+    partitions: int,
+    data_dir: Path,
+    fetch_records_max: int,
+    session_timeout_s: float,
+    instance_id: str,
+    credentials: Any = None,
+) -> Source:
+    """Make the Faust app; the agent is added by the caller."""
+    app = faust.App(
+        app_id,
+        broker=[URL(f"kafka://{host.strip()}") for host in brokers.split(",")],
+        broker_credentials=credentials,
+        broker_max_poll_records=fetch_records_max,
+        broker_session_timeout=session_timeout_s,
+        broker_heartbeat_interval=session_timeout_s / 4,
+        broker_commit_interval=1.0,
+        consumer_group_instance_id=instance_id or None,
+        consumer_auto_offset_reset="earliest",
+        ConsumerScheduler=OneEventPerFetch,
+        stream_buffer_maxsize=_FETCHES_WAITING_MAX,
+        stream_wait_empty=True,
+        topic_partitions=partitions,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        datadir=str(data_dir),
+        web_enabled=False,
+        store="memory://",
+        autodiscover=False,
+    )
+    app.transport = PositionTransport(app.conf.broker_consumer, app, loop=None)
+    topic_options: dict[str, Any] = {"schema": Untouched(), "key_type": bytes, "value_type": bytes}
+    changelog = app.topic(
+        f"{app_id}-users-changelog", partitions=partitions, internal=True, acks=False, allow_empty=True, **topic_options
+    )
+    users = UserTable(
+        app,
+        name="users",
+        key_type=bytes,
+        value_type=bytes,
+        partitions=partitions,
+        changelog_topic=changelog,
+        recovery_buffer_size=2,
+    )
+    app.tables.add(users)
+    return Source(app, app.topic(events_topic, **topic_options), users)
