@@ -85,7 +85,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     features: tuple[str, ...] = FEATURES
     features_version: int = FEATURES_VERSION
     tokens_version: int = TOKENS_VERSION
-    channel_sizes: dict[str, int] = CHANNEL_SIZES
+    channel_sizes: dict[str, int] = msgspec.field(default_factory=CHANNEL_SIZES.copy)
     history_len: int = HISTORY_LEN
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -75,14 +76,14 @@ def load_settings(**given: Any) -> Settings:
 
 def _option(name: str, field: FieldInfo) -> SettingOption:
     choices = get_args(field.annotation) if "Literal" in str(field.annotation) else ()
-    default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
-    shown = f"  [default: {default}]" if default not in (None, "") else ""
+    shown = "" if field.default in (None, "", {}, SecretStr("")) else f"  [default: {field.default}]"
+    metavar = _metavar(name, field)
     option = SettingOption(
         [f"--{name.replace('_', '-')}"],
-        type=click.Choice(choices) if choices else str,
+        type=click.Choice(choices) if choices else json.loads if metavar == "JSON" else str,
         default=None,
         help=f"{field.description}{shown}",
-        metavar=None if choices else _metavar(field),
+        metavar=None if choices else metavar,
     )
     option.group = _group(field)
     return option
@@ -93,7 +94,8 @@ def _group(field: FieldInfo) -> str:
     return str(extra["group"]) if isinstance(extra, dict) else "Options"
 
 
-def _metavar(field: FieldInfo) -> str:
-    kinds = {"int": "N", "float": "SECONDS", "Path": "PATH", "SecretStr": "TEXT", "str": "TEXT"}
-    kind = next((k for k in kinds if k in str(field.annotation)), "TEXT")
-    return "X" if kind == "float" and (field.default is not None and field.default <= 1) else kinds[kind]
+def _metavar(name: str, field: FieldInfo) -> str:
+    if field.annotation is float:
+        return "SECONDS" if name.endswith("_s") else "X"
+    kinds: dict[Any, str] = {int: "N", str: "TEXT", SecretStr: "TEXT", dict[str, float]: "JSON"}
+    return kinds.get(field.annotation, "PATH")

@@ -69,6 +69,8 @@ class Worker:
         #: Done when the worker is to end: with a result after ``stop``, with the error after a failure.
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._checkpointing = asyncio.Lock()
+        #: The consumer group generation that ``partitions`` belong to.
+        self._generation = -1
         self._scoring = 0
         self._draining = False
 
@@ -147,7 +149,8 @@ class Worker:
         async for fetch in fetches.noack().events():
             try:
                 partition = self.partitions.get(fetch.message.partition)
-                if partition is not None:
+                # A fetch that waited through a rebalance may begin past the committed offset: it is read again.
+                if partition is not None and fetch.message.generation_id == self._generation:
                     partition.highwater = self._source.consumer.highwater(fetch.message.tp)
                     self._pipeline.ingest(partition, fetch.value)
             except BaseException as error:
@@ -171,6 +174,7 @@ class Worker:
         tps = {tp for tp in consumer.assignment() if tp.topic == self._settings.events_topic}
         committed = await consumer.committed_positions(tps)
         self.partitions.clear()
+        self._generation = self._source.app.consumer_generation_id
         for tp in sorted(tps):
             partition = Partition(
                 tp.partition,

@@ -1,0 +1,63 @@
+# `make help` lists the targets. Everything lives in .venv; uv is bootstrapped inside it.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
+.PHONY: help setup demo test check lint types imports format bench demo-model lock clean
+
+help: ## show this
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "valuestream needs Python 3.11 or newer, found $$($(PYTHON) --version); set PYTHON=python3.x"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+
+.venv/serve: $(BIN)/uv pyproject.toml constraints.txt
+	$(UV) --editable '.[cpu,demo]'
+	@touch $@
+
+.venv/all: $(BIN)/uv pyproject.toml constraints.txt
+	$(UV) --editable '.[cpu,demo,train,dev]'
+	@touch $@ .venv/serve
+
+setup: .venv/all ## make .venv with everything: serving, demo, training, development
+
+demo: .venv/serve ## watch live scores of simulated shoppers on a real Kafka (DEMO_ARGS="--seconds 60")
+	$(BIN)/valuestream demo $(DEMO_ARGS)
+
+test: .venv/all ## format, lint, types, import rules, and the whole suite on a real Kafka
+	$(MAKE) --no-print-directory lint types imports
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: test ## what every commit must pass
+
+lint: .venv/all
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/all
+	$(BIN)/mypy
+
+imports: .venv/all
+	$(BIN)/lint-imports
+
+format: .venv/all ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/all ## measure against stock Faust in one run; writes bench-results.json
+	$(BIN)/python -m tests.bench.run $(BENCH_ARGS)
+
+demo-model: .venv/all ## make the shipped demo model anew from the simulator and its seed
+	$(BIN)/valuestream-model train --data simulator --seed 7 --out .valuestream/runs/demo
+	$(BIN)/valuestream-model export .valuestream/runs/demo --out stream/models/demo
+
+lock: $(BIN)/uv ## resolve all extras anew into constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		--extra cpu --extra demo --extra train --extra dev pyproject.toml --output-file constraints.txt
+
+clean: ## remove .venv and everything that runs leave behind
+	rm -rf .venv .valuestream .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,121 @@
+"""Finds and ends the process of an embedded broker, and never anyone else's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from stream.errors import ConfigError
+
+__all__ = ["HOST", "POLL_S", "STOP_TIMEOUT_S", "Running", "free_port", "listening", "running", "taken"]
+
+HOST: Final = "127.0.0.1"
+STOP_TIMEOUT_S: Final = 15.0
+POLL_S: Final = 0.05
+
+
+def free_port() -> int:
+    """A free loopback port below the range of outgoing connections.
+
+    Inside that range, a client that keeps trying a port while its broker restarts can get it for itself.
+    """
+    for _ in range(100):
+        port = random.randrange(20_000, 32_000)
+        if not taken(port):
+            return port
+    raise ConfigError(f"found no free port on {HOST} between 20000 and 32000 in 100 tries; choose one with --port")
+
+
+def taken(port: int) -> bool:
+    """Whether another program holds this loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def listening(port: int) -> bool:
+    """Whether something accepts connections on this loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A broker process on a directory, started by this process or by another one."""
+
+    directory: Path
+    pid: int
+    port: int
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Address for clients, as host:port."""
+        return f"{HOST}:{self.port}"
+
+    def record(self) -> None:
+        """Leave a note in the directory, for :func:`running` to find."""
+        _state_file(self.directory).write_text(json.dumps({"pid": self.pid, "port": self.port}))
+
+    def forget(self) -> None:
+        """Remove the note."""
+        _state_file(self.directory).unlink(missing_ok=True)
+
+    def alive(self) -> bool:
+        """Whether the process is there and is this broker: its pid may be another program's by now."""
+        return _command_line(self.pid).endswith(f"kafka.Kafka {self.directory / 'server.properties'}")
+
+    def end(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Ask the process to end and wait until it has; after ``timeout_s`` by force."""
+        deadline = time.monotonic() + timeout_s
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
+        while self.alive():
+            if time.monotonic() > deadline:
+                self._signal(signal.SIGKILL)
+            time.sleep(POLL_S)
+        self.forget()
+
+    def _signal(self, number: int) -> None:
+        if self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+def running(directory: Path) -> Running | None:
+    """The broker that runs on this directory; the note of one that is gone counts as none."""
+    directory = directory.resolve()
+    try:
+        state = json.loads(_state_file(directory).read_text())
+        found = Running(directory, int(state["pid"]), int(state["port"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if found.alive() else None
+
+
+def _state_file(directory: Path) -> Path:
+    return directory / "broker.json"
+
+
+def _command_line(pid: int) -> str:
+    """The command line of a process; empty where it is gone or only waits to be collected."""
+    if Path("/proc/self/cmdline").exists():
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            return ""
+    shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return shown.stdout.strip()

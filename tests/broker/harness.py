@@ -1,0 +1,255 @@
+"""What the tests against real Kafka share: a worker process, topics read to their end, and an oracle.
+
+The oracle is an undisturbed offline replay of the same records through the same pure stages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from aiokafka import AIOKafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.partitioner.default import murmur2
+
+from stream.contract.columns import IDLE_AGES_S
+from stream.decide import AlertRule, Decider, encode_json
+from stream.decode import Decoder, Money
+from stream.encode import encode
+from stream.features import features
+from stream.score import DEMO_MODEL, Scorer
+from stream.service.broker import free_port
+from stream.service.kafka import aiokafka_config, kafka_python_config
+from stream.service.settings import Settings
+from stream.state import PartitionState
+
+PARTITIONS = 4
+WAIT_S = 60.0
+
+
+def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
+    """Poll until the condition holds; fails with what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
+
+
+def partition_of(user: str) -> int:
+    """Kafka's default partitioner."""
+    return int((murmur2(user.encode()) & 0x7FFFFFFF) % PARTITIONS)
+
+
+def track(user: str, event: str, at: float, message_id: str, **properties: Any) -> bytes:
+    """A Segment track event."""
+    return json.dumps(
+        {
+            "type": "track",
+            "event": event,
+            "messageId": message_id,
+            "userId": user,
+            "timestamp": at,
+            "properties": properties,
+        }
+    ).encode()
+
+
+Message = tuple[bytes | None, bytes | None]
+
+
+def produce(settings: Settings, messages: Iterable[Message]) -> None:
+    """Send (key, value) pairs in order, in whole batches."""
+
+    async def send() -> None:
+        producer = AIOKafkaProducer(**aiokafka_config(settings), max_batch_size=900_000, acks="all")
+        await producer.start()
+        try:
+            acks = []
+            batches = {p: producer.create_batch() for p in range(PARTITIONS)}
+
+            async def flush(p: int) -> None:
+                batches[p].close()
+                acks.append(await producer.send_batch(batches[p], settings.events_topic, partition=p))
+                batches[p] = producer.create_batch()
+
+            for key, value in messages:
+                p = partition_of((key or b"").decode(errors="replace"))
+                if batches[p].append(key=key, value=value, timestamp=None) is None:
+                    await flush(p)
+                    batches[p].append(key=key, value=value, timestamp=None)
+            for p in batches:
+                if batches[p].record_count():
+                    await flush(p)
+            await asyncio.gather(*acks)
+        finally:
+            await producer.stop()
+
+    asyncio.run(send())
+
+
+class WorkerProcess:
+    """A worker in a process of its own, as a person would start it."""
+
+    def __init__(self, settings: Settings, log: Path, **env: str) -> None:
+        self.port = free_port()
+        self._log = log
+
+        given = {
+            "VALUESTREAM_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
+            "VALUESTREAM_HTTP_PORT": str(self.port),
+            **{
+                f"VALUESTREAM_{name.upper()}": str(getattr(settings, name))
+                for name in ("app_id", "events_topic", "scores_topic", "alerts_topic", "dlq_topic", "data_dir")
+            },
+            **env,
+        }
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "stream.service.cli", "worker"],
+                env={**os.environ, **given},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of one of its pages; status 0 while nothing listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metric(self, name: str) -> float:
+        """Sum of a metric's series whose name and labels start so."""
+        _, body = self.get("/metrics")
+        return sum(float(line.rsplit(" ", 1)[1]) for line in body.splitlines() if line.startswith(name))
+
+    def wait_ready(self) -> None:
+        def ready() -> bool:
+            assert self.process.poll() is None, f"the worker ended:\n{self.log()}"
+            return self.get("/health/ready")[0] == 200
+
+        wait_for("the worker to be ready", ready)
+
+    def wait_idle(self, settings: Settings) -> None:
+        """Until everything that the broker has is taken in, scored, durable and committed."""
+        wait_for("all offsets to be committed", lambda: self.alive() and committed(settings) == end_offsets(settings))
+        wait_for("the queue to be empty", lambda: self.alive() and self.metric("valuestream_queue_depth") == 0)
+
+    def alive(self) -> bool:
+        assert self.process.poll() is None, f"the worker ended:\n{self.log()}"
+        return True
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def terminate(self, timeout_s: float = 20) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout_s)
+
+    def log(self) -> str:
+        return self._log.read_text()[-4_000:]
+
+
+def end_offsets(settings: Settings) -> dict[int, int]:
+    """End offset of every source partition."""
+    consumer = KafkaConsumer(**kafka_python_config(settings))
+    tps = [TopicPartition(settings.events_topic, p) for p in range(PARTITIONS)]
+    ends = consumer.end_offsets(tps)
+    consumer.close()
+    return {tp.partition: offset for tp, offset in ends.items() if offset > 0}
+
+
+def committed(settings: Settings) -> dict[int, int]:
+    """Committed offset of every source partition that has one."""
+    admin = KafkaAdminClient(**kafka_python_config(settings))
+    offsets = admin.list_group_offsets(settings.app_id)[settings.app_id]
+    admin.close()
+    return {
+        tp.partition: at.offset for tp, at in offsets.items() if tp.topic == settings.events_topic and at.offset > 0
+    }
+
+
+def read_topic(settings: Settings, topic: str) -> list[Any]:
+    """Every record of a topic up to its end as of now, per partition in offset order."""
+    consumer = KafkaConsumer(
+        **kafka_python_config(settings), auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    tps = [TopicPartition(topic, p) for p in range(PARTITIONS)]
+    consumer.assign(tps)
+    consumer.seek_to_beginning(*tps)
+    ends = consumer.end_offsets(tps)
+    records: list[Any] = []
+    deadline = time.monotonic() + WAIT_S
+    while any(consumer.position(tp) < end for tp, end in ends.items()):
+        assert time.monotonic() < deadline, f"waited {WAIT_S:.0f} s to read {topic}"
+        for found in consumer.poll(timeout_ms=500).values():
+            records.extend(found)
+    consumer.close()
+    return records
+
+
+def last_values(records: Iterable[Any]) -> dict[str, bytes]:
+    """The last value of each key, as compaction would leave it."""
+    return {r.key.decode(): r.value for r in records}
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What an undisturbed run must come to: the state, and the last score of every user as bytes."""
+
+    partitions: dict[int, PartitionState]
+    scores: dict[str, bytes]
+
+
+def oracle(settings: Settings, model: Path = DEMO_MODEL) -> Oracle:
+    """Replay the source topic offline."""
+    scorer = Scorer(model)
+    decider = Decider(scorer.manifest, scorer.sha256, AlertRule(0.7, 0.6, 86_400))
+    decoder = Decoder(
+        settings.envelope,
+        Money(scorer.manifest.currency),
+        bytes_max=settings.event_bytes_max,
+        future_skew_s=settings.future_skew_s,
+    )
+    by_partition: dict[int, list[Any]] = {p: [] for p in range(PARTITIONS)}
+    for record in read_topic(settings, settings.events_topic):
+        by_partition[record.partition].append(record)
+    states, scores = {}, {}
+    for number, records in by_partition.items():
+        state = states[number] = PartitionState(settings.lateness_s)
+        state.apply(decoder.decode(records, time.time()).batch)
+        if len(state):
+            rows = np.arange(len(state))
+            snapshot = state.snapshot(rows)
+            as_of = snapshot.users["last_time"].astype(np.int64) + IDLE_AGES_S[state.idle_stages(state.watermark)]
+            raw = scorer.run(encode(snapshot, as_of), features(snapshot, as_of))
+            decided = decider.decide(snapshot, as_of, raw)
+            scores |= {s.user_id: encode_json(s) for s in decided.scores}
+    return Oracle(states, scores)
