@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream.service import logs
+from stream.service.settings import Settings
+
+LOG = logging.getLogger("stream.service.worker")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in logs.CHATTY}
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+
+
+def settings(**given: Any) -> Settings:
+    return Settings(_env_file=None, **given)
+
+
+def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def fail() -> None:
+    try:
+        raise KeyError("no such partition")
+    except KeyError:
+        LOG.exception("lost it", extra={"partition": 3})
+
+
+def test_a_json_line_has_time_level_logger_message_and_extras(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings(log_format="json"))
+    LOG.info("committed %d\nrecords", 7, extra={"partition": 3, "lag": np.int64(5), "dir": Path("state")})
+    (line,) = json_lines(capsys)
+    assert datetime.fromisoformat(line.pop("time")).utcoffset() == timedelta(0)
+    assert line == {
+        "level": "info",
+        "logger": "stream.service.worker",
+        "message": "committed 7\nrecords",
+        "partition": 3,
+        "lag": 5,
+        "dir": "state",
+    }
+
+
+def test_an_exception_is_one_field_of_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings(log_format="json"))
+    fail()
+    (line,) = json_lines(capsys)
+    assert line["exception"].startswith("Traceback (most recent call last)")
+    assert line["exception"].endswith("KeyError: 'no such partition'")
+    assert line["partition"] == 3
+
+
+def test_an_extra_cannot_overwrite_what_the_line_says(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings(log_format="json"))
+    LOG.info("true", extra={"level": "forged", "time": 0})
+    (line,) = json_lines(capsys)
+    assert (line["level"], line["level_"]) == ("info", "forged")
+    assert line["time"] != 0
+
+
+def test_a_number_that_json_lacks_still_makes_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings(log_format="json"))
+    LOG.info("scored", extra={"loss": float("nan"), "wait": np.float64("inf")})
+    (line,) = json_lines(capsys)
+    assert (line["loss"], line["wait"]) == ("nan", "inf")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("log_level", ["debug", "info"])
+def test_no_extra_field_prints_a_payload_or_a_user_id(
+    log_format: str, log_level: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.setup(settings(log_format=log_format, log_level=log_level))
+    for name in logs.PRIVATE:
+        LOG.info("event refused", extra={name: "secret-4711"})
+    for value in (b"secret-4711", {"id": "secret-4711"}, ["secret-4711"], ValueError("secret-4711")):
+        LOG.info("event refused", extra={"detail": value})
+    written = capsys.readouterr().err
+    assert len(written.splitlines()) == len(logs.PRIVATE) + 4
+    assert "4711" not in written
+
+
+def test_text_is_one_short_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings())
+    LOG.warning("lag grows", extra={"partition": 3, "records": 1200})
+    time, _, rest = capsys.readouterr().err.partition(" ")
+    assert datetime.strptime(time, "%H:%M:%S")
+    assert rest == "warning worker: lag grows (partition=3, records=1200)\n"
+
+
+def test_text_shows_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings())
+    fail()
+    assert capsys.readouterr().err.endswith("KeyError: 'no such partition'\n")
+
+
+def test_a_long_text_keeps_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings(log_format="json"))
+    LOG.info("x" * 100_000 + "the end", extra={"note": "y" * 100_000})
+    written = capsys.readouterr().err
+    assert len(written) < 10_000
+    assert json.loads(written)["message"].endswith("the end")
+
+
+@pytest.mark.parametrize(
+    "name", ["faust.tables.recovery", "mode.services", "aiokafka.consumer", "kafka.conn", "asyncio"]
+)
+def test_chatty_libraries_are_heard_from_warnings_up(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings(log_level="debug"))
+    logging.getLogger(name).info("banner")
+    logging.getLogger(name).warning("trouble")
+    written = capsys.readouterr().err
+    assert "banner" not in written
+    assert "trouble" in written
+
+
+def test_the_level_is_the_one_that_was_set(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings(log_level="error"))
+    LOG.warning("not now")
+    logging.getLogger("faust").warning("nor this")
+    LOG.error("this")
+    assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == ["this"]
+
+
+def test_setup_twice_writes_each_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings())
+    logs.setup(settings())
+    LOG.info("once")
+    assert capsys.readouterr().err.count("once") == 1
+
+
+def test_a_python_warning_is_a_log_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.setup(settings(log_format="json"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old call", DeprecationWarning, stacklevel=1)
+    assert json_lines(capsys)[-1]["logger"] == "py.warnings"
