@@ -33,18 +33,15 @@ _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 
 def pack(state: PartitionState, rows: Array) -> list[bytes]:
     """Packed values of these rows, in their order."""
-    snapshot = state.snapshot(rows)
-    users = snapshot.users
-    seen_start = np.where(users["seen_len"] == SEEN_LEN, users["seen_next"], 0)
-    seen = state.seen[rows[:, None], (seen_start[:, None] + np.arange(SEEN_LEN)) % SEEN_LEN]
-
+    users = state.users[rows]
+    histories = _unrolled(state.history, rows, users["history_len"], users["history_next"]).tobytes()
+    identities = _unrolled(state.seen, rows, users["seen_len"], users["seen_next"]).tobytes()
     # The rings are written unrolled, so their next slots are those of a ring that begins at 0.
     users["history_next"] = users["history_len"] % HISTORY_LEN
     users["seen_next"] = users["seen_len"] % SEEN_LEN
     heads = users.tobytes()
-    histories = snapshot.history[np.arange(HISTORY_LEN) < users["history_len"][:, None]].tobytes()
-    identities = seen[np.arange(SEEN_LEN) < users["seen_len"][:, None]].tobytes()
-    tails = dict(zip(snapshot.bucketed.tolist(), map(_pack_buckets, snapshot.buckets), strict=True))
+    bucketed, buckets = state.buckets.take(rows)
+    tails = dict(zip(bucketed.tolist(), map(_pack_buckets, buckets), strict=True))
     history_ends = (np.cumsum(users["history_len"], dtype=np.int64) * HISTORY.itemsize).tolist()
     seen_ends = (np.cumsum(users["seen_len"], dtype=np.int64) * 8).tolist()
 
@@ -54,6 +51,17 @@ def pack(state: PartitionState, rows: Array) -> list[bytes]:
         values.append(b"".join((_VERSION, head, histories[h0:h1], identities[s0:s1], tails.get(i, b"\0"))))
         h0, s0 = h1, s1
     return values
+
+
+def _unrolled(rings: Array, rows: Array, lengths: Array, following: Array) -> Array:
+    """The valid entries of these rings, oldest first, one ring after the other."""
+    size = rings.shape[1]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    first = np.where(lengths == size, following, 0) - (ends - lengths)
+    flat: Array = rings[
+        np.repeat(rows, lengths), (np.arange(ends[-1] if len(ends) else 0) + np.repeat(first, lengths)) % size
+    ]
+    return flat
 
 
 def _pack_buckets(buckets: Array) -> bytes:

@@ -34,6 +34,10 @@ _USER_ID_MAX: Final = 256
 _MILLISECONDS_FROM: Final = 1e11
 _TIME_MAX: Final = 2**32 - 1
 _HASH_CACHE_MAX: Final = 100_000
+# Plain integers: looking a member up and comparing it costs more than the rest of the row.
+_OTHER: Final = int(EventType.OTHER)
+_PURCHASE: Final = int(EventType.PURCHASE)
+_REFUND: Final = int(EventType.REFUND)
 
 
 class Record(Protocol):
@@ -213,7 +217,8 @@ class Decoder:
     def __init__(self, preset: str, money: Money, *, bytes_max: int, future_skew_s: float) -> None:
         if preset not in PRESETS:
             raise ConfigError(f"envelope is {preset!r}, expected one of {', '.join(PRESETS)}; set --envelope")
-        shape, self._open, self._types = PRESETS[preset]
+        shape, self._open, names = PRESETS[preset]
+        self._types = {name: int(kind) for name, kind in names.items()}
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(shape).decode
         self._money = money
         self._bytes_max = bytes_max
@@ -231,8 +236,9 @@ class Decoder:
             try:
                 fields = self._fields(record)
                 if fields is not None:
+                    user = _user(fields.user)
                     rows.append(self._row(record.offset, fields, latest))
-                    users.append(str(fields.user))
+                    users.append(user)
                     used.append(record)
             except EventError as error:
                 dead.append(DeadLetter(record, error.reason, str(error)))
@@ -256,31 +262,29 @@ class Decoder:
             raise _unreadable(value, error) from None
 
     def _row(self, offset: int, fields: Fields, latest: float) -> bytes:
-        user = fields.user
-        if user is None or user == "":
-            raise EventError("user", "user id is missing, expected a string or a number")
-        if len(str(user)) > _USER_ID_MAX or "\0" in str(user):
-            raise EventError("user", f"user id is longer than {_USER_ID_MAX} characters or holds a NUL")
-        kind = self._types.get(fields.name.lower(), EventType.OTHER)
-        identity = fields.order_id if kind == EventType.PURCHASE and fields.order_id is not None else None
-        if identity is None:
-            identity = fields.event_id if fields.event_id is not None else f"\0{offset}"
+        kind = self._types.get(fields.name.lower(), _OTHER)
+        if kind == _PURCHASE and fields.order_id is not None:
+            identity = str(fields.order_id)
+        elif fields.event_id is not None:
+            identity = str(fields.event_id)
+        else:
+            identity = f"\0{offset}"
         return _ROW.pack(
             offset,
-            xxhash.xxh3_64_intdigest(str(identity).encode()) or 1,
+            xxhash.xxh3_64_intdigest(identity.encode()) or 1,
             _seconds(fields.time, latest),
-            self._value(kind, fields),
+            0 if fields.amount is None else self._value(kind, fields),
             self._hash_bucket(fields.category),
             self._hash_bucket(fields.item),
             kind,
         )
 
-    def _value(self, kind: EventType, fields: Fields) -> int:
+    def _value(self, kind: int, fields: Fields) -> int:
         """Net value: of a purchase what was paid, of a refund the same below zero, of all else nothing."""
-        if fields.amount is None or kind not in (EventType.PURCHASE, EventType.REFUND):
+        if kind not in (_PURCHASE, _REFUND):
             return 0
         value = self._money.hundredths(_number(fields.amount), fields.currency)
-        return -abs(value) if kind == EventType.REFUND else value
+        return -abs(value) if kind == _REFUND else value
 
 
 class _HashBuckets:
@@ -300,6 +304,15 @@ class _HashBuckets:
         return bucket
 
 
+def _user(user: str | int | None) -> str:
+    name = "" if user is None else str(user)
+    if not name:
+        raise EventError("user", "user id is missing, expected a string or a number")
+    if len(name) > _USER_ID_MAX or "\0" in name:
+        raise EventError("user", f"user id is longer than {_USER_ID_MAX} characters or holds a NUL")
+    return name
+
+
 def _seconds(time: datetime | float | int | None, latest: float) -> int:
     if isinstance(time, datetime):
         seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
@@ -316,9 +329,9 @@ def _seconds(time: datetime | float | int | None, latest: float) -> int:
     return int(seconds)
 
 
-def _number(amount: float | int | str) -> float:
+def _number(amount: float | int | str | None) -> float:
     try:
-        number = float(amount)
+        number = float(amount or 0)
     except ValueError:
         raise EventError("schema", f"amount is {amount!r:.40}, expected a number") from None
     if number != number or number in (float("inf"), float("-inf")):

@@ -69,7 +69,8 @@ def windows(snapshot: Snapshot, as_of: Array) -> tuple[Array, Array]:
         inside = last[user] - entries["time"] // width_s < length
         flat = user[inside] * N_TYPES + entries["type"][inside] - 1
         counts[:, w] = np.bincount(flat, minlength=n * N_TYPES).reshape(n, N_TYPES)
-        np.add.at(revenue[:, w], user[inside], entries["value"][inside])
+        # Weighted counts are float64, exact for whole hundredths up to 2**53.
+        revenue[:, w] = np.bincount(user[inside], weights=entries["value"][inside], minlength=n).astype(np.int64)
         if len(snapshot.bucketed):
             _add_buckets(snapshot, level, n_slots, last, length, counts[:, w], revenue[:, w])
     return counts, revenue
@@ -80,8 +81,8 @@ def _add_buckets(
 ) -> None:
     buckets = snapshot.buckets[:, _LEVEL_START[level] : _LEVEL_START[level] + n_slots]
     inside = last[snapshot.bucketed, None] - buckets["number"].astype(np.int64) < length
-    counts[snapshot.bucketed] += (buckets["count"] * inside[:, :, None]).sum(axis=1, dtype=np.int64)
-    revenue[snapshot.bucketed] += (buckets["value"] * inside).sum(axis=1)
+    counts[snapshot.bucketed] += np.einsum("nbt,nb->nt", buckets["count"], inside, dtype=np.int64)
+    revenue[snapshot.bucketed] += np.einsum("nb,nb->n", buckets["value"], inside)
 
 
 def _active_days(snapshot: Snapshot, as_of: Array) -> Array:

@@ -89,6 +89,7 @@ class Pipeline:
         records = [r for r in records if r.offset >= partition.next_offset]
         if not records:
             return
+        self._metrics.records_bytes.inc(sum(len(r.value or b"") for r in records))
         now = self._clock.time()
         with self._timed("decode"):
             decoded = self._decoder.decode(records, now)
@@ -139,7 +140,11 @@ class Pipeline:
         with self._timed("encode"):
             tokens = encode(snapshot, as_of)
         with self._timed("infer"):
-            return self._scorer.run(tokens, numbers)
+            raw = self._scorer.run(tokens, numbers)
+        n_events = int(snapshot.users["history_len"].sum())
+        self._metrics.batch_tokens.observe(raw.n_positions)
+        self._metrics.padding_ratio.observe(1 - n_events / raw.n_positions)
+        return raw
 
     async def _publish(self, partition: int, decided: Decided) -> None:
         scores = [Outgoing(s.user_id.encode(), encode_json(s)) for s in decided.scores]

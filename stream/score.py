@@ -31,11 +31,15 @@ GOLDEN_TOLERANCE: Final = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class RawScores:
-    """Uncalibrated outputs of ``n`` users: ``churn`` (n,), ``purchase`` (n, horizons), ``value`` (n, 2)."""
+    """Uncalibrated outputs of ``n`` users: ``churn`` (n,), ``purchase`` (n, horizons), ``value`` (n, 2).
+
+    ``n_positions`` is how many token positions were run for them, padding included.
+    """
 
     churn: npt.NDArray[np.float32]
     purchase: npt.NDArray[np.float32]
     value: npt.NDArray[np.float32]
+    n_positions: int = 0
 
 
 class Scorer:
@@ -55,9 +59,14 @@ class Scorer:
         """
         n = len(tokens)
         horizons = len(self.manifest.labels.purchase_days)
-        out = RawScores(np.empty(n, np.float32), np.empty((n, horizons), np.float32), np.empty((n, 2), np.float32))
         lengths = (tokens[:, :, CHANNELS.index("type")] > 0).sum(axis=1)
         padded = np.array([padded_length(i) for i in range(tokens.shape[1] + 1)])[lengths]
+        out = RawScores(
+            np.empty(n, np.float32),
+            np.empty((n, horizons), np.float32),
+            np.empty((n, 2), np.float32),
+            n_positions=int(padded.sum()),
+        )
         for length in np.unique(padded).tolist():
             rows = np.flatnonzero(padded == length)
             inputs = {"tokens": np.ascontiguousarray(tokens[rows, :length]), "features": features[rows]}

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 import faust
 import rocksdict
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.stores.rocksdb import Store as RocksDBStore
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
@@ -109,14 +110,22 @@ class PositionConsumer(AIOKafkaConsumer):
         self._committed.update(positions)
         return positions
 
-    async def force_commit(self, *_: Any, **__: Any) -> bool:
-        """Commit every position that is new; one that the broker refused stays new."""
+    def uncommitted(self) -> dict[TP, Position]:
+        """Acknowledged positions that the broker does not have yet."""
         assigned = self.assignment()
-        new = {tp: at for tp, at in self._positions.items() if tp in assigned and self._committed.get(tp) != at}
+        return {tp: at for tp, at in self._positions.items() if tp in assigned and self._committed.get(tp) != at}
+
+    async def force_commit(self, *_: Any, **__: Any) -> bool:
+        """Commit every position that is new; one that the broker refused stays new and is tried again."""
+        new = self.uncommitted()
         if not new:
             return False
         offsets = {TopicPartition(*tp): OffsetAndMetadata(at.offset, at.metadata()) for tp, at in new.items()}
-        await self._thread.call_thread(self._thread._ensure_consumer().commit, offsets)
+        try:
+            await self._thread.call_thread(self._thread._ensure_consumer().commit, offsets)
+        except (KafkaError, IllegalStateError) as error:
+            logger.warning("commit refused, trying again: %r", error)
+            return False
         self._committed.update(new)
         return True
 
@@ -221,6 +230,11 @@ class Source:
     def consumer(self) -> PositionConsumer:
         """The app's consumer, once the app has one."""
         return cast("PositionConsumer", self.app.consumer)
+
+    @property
+    def recovery(self) -> Any:
+        """Faust's recovery service of the tables."""
+        return cast("Any", self.app.tables).recovery
 
     @property
     def store(self) -> UserStore:

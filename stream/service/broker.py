@@ -158,7 +158,7 @@ class EmbeddedBroker:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+            process.wait(STOP_TIMEOUT_S)
         Running(self.directory, process.pid, self.port).forget()
 
     def _write_configuration(self) -> None:

@@ -80,14 +80,24 @@ class Running:
 
     def end(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Ask the process to end and wait until it has; after ``timeout_s`` by force."""
-        deadline = time.monotonic() + timeout_s
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
+        if not self._gone_within(timeout_s):
+            self._signal(signal.SIGKILL)
+            if not self._gone_within(timeout_s):
+                raise ConfigError(
+                    f"broker process {self.pid} is still there {timeout_s:.0f} s after SIGKILL; expected it to end;"
+                    " the system may be stuck on its disk: look at `ps`, then try again"
+                )
+        self.forget()
+
+    def _gone_within(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
         while self.alive():
             if time.monotonic() > deadline:
-                self._signal(signal.SIGKILL)
+                return False
             time.sleep(POLL_S)
-        self.forget()
+        return True
 
     def _signal(self, number: int) -> None:
         if self.alive():

@@ -114,7 +114,15 @@ class WorkerProcess:
             "VALUESTREAM_HTTP_PORT": str(self.port),
             **{
                 f"VALUESTREAM_{name.upper()}": str(getattr(settings, name))
-                for name in ("app_id", "events_topic", "scores_topic", "alerts_topic", "dlq_topic", "data_dir")
+                for name in (
+                    "app_id",
+                    "instance_id",
+                    "events_topic",
+                    "scores_topic",
+                    "alerts_topic",
+                    "dlq_topic",
+                    "data_dir",
+                )
             },
             **env,
         }
@@ -198,9 +206,7 @@ def committed(settings: Settings) -> dict[int, int]:
 
 def read_topic(settings: Settings, topic: str) -> list[Any]:
     """Every record of a topic up to its end as of now, per partition in offset order."""
-    consumer = KafkaConsumer(
-        **kafka_python_config(settings), auto_offset_reset="earliest", enable_auto_commit=False
-    )
+    consumer = KafkaConsumer(**kafka_python_config(settings), auto_offset_reset="earliest", enable_auto_commit=False)
     tps = [TopicPartition(topic, p) for p in range(PARTITIONS)]
     consumer.assign(tps)
     consumer.seek_to_beginning(*tps)

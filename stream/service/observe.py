@@ -1,0 +1,28 @@
+"""Observe: partitions → the gauges that operators watch, once a second."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stream.partition import Partition
+from stream.service.clock import Clock
+from stream.service.health import Health
+from stream.service.metrics import Metrics
+
+__all__ = ["observe"]
+
+
+def observe(partitions: Sequence[Partition], metrics: Metrics, health: Health, clock: Clock) -> None:
+    """Set every gauge that is read off the partitions, and tell health that the loop turns."""
+    now, monotonic = clock.time(), clock.monotonic()
+    for p in partitions:
+        metrics.consumer_lag.labels(str(p.number)).set(p.lag)
+        if p.state.watermark:
+            metrics.watermark_lag.labels(str(p.number)).set(now - p.state.watermark)
+    metrics.state_users.set(sum(len(p.state) for p in partitions))
+    metrics.state_bytes.set(sum(p.state.nbytes for p in partitions))
+    metrics.dirty_users.set(sum(len(rows) for p in partitions for rows in p.dirty))
+    metrics.queue_depth.set(sum(len(p.queue) for p in partitions))
+    metrics.queue_oldest_wait.set(max((p.queue.oldest_wait_s(monotonic) for p in partitions), default=0.0))
+    health.lag(sum(p.lag for p in partitions))
+    health.beat()

@@ -1,0 +1,314 @@
+"""Runtime: the pipeline on Faust, with its timers, checkpoints and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from faust.types import TP
+
+from stream import changelog
+from stream.decide import AlertRule, Decider
+from stream.decode import Decoder, Money
+from stream.errors import ScoringError, ValuestreamError
+from stream.partition import Partition, Position
+from stream.pipeline import Pipeline, Topics
+from stream.publish import Publisher
+from stream.queue import ScoreQueue
+from stream.score import Scorer
+from stream.service import health as health_checks
+from stream.service.clock import Clock
+from stream.service.kafka import aiokafka_config, faust_credentials
+from stream.service.metrics import Metrics
+from stream.service.observe import observe
+from stream.service.settings import Settings
+from stream.service.topics import changelog_topic
+from stream.source import build_app
+from stream.state import PartitionState
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger(__name__)
+#: Score batches under way at once: one in inference, one being published.
+_SCORERS: Final = 2
+#: How long a scorer waits before it looks for stale users again when there are none.
+_NAP_S: Final = 0.002
+_RETRY_S: Final = 1.0
+#: Behind a backlog each scorer rests this many times as long as it worked.
+_REST_WHEN_BEHIND: Final = 4.0
+_LOAD_CHUNK: Final = 10_000
+
+
+class Worker:
+    """One worker process, made inside its event loop. ``run`` returns after a stop and raises what made it fail."""
+
+    def __init__(self, settings: Settings, scorer: Scorer, partitions: int, clock: Clock) -> None:
+        self._settings, self._scorer, self._clock = settings, scorer, clock
+        self.metrics = Metrics()
+        self.health = health_checks.Health(clock)
+        self.partitions: dict[int, Partition] = {}
+        self._publisher = Publisher(**aiokafka_config(settings))
+        self._source = build_app(
+            app_id=settings.app_id,
+            brokers=settings.bootstrap_servers,
+            events_topic=settings.events_topic,
+            partitions=partitions,
+            data_dir=settings.data_dir,
+            fetch_records_max=settings.fetch_records_max,
+            session_timeout_s=settings.session_timeout_s,
+            instance_id=settings.instance_id,
+            credentials=faust_credentials(settings),
+        )
+        self._pipeline = self._build_pipeline()
+        #: Done when the worker is to end: with a result after ``stop``, with the error after a failure.
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._checkpointing = asyncio.Lock()
+        #: The consumer group generation that ``partitions`` belong to.
+        self._generation = -1
+        self._committed_at = self._recovering_since = clock.monotonic()
+        self._scoring = 0
+        self._draining = False
+
+    def _build_pipeline(self) -> Pipeline:
+        s, manifest = self._settings, self._scorer.manifest
+        decoder = Decoder(
+            s.envelope,
+            Money(manifest.currency, s.fx_rates),
+            bytes_max=s.event_bytes_max,
+            future_skew_s=s.future_skew_s,
+        )
+        rule = AlertRule(s.alert_churn_high, s.alert_churn_clear, s.alert_cooldown_s)
+        topics = Topics(changelog_topic(s), s.scores_topic, s.alerts_topic, s.dlq_topic)
+        decider = Decider(manifest, self._scorer.sha256, rule)
+        return Pipeline(decoder, self._scorer, decider, self._publisher, topics, self.metrics, self._clock)
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until :meth:`stop` is called or something fails."""
+        self.metrics.set_model(
+            self._scorer.manifest.name, self._scorer.manifest.version, self._scorer.sha256, self._scorer.provider
+        )
+        self.health.started()
+        server = await health_checks.serve(
+            self._settings.http_host, self._settings.http_port, self.health, self.metrics
+        )
+        logger.info("metrics and health on http://%s:%d", self._settings.http_host, server.port)
+        await self._publisher.start()
+        self._subscribe()
+        app = self._source.app
+        app.finalize()
+        tasks = [asyncio.create_task(self._guard(job)) for job in self._jobs()]
+        try:
+            await app.start()
+            await self._ended
+        finally:
+            await asyncio.wait_for(app.stop(), self._settings.stop_timeout_s)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._publisher.stop()
+            await server.close()
+
+    def stop(self) -> None:
+        """Ask for an orderly stop: everything taken in becomes durable and committed first."""
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(error)
+
+    async def _guard(self, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a job for ever; an error in it ends the worker, as half a worker is worse than none."""
+        try:
+            await job()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._fail(error)
+
+    def _jobs(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        return [self._checkpoint_forever, self._sweep_forever, self._observe_forever, *[self._score_forever] * _SCORERS]
+
+    # -- Faust ----------------------------------------------------------------------------------------------
+
+    def _subscribe(self) -> None:
+        app, source = self._source.app, self._source
+        source.consumer.drain = self._drain
+        app.agent(source.events, name="ingest", concurrency=1)(self._ingest)
+        app.on_partitions_revoked.connect(self._on_revoked, weak=False)
+        source.users.on_recover(self._on_recovered)
+
+    async def _ingest(self, fetches: Any) -> None:
+        async for fetch in fetches.noack().events():
+            try:
+                partition = self.partitions.get(fetch.message.partition)
+                # A fetch that waited through a rebalance may begin past the committed offset: it is read again.
+                if partition is not None and fetch.message.generation_id == self._generation:
+                    partition.highwater = self._source.consumer.highwater(fetch.message.tp)
+                    self._pipeline.ingest(partition, fetch.value)
+            except BaseException as error:
+                self._fail(error)
+                raise
+            await asyncio.sleep(0)
+
+    async def _on_recovered(self) -> None:
+        """Faust has brought the table up to date: build the hot state of our partitions from it."""
+        try:
+            await self._resume_partitions()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    async def _resume_partitions(self) -> None:
+        consumer, store = self._source.consumer, self._source.store
+        if store.recovery_error is not None:
+            raise store.recovery_error
+        started = self._clock.monotonic()
+        tps = {tp for tp in consumer.assignment() if tp.topic == self._settings.events_topic}
+        committed = await consumer.committed_positions(tps)
+        self.partitions.clear()
+        self._generation = self._source.app.consumer_generation_id
+        for tp in sorted(tps):
+            partition = Partition(
+                tp.partition,
+                PartitionState(self._settings.lateness_s),
+                ScoreQueue(self._settings.refresh_interval_s),
+            )
+            await self._load(partition)
+            partition.resume(committed.get(tp, Position()))
+            partition.queue.push(partition.state.unscored(), 2, self._clock.monotonic(), self._clock.time())
+            self.partitions[tp.partition] = partition
+        users = sum(len(p.state) for p in self.partitions.values())
+        self.metrics.recovery_seconds.set(self._clock.monotonic() - started)
+        self.metrics.rebalances.inc()
+        self.metrics.partitions_assigned.set(len(self.partitions))
+        self.health.assigned(len(self.partitions))
+        self.health.recovered(True)
+        self._draining = False
+        logger.info("ready", extra={"partitions": len(self.partitions), "state_users": users})
+
+    async def _load(self, partition: Partition) -> None:
+        ids: list[str] = []
+        values: list[bytes] = []
+        for key, value in self._source.store.users(partition.number):
+            ids.append(key.decode())
+            values.append(value)
+            if len(ids) >= _LOAD_CHUNK:
+                changelog.load(partition.state, ids, values)
+                ids, values = [], []
+                await asyncio.sleep(0)
+        changelog.load(partition.state, ids, values)
+
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        self.health.recovered(False)
+        self._recovering_since = self._clock.monotonic()
+        self.metrics.partitions_assigned.set(0)
+        for number in list(self.partitions):
+            self.metrics.forget_partition(number)
+        self.partitions.clear()
+
+    async def _drain(self) -> None:
+        """Make everything taken in durable; called while the partitions are still ours."""
+        if self._ended.done() and self._ended.exception():
+            return  # Nothing more may be acknowledged: what is not durable will be replayed.
+        self._draining = True
+        try:
+            while self._scoring:
+                await asyncio.sleep(_NAP_S)
+            await self._checkpoint()
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    # -- jobs -----------------------------------------------------------------------------------------------
+
+    async def _checkpoint_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.checkpoint_interval_s)
+            await self._checkpoint()
+            if await self._source.consumer.commit():
+                self.health.committed()
+            if not self._source.consumer.uncommitted():
+                self._committed_at = self._clock.monotonic()
+
+    async def _checkpoint(self) -> None:
+        """Checkpoint every partition that has news, and acknowledge its position for the next commit."""
+        async with self._checkpointing:
+            for partition in list(self.partitions.values()):
+                if not partition.dirty and not partition.dead and partition.position() == partition.durable:
+                    continue
+                with self.metrics.checkpoint_seconds.time():
+                    await self._checkpoint_partition(partition)
+
+    async def _checkpoint_partition(self, partition: Partition) -> None:
+        try:
+            position, items, offset = await self._pipeline.checkpoint(partition)
+            if offset is not None:
+                self._source.store.write(partition.number, items, offset)
+        except Exception:
+            self.metrics.checkpoints.labels("failed").inc()
+            raise
+        self._source.consumer.acknowledge(TP(self._settings.events_topic, partition.number), position)
+        self.metrics.checkpoints.labels("ok").inc()
+
+    async def _score_forever(self) -> None:
+        while True:
+            started, scored = self._clock.monotonic(), 0
+            for partition in [] if self._draining else list(self.partitions.values()):
+                self._scoring += 1
+                try:
+                    scored += await self._pipeline.score(partition, self._settings.batch_users_max)
+                except ScoringError as error:
+                    logger.error("scoring failed, trying again: %s", error)
+                    await asyncio.sleep(_RETRY_S)
+                finally:
+                    self._scoring -= 1
+            await asyncio.sleep(self._rest_s(self._clock.monotonic() - started) if scored else _NAP_S)
+
+    def _rest_s(self, busy_s: float) -> float:
+        """Behind a backlog scoring gives way to ingestion: it rests in proportion to what it took."""
+        behind = any(p.lag > self._settings.fetch_records_max for p in self.partitions.values())
+        return _REST_WHEN_BEHIND * busy_s if behind else 0.0
+
+    async def _sweep_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.idle_sweep_s)
+            for partition in list(self.partitions.values()):
+                event_now = partition.event_now(self._clock.time())
+                partition.queue_silent(event_now, self._pipeline.stage_max, self._clock.monotonic())
+                await asyncio.sleep(0)
+
+    async def _observe_forever(self) -> None:
+        while True:
+            self._observe()
+            await asyncio.sleep(1.0)
+
+    def _observe(self) -> None:
+        for partition in self.partitions.values():
+            highwater = self._source.consumer.highwater(TP(self._settings.events_topic, partition.number))
+            partition.highwater = highwater if highwater is not None else partition.highwater
+        observe(list(self.partitions.values()), self.metrics, self.health, self._clock)
+        self.metrics.commit_age.set(self._clock.monotonic() - self._committed_at)
+        self._watch_recovery()
+
+    def _watch_recovery(self) -> None:
+        """Recovery has a deadline, and past it a message that says which partition waits for which offset."""
+        if not self._source.app.in_recovery:
+            self.metrics.recovery_remaining.set(0)
+            return
+        waiting = self._source.recovery.active_stats()
+        self.metrics.recovery_remaining.set(sum(s.remaining for s in waiting.values()))
+        if self._clock.monotonic() - self._recovering_since > self._settings.recovery_deadline_s:
+            partitions = ", ".join(
+                f"partition {tp.partition} is at offset {s.offset} of {s.highwater}" for tp, s in waiting.items()
+            )
+            self._fail(
+                ValuestreamError(
+                    f"recovery took longer than {self._settings.recovery_deadline_s:.0f} s: {partitions}; "
+                    "look at the changelog topic's brokers, or raise --recovery-deadline-s"
+                )
+            )
