@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -23,7 +23,7 @@ from stream.datasets.formats import FORMATS, ReadSummary, read_events
 from stream.errors import ConfigError
 from stream.service.clock import SystemClock
 from stream.service.options import GroupedCommand, settings_options
-from stream.service.sender import Progress, Rate, send_events
+from stream.service.sender import Progress, Rate, Stop, send_events
 from stream.service.settings import Settings
 
 __all__ = ["replay", "send_events", "shown_progress", "stopped_by_signals"]
@@ -61,10 +61,27 @@ def replay(file: Path, format_: str, rate: str, limit: int | None, settings: Set
     sent.require_all()
 
 
+class _SignalStop:
+    """Set by a signal handler, so without a lock: one that the interrupted code holds would never be free."""
+
+    _set = False
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def wait(self, timeout: float) -> bool:
+        if not self._set:
+            time.sleep(timeout)
+        return self._set
+
+
 @contextlib.contextmanager
-def stopped_by_signals() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C or SIGTERM sets, so that what was sent can still be acknowledged."""
-    stop = threading.Event()
+def stopped_by_signals() -> Iterator[Stop]:
+    """Give a stop that Ctrl-C or SIGTERM sets, so that what was sent can still be acknowledged."""
+    stop = _SignalStop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         del number, frame

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
@@ -19,7 +19,7 @@ from stream.service.clock import Clock
 from stream.service.kafka import connect, kafka_python_config
 from stream.service.settings import Settings
 
-__all__ = ["Progress", "Rate", "Sent", "paced", "send_events"]
+__all__ = ["Progress", "Rate", "Sent", "Stop", "paced", "send_events"]
 
 #: Called a few times a second with events sent, seconds since the start, and the last event time in ms.
 Progress = Callable[[int, float, int], None]
@@ -32,8 +32,18 @@ DELIVERY_TIMEOUT_S: Final = 30.0
 _PROGRESS_INTERVAL_S: Final = 0.25
 #: Shorter waits are saved up: no sleep is finer than this.
 _SLEEP_MIN_S: Final = 0.002
-#: Longer waits are taken in parts, so that a jump of the wall clock is noticed.
-_SLEEP_MAX_S: Final = 1.0
+#: Longer waits are taken in parts, so that a stop and a jump of the wall clock are noticed.
+_SLEEP_MAX_S: Final = 0.2
+
+
+class Stop(Protocol):
+    """Tells a run to end; a ``threading.Event`` that another thread sets is one."""
+
+    def is_set(self) -> bool:
+        """Whether the run is to end."""
+
+    def wait(self, timeout: float) -> bool:
+        """Sleep up to this many seconds; true when the run is to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +142,7 @@ def send_events(
     *,
     seconds: float | None = None,
     up_to_now: bool = False,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
 ) -> Sent:
     """Send records to the events topic until they end, ``seconds`` are over, or ``stop`` is set.
 
@@ -169,7 +179,7 @@ class _Run:
         self._in_flight: deque[Any] = deque()
         self._sent = Sent()
 
-    def send_all(self, records: Iterator[Record], progress: Progress, clock: Clock, stop: threading.Event) -> Sent:
+    def send_all(self, records: Iterator[Record], progress: Progress, clock: Clock, stop: Stop) -> Sent:
         began = shown = clock.monotonic()
         sent = self._sent
         for n, (key, value, time_ms) in enumerate(records, start=1):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -140,6 +142,26 @@ def test_start_is_a_date_or_days_ago_and_never_in_the_future() -> None:
     for wrong in ("soon", "60d", "-xd", "2999-01-01"):
         with pytest.raises(ConfigError, match="--start"):
             parse_start(wrong, clock)
+
+
+SIGNAL_STORM = """
+import os, signal, threading
+from stream.service.replay import stopped_by_signals
+
+with stopped_by_signals() as stop:
+    storm = threading.Thread(target=lambda: [os.kill(os.getpid(), n) for n in (2, 15) * 10000])
+    storm.start()
+    while storm.is_alive():
+        for _ in range(1000):
+            stop.wait(0)
+    assert stop.wait(60)
+    print("stopped")
+"""
+
+
+def test_signals_in_any_number_and_at_any_moment_stop_without_deadlock() -> None:
+    run = subprocess.run([sys.executable, "-c", SIGNAL_STORM], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (0, "stopped\n"), run.stderr
 
 
 # Through the broker -----------------------------------------------------------------------------------
