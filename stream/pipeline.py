@@ -23,14 +23,13 @@ import numpy.typing as npt
 
 from stream import changelog
 from stream.contract.columns import DAY_S, IDLE_AGES_S
-from stream.contract.events import EventType
 from stream.decide import Decided, Decider, encode_json
 from stream.decode import DeadLetter, Decoded, Decoder
 from stream.encode import encode
 from stream.features import features
 from stream.partition import Partition, Position
 from stream.publish import Outgoing, dead_letter
-from stream.queue import priorities
+from stream.queue import OWED, priorities
 from stream.score import RawScores, Scorer
 from stream.state import Snapshot
 
@@ -126,9 +125,7 @@ class Pipeline:
                 await self._publish(partition.number, decided)
         except Exception:
             self._metrics.scoring_errors.inc()
-            partition.queue.push(
-                rows, int(priorities(np.array([EventType.OTHER]))[0]), self._clock.monotonic(), arrivals
-            )
+            partition.queue.push(rows, OWED, self._clock.monotonic(), arrivals)
             raise
         partition.note_scores(rows, snapshot, stages, decided)
         self._count_scores(snapshot, decided, arrivals, as_of)

@@ -12,13 +12,15 @@ import numpy.typing as npt
 
 from stream.contract.events import N_TYPES, EventType
 
-__all__ = ["SILENCE", "ScoreQueue", "priorities"]
+__all__ = ["OWED", "SILENCE", "ScoreQueue", "priorities"]
 
 Array = npt.NDArray[Any]
 #: Priority of a user who is scored because of silence; events come before that.
 SILENCE: Final = 1
-_EVENT, _CART, _PURCHASE = 2, 3, 4
-_PRIORITY_OF_TYPE: Final = np.full(N_TYPES + 1, _EVENT, np.uint8)
+#: Priority of a user whose score is owed: any event, one from before a recovery, a score that failed.
+OWED: Final = 2
+_CART, _PURCHASE = 3, 4
+_PRIORITY_OF_TYPE: Final = np.full(N_TYPES + 1, OWED, np.uint8)
 _PRIORITY_OF_TYPE[[EventType.CART, EventType.UNCART]] = _CART
 _PRIORITY_OF_TYPE[[EventType.PURCHASE, EventType.REFUND]] = _PURCHASE
 

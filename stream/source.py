@@ -26,18 +26,24 @@ from yarl import URL
 
 from stream.partition import Position
 
-__all__ = ["Fetched", "PositionConsumer", "Source", "UserTable", "build_app"]
+__all__ = ["Fetched", "PositionConsumer", "Records", "Source", "UserTable", "build_app"]
 
 logger = logging.getLogger(__name__)
 #: Fetches that may wait for the agent; each holds up to ``fetch_records_max`` records.
 _FETCHES_WAITING_MAX: Final = 8
 
 
-# -- in: one Faust event per fetch ------------------------------------------------------------------------
+# -- in: one Faust event per fetch, and no fetch lost -----------------------------------------------------
+
+
+class Records(list[Any]):
+    """The records of one partition from one fetch. ``follows`` is the last offset of the fetch before, if any."""
+
+    follows: int | None = None
 
 
 class Fetched:
-    """The records of one partition from one fetch, in the shape of one consumer record at the last offset."""
+    """Records in the shape of one consumer record at the last offset."""
 
     checksum = None
     headers = ()
@@ -45,7 +51,7 @@ class Fetched:
     serialized_key_size = 0
     serialized_value_size = 0
 
-    def __init__(self, records: list[Any]) -> None:
+    def __init__(self, records: Records) -> None:
         last = records[-1]
         self.value = records
         self.topic = last.topic
@@ -58,9 +64,30 @@ class Fetched:
 class OneEventPerFetch(SchedulingStrategyT):
     """Consumer scheduler that yields each partition's records as one."""
 
+    def __init__(self) -> None:
+        self._last: dict[TP, int] = {}
+
     def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
         """Yield one :class:`Fetched` per partition that has records."""
-        return ((tp, Fetched(fetched)) for tp, fetched in records.items() if fetched)
+        for tp, fetched in records.items():
+            if fetched:
+                batch = Records(fetched)
+                batch.follows = self._last.get(tp)
+                self._last[tp] = fetched[-1].offset
+                yield tp, Fetched(batch)
+
+
+class FetchingApp(faust.App):
+    """Faust app whose queues keep what was fetched.
+
+    Faust empties its queues whenever its flow resumes, and it resumes more than once in a rebalance: the first fetch
+    after recovery could vanish, and its events with it. What waits from before a rebalance is known by its
+    generation, and dropped where it is read.
+    """
+
+    def FlowControlQueue(self, maxsize: int | None = None, **_: Any) -> Any:  # noqa: N802 - Faust's name
+        """Return a queue that holds fetches back while the flow is suspended, and never forgets them."""
+        return super().FlowControlQueue(maxsize, clear_on_resume=False)
 
 
 class Untouched(faust.Schema[Any, Any]):
@@ -92,23 +119,37 @@ class PositionConsumer(AIOKafkaConsumer):
         super().__init__(*args, **kwargs)
         self._positions: dict[TP, Position] = {}
         self._committed: dict[TP, Position] = {}
+        self._resumed: dict[TP, Position] = {}
 
     def acknowledge(self, tp: TP, position: Position) -> None:
         """Everything before ``position`` is durable; the next commit says so."""
         self._positions[tp] = position
 
-    async def committed_positions(self, tps: Iterable[TP]) -> dict[TP, Position]:
-        """Positions committed by whoever had these partitions last; absent where nothing was committed."""
-        asked = [TopicPartition(tp.topic, tp.partition) for tp in tps]
+    async def resume_positions(self, tps: Iterable[TP]) -> dict[TP, Position]:
+        """Where to go on with each of these partitions: what was committed last, else the earliest offset."""
+        asked = {tp: TopicPartition(tp.topic, tp.partition) for tp in tps}
         coordinator = self._thread._ensure_consumer()._coordinator
-        found = await self._thread.call_thread(coordinator.fetch_committed_offsets, asked)
-        positions = {
-            TP(tp.topic, tp.partition): Position.read(at.offset, at.metadata)
-            for tp, at in found.items()
-            if at.offset >= 0
+        found = await self._thread.call_thread(coordinator.fetch_committed_offsets, list(asked.values()))
+        earliest = await self._thread.earliest_offsets(*asked.values())
+        self._committed = {
+            tp: Position.read(found[at].offset, found[at].metadata)
+            for tp, at in asked.items()
+            if at in found and found[at].offset >= 0
         }
-        self._committed.update(positions)
-        return positions
+        self._resumed = {tp: self._committed.get(tp, Position(earliest[at])) for tp, at in asked.items()}
+        return self._resumed
+
+    async def perform_seek(self) -> None:
+        """Seek to where the state was resumed from, and nowhere else.
+
+        A commit may have come since, and Faust leaves a partition without one where the first fetches, from before
+        the state was there, have taken it.
+        """
+        await super().perform_seek()
+        assigned = self.assignment()
+        for tp, at in self._resumed.items():
+            if tp in assigned:
+                await self.seek(tp, at.offset)
 
     def uncommitted(self) -> dict[TP, Position]:
         """Acknowledged positions that the broker does not have yet."""
@@ -172,9 +213,12 @@ class UserStore(RocksDBStore):
     recovery_error: Exception | None = None
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:  # noqa: ARG002
-        """Apply recovered changelog fetches."""
+        """Apply recovered changelog fetches; one that is older than what the store has would undo users."""
         try:
             for event in batch:
+                have = self.persisted_offset(event.message.tp)
+                if have is not None and event.message.offset <= have:
+                    continue
                 items = [(record.key, record.value) for record in event.value]
                 self.write(event.message.partition, items, event.message.offset)
         except Exception as error:
@@ -255,7 +299,7 @@ def build_app(
     credentials: Any = None,
 ) -> Source:
     """Make the Faust app; the agent is added by the caller."""
-    app = faust.App(
+    app = FetchingApp(
         app_id,
         broker=[URL(f"kafka://{host.strip()}") for host in brokers.split(",")],
         broker_credentials=credentials,

@@ -12,11 +12,11 @@ from faust.types import TP
 from stream import changelog
 from stream.decide import AlertRule, Decider
 from stream.decode import Decoder, Money
-from stream.errors import ScoringError, ValuestreamError
+from stream.errors import ContractError, ScoringError, ValuestreamError
 from stream.partition import Partition, Position
 from stream.pipeline import Pipeline, Topics
 from stream.publish import Publisher
-from stream.queue import ScoreQueue
+from stream.queue import OWED, ScoreQueue
 from stream.score import Scorer
 from stream.service import health as health_checks
 from stream.service.clock import Clock
@@ -25,7 +25,7 @@ from stream.service.metrics import Metrics
 from stream.service.observe import observe
 from stream.service.settings import Settings
 from stream.service.topics import changelog_topic
-from stream.source import build_app
+from stream.source import Records, build_app
 from stream.state import PartitionState
 
 __all__ = ["Worker"]
@@ -65,10 +65,13 @@ class Worker:
         #: Done when the worker is to end: with a result after ``stop``, with the error after a failure.
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._checkpointing = asyncio.Lock()
+        self._resuming = asyncio.Lock()
         #: The consumer group generation that ``partitions`` belong to.
         self._generation = -1
         self._committed_at = self._recovering_since = clock.monotonic()
         self._scoring = 0
+        #: From the last checkpoint before a revocation or the end until partitions are resumed: nothing is taken
+        #: in, scored or acknowledged, so that what was committed stays the truth.
         self._draining = False
 
     def _build_pipeline(self) -> Pipeline:
@@ -147,8 +150,10 @@ class Worker:
             try:
                 partition = self.partitions.get(fetch.message.partition)
                 # A fetch that waited through a rebalance may begin past the committed offset: it is read again.
-                if partition is not None and fetch.message.generation_id == self._generation:
+                ours = fetch.message.generation_id == self._generation and not self._draining
+                if partition is not None and ours:
                     partition.highwater = self._source.consumer.highwater(fetch.message.tp)
+                    _check_follows(partition, fetch.value)
                     self._pipeline.ingest(partition, fetch.value)
             except BaseException as error:
                 self._fail(error)
@@ -158,50 +163,60 @@ class Worker:
     async def _on_recovered(self) -> None:
         """Faust has brought the table up to date: build the hot state of our partitions from it."""
         try:
-            await self._resume_partitions()
+            async with self._resuming:
+                await self._resume_partitions()
         except BaseException as error:
             self._fail(error)
             raise
 
     async def _resume_partitions(self) -> None:
-        consumer, store = self._source.consumer, self._source.store
-        if store.recovery_error is not None:
-            raise store.recovery_error
-        started = self._clock.monotonic()
+        started, consumer = self._clock.monotonic(), self._source.consumer
+        generation = self._source.app.consumer_generation_id
+        self._check_recovered()
         tps = {tp for tp in consumer.assignment() if tp.topic == self._settings.events_topic}
-        committed = await consumer.committed_positions(tps)
-        self.partitions.clear()
-        self._generation = self._source.app.consumer_generation_id
-        for tp in sorted(tps):
-            partition = Partition(
-                tp.partition,
-                PartitionState(self._settings.lateness_s),
-                ScoreQueue(self._settings.refresh_interval_s),
-            )
-            await self._load(partition)
-            partition.resume(committed.get(tp, Position()))
-            partition.queue.push(partition.state.unscored(), 2, self._clock.monotonic(), self._clock.time())
-            self.partitions[tp.partition] = partition
-        users = sum(len(p.state) for p in self.partitions.values())
+        positions = await consumer.resume_positions(tps)
+        partitions = {tp.partition: await self._load(tp.partition, positions[tp]) for tp in sorted(tps)}
+        if generation != self._source.app.consumer_generation_id:
+            return  # Rebalanced again meanwhile; Faust calls once more for the newer generation.
+        self.partitions, self._generation, self._draining = partitions, generation, False
         self.metrics.recovery_seconds.set(self._clock.monotonic() - started)
         self.metrics.rebalances.inc()
-        self.metrics.partitions_assigned.set(len(self.partitions))
-        self.health.assigned(len(self.partitions))
+        self.metrics.partitions_assigned.set(len(partitions))
+        self.health.assigned(len(partitions))
         self.health.recovered(True)
-        self._draining = False
-        logger.info("ready", extra={"partitions": len(self.partitions), "state_users": users})
+        users = sum(len(p.state) for p in partitions.values())
+        logger.info("ready", extra={"partitions": len(partitions), "state_users": users})
 
-    async def _load(self, partition: Partition) -> None:
+    def _check_recovered(self) -> None:
+        """Faust goes on after an error in recovery, with a partial table; we do not."""
+        store = self._source.store
+        if store.recovery_error is not None:
+            raise store.recovery_error
+        for tp, last in self._source.recovery.active_highwaters.items():
+            have = store.persisted_offset(tp)
+            if last >= 0 and (have is None or have < last):
+                raise ContractError(
+                    f"recovery of {tp.topic} partition {tp.partition} ended at offset {have}, expected {last}. "
+                    "This is a bug."
+                )
+
+    async def _load(self, number: int, position: Position) -> Partition:
+        """One partition with all its users from the local store, and the unscored among them queued."""
+        state = PartitionState(self._settings.lateness_s)
         ids: list[str] = []
         values: list[bytes] = []
-        for key, value in self._source.store.users(partition.number):
+        for key, value in self._source.store.users(number):
             ids.append(key.decode())
             values.append(value)
             if len(ids) >= _LOAD_CHUNK:
-                changelog.load(partition.state, ids, values)
+                changelog.load(state, ids, values)
                 ids, values = [], []
                 await asyncio.sleep(0)
-        changelog.load(partition.state, ids, values)
+        changelog.load(state, ids, values)
+        partition = Partition(number, state, ScoreQueue(self._settings.refresh_interval_s))
+        partition.resume(position)
+        partition.queue.push(state.unscored(), OWED, self._clock.monotonic(), self._clock.time())
+        return partition
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         self.health.recovered(False)
@@ -229,6 +244,8 @@ class Worker:
     async def _checkpoint_forever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.checkpoint_interval_s)
+            if self._draining:
+                continue
             await self._checkpoint()
             if await self._source.consumer.commit():
                 self.health.committed()
@@ -312,3 +329,13 @@ class Worker:
                     "look at the changelog topic's brokers, or raise --recovery-deadline-s"
                 )
             )
+
+
+def _check_follows(partition: Partition, records: Records) -> None:
+    """Offsets may have gaps, fetches may not: one that was read and never taken in would be events lost."""
+    missed = records.follows is not None and records.follows >= partition.next_offset
+    if missed and records[0].offset > partition.next_offset:
+        raise ContractError(
+            f"partition {partition.number} goes on at offset {records[0].offset}, expected {partition.next_offset}: "
+            "a fetch between was lost. This is a bug; nothing was committed past it, so start the worker again."
+        )

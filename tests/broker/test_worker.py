@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -99,9 +100,13 @@ def test_every_offset_is_committed_and_a_restart_reads_none_again(make_settings,
         assert worker.metric('valuestream_events_total{outcome="replayed"}') == 0
 
 
-@pytest.mark.parametrize("instance_id", ["", "w"], ids=["dynamic member", "static member"])
+@pytest.mark.parametrize(
+    ("instance_id", "disk_lost"),
+    [("", False), ("w", False), ("w", True)],
+    ids=["dynamic member", "static member", "disk lost as well"],
+)
 def test_state_and_scores_after_kill_9_are_those_of_an_undisturbed_run(
-    make_settings, tmp_path: Path, instance_id: str
+    make_settings, tmp_path: Path, instance_id: str, disk_lost: bool
 ) -> None:
     settings = make_settings(instance_id=instance_id)
     messages = shoppers(36_000, users=1_000)
@@ -111,6 +116,8 @@ def test_state_and_scores_after_kill_9_are_those_of_an_undisturbed_run(
             worker.wait_ready()
             wait_for("some to be applied", lambda: worker.metric('valuestream_events_total{outcome="applied"}') > 4_000)
             worker.kill()
+        if disk_lost:
+            shutil.rmtree(settings.data_dir)
     produce(settings, messages[36_000:])
     with WorkerProcess(settings, tmp_path / "log") as worker:
         worker.wait_ready()
