@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
@@ -20,6 +19,7 @@ from stream.service.clock import Clock, SystemClock
 from stream.service.kafka import connect, kafka_python_config
 from stream.service.options import GroupedCommand, settings_options
 from stream.service.replay import stopped_by_signals
+from stream.service.sender import Stop
 from stream.service.settings import Settings
 
 __all__ = ["alerts", "follow", "open_topics", "printable", "score_words", "scores", "shown_time"]
@@ -133,7 +133,7 @@ def _partitions(consumer: KafkaConsumer, topic: str, settings: Settings) -> list
     return sorted(found)
 
 
-def follow(consumer: KafkaConsumer, stop: threading.Event, clock: Clock, seconds: float | None = None) -> Iterator[Any]:
+def follow(consumer: KafkaConsumer, stop: Stop, clock: Clock, seconds: float | None = None) -> Iterator[Any]:
     """Give records as they arrive, the oldest of each poll first, until ``stop`` or for ``seconds``."""
     began = clock.monotonic()
     while not stop.is_set():

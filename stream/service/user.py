@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,8 +18,9 @@ from stream import changelog
 from stream.contract.columns import IDLE_AGES_S, WINDOWS
 from stream.contract.events import VALUE_SCALE, EventType
 from stream.contract.score import Score
-from stream.errors import ConfigError, ValuestreamError
+from stream.errors import ConfigError, ContractError, ValuestreamError
 from stream.features import windows
+from stream.service.clock import Clock, SystemClock
 from stream.service.options import GroupedCommand, settings_options
 from stream.service.settings import Settings
 from stream.service.tail import open_topics, printable, score_words, shown_time
@@ -31,8 +32,8 @@ __all__ = ["partition_of", "user"]
 _LAST_EVENTS: Final = 10
 #: A broker that brings nothing for this long, with records left to read, is not going to.
 _SILENCE_MAX_S: Final = 15.0
-#: Reading longer than this is explained on stderr.
-_PATIENCE_S: Final = 3.0
+_POLL_MS: Final = 500
+_POLL_RECORDS: Final = 5_000
 
 
 @click.group()
@@ -49,7 +50,7 @@ def show(user_id: str, as_json: bool, settings: Settings) -> None:
 
     It is read from the changelog and the scores topic, so it is as fresh as the worker's last checkpoint.
     """
-    found = _find(settings, user_id)
+    found = _find(settings, user_id, SystemClock())
     click.echo(msgspec.json.encode(_facts(found)) if as_json else _words(found))
 
 
@@ -82,47 +83,58 @@ def partition_of(user_id: str, partitions: int) -> int:
     return int(murmur2(user_id.encode()) & 0x7FFFFFFF) % partitions
 
 
-def _find(settings: Settings, user_id: str) -> _Found:
+def _find(settings: Settings, user_id: str, clock: Clock) -> _Found:
     topic = changelog_topic(settings)
     with closing(open_topics(settings, [topic, settings.scores_topic], from_beginning=True)) as consumer:
         count = sum(tp.topic == topic for tp in consumer.assignment())
         expected = partition_of(user_id, count)
         # A producer with a partitioner of its own may have put the user elsewhere.
         for number in sorted(range(count), key=lambda n: n != expected):
-            value = _latest(consumer, TopicPartition(topic, number), user_id)
+            value = _latest(consumer, TopicPartition(topic, number), user_id, clock)
             if value is not None:
-                score = _latest(consumer, TopicPartition(settings.scores_topic, number), user_id)
-                decoded = msgspec.json.decode(score, type=Score) if score is not None else None
-                return _Found(user_id, topic, number, _snapshot(user_id, value), decoded)
+                score = _latest(consumer, TopicPartition(settings.scores_topic, number), user_id, clock)
+                return _Found(user_id, topic, number, _snapshot(user_id, value), _score(score))
     raise ValuestreamError(
         f"user {printable(user_id)!r} is not in {topic} ({count} partitions read to their end); expected an id that"
         " has sent events before the last checkpoint; check the id, --app-id and --bootstrap-servers"
     )
 
 
-def _latest(consumer: KafkaConsumer, tp: TopicPartition, user_id: str) -> bytes | None:
-    """The newest value of this key, None where there is none or it was erased; reads to the end as of now."""
-    key, latest = user_id.encode(), None
+def _latest(consumer: KafkaConsumer, tp: TopicPartition, user_id: str, clock: Clock) -> bytes | None:
+    """The newest value of this key, None where there is none or it was erased."""
+    latest = None
+    for record in _to_the_end(consumer, tp, clock):
+        if record.key == user_id.encode():
+            latest = record.value
+    return latest
+
+
+def _to_the_end(consumer: KafkaConsumer, tp: TopicPartition, clock: Clock) -> Iterator[Any]:
+    """All records of a partition up to its end as of now."""
     consumer.assign([tp])
     consumer.seek_to_beginning(tp)
     end = consumer.end_offsets([tp])[tp]
-    began = heard = time.monotonic()
-    told = False
+    heard = clock.monotonic()
     while consumer.position(tp) < end:
-        now = time.monotonic()
-        for record in consumer.poll(timeout_ms=500, max_records=5_000).get(tp, []):
-            heard = now
-            if record.key == key and record.offset < end:
-                latest = record.value
-        if now - heard > _SILENCE_MAX_S:
+        records = consumer.poll(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS).get(tp, [])
+        yield from (record for record in records if record.offset < end)
+        if records:
+            heard = clock.monotonic()
+        elif clock.monotonic() - heard > _SILENCE_MAX_S:
             raise ConfigError(
                 f"{tp.topic}, partition {tp.partition}: nothing came for {_SILENCE_MAX_S:.0f} s at offset"
                 f" {consumer.position(tp)} of {end}; expected a broker that answers; check its health"
             )
-        if not told and now - began > _PATIENCE_S:
-            told = True
-            click.echo(f"reading {tp.topic}, partition {tp.partition}: {end:,} records at most", err=True)
-    return latest
+
+
+def _score(value: bytes | None) -> Score | None:
+    try:
+        return None if value is None else msgspec.json.decode(value, type=Score)
+    except msgspec.MsgspecError as error:
+        raise ContractError(
+            f"the user's record in the scores topic is not one of ours ({error}); expected valuestream.score.v1;"
+            " check --scores-topic"
+        ) from None
 
 
 def _snapshot(user_id: str, value: bytes) -> Snapshot:
@@ -207,7 +219,8 @@ def _words(found: _Found) -> str:
 def _window_words(name: str, window: dict[str, Any], currency: str) -> str:
     n = sum(window["events"].values())
     kinds = ", ".join(f"{count} {kind}" for kind, count in window["events"].items())
-    return f"  {name:>3}  {n:>6,} events  {window['revenue']:>12,.2f}{currency}   {kinds}".rstrip()
+    noun = "event " if n == 1 else "events"
+    return f"  {name:>3}  {n:>6,} {noun}  {window['revenue']:>12,.2f}{currency}   {kinds}".rstrip()
 
 
 def _event_words(event: dict[str, Any], currency: str) -> str:

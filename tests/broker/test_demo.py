@@ -1,0 +1,136 @@
+"""``valuestream demo`` as a person runs it: its own Kafka, a worker and shoppers, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.service.processes import running
+
+pytestmark = pytest.mark.broker
+
+#: A cluster of the user's that the demo must not touch.
+ENVIRONMENT = {"VALUESTREAM_BOOTSTRAP_SERVERS": "127.0.0.1:1", "VALUESTREAM_SECURITY_PROTOCOL": "SASL_SSL"}
+ENDS_WITHIN_S = 150
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all runs: each must begin clean on what the one before has left."""
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    """Start a demo with a small market; what a test leaves running is ended."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*more: str) -> subprocess.Popen[str]:
+        small = ["--users", "300", "--rate", "600", "--summary", "summary.json"]
+        command = [sys.executable, "-m", "stream.service.cli", "demo", *small, *more]
+        env = os.environ | ENVIRONMENT
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=ENDS_WITHIN_S)
+
+
+def wait_for_line(process: subprocess.Popen[str], said: str) -> str:
+    """Read the demo's output up to a line that says so."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if said in line:
+            return line
+    raise AssertionError(f"the demo ended without {said!r}: {seen}")
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    assert running(folder / ".valuestream" / "demo" / "kafka") is None
+    assert processes(str(folder)) == {}
+
+
+def processes(named: str) -> dict[int, str]:
+    """Processes whose command line names this folder."""
+    table = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.strip().partition(" ") for line in table.splitlines() if named in line]
+    return {int(pid): command for pid, _, command in rows}
+
+
+def assert_complete(summary: dict[str, Any]) -> None:
+    assert summary["events_processed"] + summary["dead_letters"] == summary["events_in"] > 0
+    assert summary["final_lag"] == summary["dead_letters"] == 0
+    assert summary["users"] > 0
+    assert summary["scores_out"] >= summary["users"]
+    assert 0 < summary["latency_p50_ms"] <= summary["latency_p99_ms"]
+
+
+def test_demo_ends_by_itself_with_every_event_accounted_for(folder: Path, start: Start) -> None:
+    out, err = (process := start("--seconds", "8")).communicate(timeout=ENDS_WITHIN_S)
+    assert (process.returncode, err) == (0, ""), out
+    assert_complete(summary_of(folder))
+    assert "metrics http://127.0.0.1:" in out
+    assert out.count("events/s") >= 2
+    assert_nothing_is_left(folder)
+
+
+def test_ctrl_c_ends_the_demo_in_order_with_every_event_accounted_for(folder: Path, start: Start) -> None:
+    process = start()
+    wait_for_line(process, "most at risk")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=ENDS_WITHIN_S)
+    assert (process.returncode, err) == (0, ""), out
+    assert_complete(summary_of(folder))
+    assert_nothing_is_left(folder)
+
+
+def test_demo_whose_worker_dies_ends_with_one_line_and_exit_status_1(folder: Path, start: Start) -> None:
+    process = start()
+    wait_for_line(process, "events/s")
+    (worker,) = (pid for pid, command in processes(str(folder)).items() if "stream.service.cli worker" in command)
+    os.kill(worker, signal.SIGKILL)
+    _, err = process.communicate(timeout=ENDS_WITHIN_S)
+    assert process.returncode == 1
+    assert err.startswith("valuestream: the worker ended with exit status -9;")
+    assert "Traceback" not in err
+    assert_nothing_is_left(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dir", "theirs"], "holds files that are not a demo's"),
+        (["--summary", "nowhere/s.json"], "folder nowhere not found"),
+    ],
+)
+def test_wrong_folder_is_refused_before_anything_starts(
+    folder: Path, start: Start, arguments: list[str], said: str
+) -> None:
+    (folder / "theirs" / "kafka").mkdir(parents=True, exist_ok=True)
+    (folder / "theirs" / "kafka" / "precious.txt").write_text("theirs")
+    process = start(*arguments)
+    out, err = process.communicate(timeout=ENDS_WITHIN_S)
+    assert (process.returncode, out) == (1, "")
+    assert said in err and len(err.splitlines()) == 1
+    assert (folder / "theirs" / "kafka" / "precious.txt").exists()
