@@ -161,7 +161,8 @@ def encode_json(value: Score | Alert) -> bytes:
 
 def _calibrated(logits: Array, platt: Platt) -> Array:
     z = platt.slope * logits.astype(np.float64) + platt.intercept
-    out: Array = 1.0 / (1.0 + np.exp(-z))
+    # The logistic function as tanh, which does not overflow.
+    out: Array = 0.5 * (1.0 + np.tanh(0.5 * z))
     return out
 
 

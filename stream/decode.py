@@ -6,6 +6,7 @@ packed ``EVENT`` row. Nothing here raises for a bad record: it comes back as a :
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,11 +34,15 @@ _USER_ID_MAX: Final = 256
 #: Numbers above this are milliseconds, not seconds: 1e11 s is the year 5138, 1e11 ms is 1973.
 _MILLISECONDS_FROM: Final = 1e11
 _TIME_MAX: Final = 2**32 - 1
+#: Names remembered with their hash bucket, and the longest of them: together at most some 10 MB.
 _HASH_CACHE_MAX: Final = 100_000
+_NAME_REMEMBERED_MAX: Final = 64
 # Plain integers: looking a member up and comparing it costs more than the rest of the row.
 _OTHER: Final = int(EventType.OTHER)
 _PURCHASE: Final = int(EventType.PURCHASE)
 _REFUND: Final = int(EventType.REFUND)
+#: What senders write where they have no id or no amount.
+_ABSENT: Final = (None, "")
 
 
 class Record(Protocol):
@@ -84,10 +89,10 @@ class Money:
                     f"currency is {currency!r}, expected {self.currency!r} or one with a rate; set --fx-rates",
                 )
             amount *= rate
-        value = round(amount * VALUE_SCALE)
+        value = amount * VALUE_SCALE
         if not -VALUE_LIMIT <= value <= VALUE_LIMIT:
-            raise EventError("value", f"value is {amount:g}, expected at most {VALUE_LIMIT / VALUE_SCALE:g}")
-        return value
+            raise EventError("value", f"value is {amount:.10g}, expected at most ±{VALUE_LIMIT / VALUE_SCALE:.10g}")
+        return round(value)
 
 
 class Fields(msgspec.Struct, frozen=True):
@@ -102,6 +107,8 @@ class Fields(msgspec.Struct, frozen=True):
     item: str | int | None = None
     amount: float | int | str | None = None
     currency: str | None = None
+    #: Where the amount is not given: the lines whose price × quantity make it.
+    lines: Sequence[_Product | _Flat] = ()
 
 
 # -- presets ----------------------------------------------------------------------------------------------
@@ -112,7 +119,7 @@ class _Product(msgspec.Struct, frozen=True):
     sku: str | int | None = None
     category: str | int | None = None
     price: float | int | str | None = None
-    quantity: float | int | None = None
+    quantity: float | int | str | None = None
 
 
 class _Properties(_Product, frozen=True):
@@ -147,13 +154,11 @@ def _segment(e: _Segment) -> Fields | None:
     p = e.properties or _NO_PROPERTIES
     lead: _Product = p.products[0] if p.products and p.product_id is None else p
     amount: float | int | str | None = p.total
-    if amount is None:
-        amount = p.revenue if p.revenue is not None else p.value
-    if amount is None:
-        amount = _line_total(p.products or [p])
+    if amount in _ABSENT:
+        amount = p.value if p.revenue in _ABSENT else p.revenue
     return Fields(
         name,
-        e.userId if e.userId is not None else e.anonymousId,
+        e.anonymousId if e.userId in _ABSENT else e.userId,
         e.timestamp,
         e.messageId,
         p.order_id,
@@ -161,12 +166,8 @@ def _segment(e: _Segment) -> Fields | None:
         lead.product_id if lead.product_id is not None else lead.sku,
         amount,
         p.currency,
+        p.products or (p,),
     )
-
-
-def _line_total(products: Sequence[_Product]) -> float | None:
-    lines = [_number(p.price) * (1 if p.quantity is None else p.quantity) for p in products if p.price is not None]
-    return sum(lines) if lines else None
 
 
 class _Flat(msgspec.Struct, frozen=True):
@@ -178,15 +179,12 @@ class _Flat(msgspec.Struct, frozen=True):
     category: str | int | None = None
     item_id: str | int | None = None
     price: float | int | str | None = None
-    quantity: float | int | None = None
+    quantity: float | int | str | None = None
     currency: str | None = None
 
 
 def _flat(e: _Flat) -> Fields:
-    price = e.price
-    if price is not None and e.quantity is not None:
-        price = _number(price) * e.quantity
-    return Fields(e.type, e.user_id, e.ts, e.event_id, e.order_id, e.category, e.item_id, price, e.currency)
+    return Fields(e.type, e.user_id, e.ts, e.event_id, e.order_id, e.category, e.item_id, None, e.currency, (e,))
 
 
 _FLAT_NAMES: Final[dict[str, EventType]] = {
@@ -263,9 +261,10 @@ class Decoder:
 
     def _row(self, offset: int, fields: Fields, latest: float) -> bytes:
         kind = self._types.get(fields.name.lower(), _OTHER)
-        if kind == _PURCHASE and fields.order_id is not None:
-            identity = str(fields.order_id)
-        elif fields.event_id is not None:
+        if kind == _PURCHASE and fields.order_id not in _ABSENT:
+            # Orders and events are often numbered alike: order 17 is not event 17.
+            identity = f"order\0{fields.order_id}"
+        elif fields.event_id not in _ABSENT:
             identity = str(fields.event_id)
         else:
             identity = f"\0{offset}"
@@ -273,17 +272,16 @@ class Decoder:
             offset,
             xxhash.xxh3_64_intdigest(identity.encode()) or 1,
             _seconds(fields.time, latest),
-            0 if fields.amount is None else self._value(kind, fields),
+            self._value(kind, fields) if kind in (_PURCHASE, _REFUND) else 0,
             self._hash_bucket(fields.category),
             self._hash_bucket(fields.item),
             kind,
         )
 
     def _value(self, kind: int, fields: Fields) -> int:
-        """Net value: of a purchase what was paid, of a refund the same below zero, of all else nothing."""
-        if kind not in (_PURCHASE, _REFUND):
-            return 0
-        value = self._money.hundredths(_number(fields.amount), fields.currency)
+        """Net value: of a purchase what was paid, of a refund the same below zero (all else has none)."""
+        amount = _line_total(fields.lines) if fields.amount in _ABSENT else _number(fields.amount)
+        value = self._money.hundredths(amount, fields.currency) if amount else 0
         return -abs(value) if kind == _REFUND else value
 
 
@@ -300,7 +298,10 @@ class _HashBuckets:
         if bucket is None:
             if len(self._known) >= _HASH_CACHE_MAX:
                 self._known.clear()
-            bucket = self._known[name] = 1 + xxhash.xxh3_64_intdigest(str(name).encode()) % 65_535
+            text = str(name)
+            bucket = 1 + xxhash.xxh3_64_intdigest(text.encode()) % 65_535
+            if len(text) <= _NAME_REMEMBERED_MAX:
+                self._known[name] = bucket
         return bucket
 
 
@@ -308,8 +309,10 @@ def _user(user: str | int | None) -> str:
     name = "" if user is None else str(user)
     if not name:
         raise EventError("user", "user id is missing, expected a string or a number")
-    if len(name) > _USER_ID_MAX or "\0" in name:
-        raise EventError("user", f"user id is longer than {_USER_ID_MAX} characters or holds a NUL")
+    if len(name) > _USER_ID_MAX:
+        raise EventError("user", f"user id has {len(name)} characters, expected at most {_USER_ID_MAX}")
+    if "\0" in name:
+        raise EventError("user", "user id holds a NUL, expected text")
     return name
 
 
@@ -319,9 +322,10 @@ def _seconds(time: datetime | float | int | None, latest: float) -> int:
     elif time is None:
         raise EventError("timestamp", "timestamp is missing, expected ISO 8601 or seconds or milliseconds since 1970")
     else:
-        seconds = time / 1000 if time > _MILLISECONDS_FROM else time
-    if not 0 < seconds <= _TIME_MAX:
-        raise EventError("timestamp", f"timestamp is {time}, expected a time between 1970 and 2106")
+        # Whole milliseconds, as a huge integer does not fit a float.
+        seconds = time // 1000 if time > _MILLISECONDS_FROM else time
+    if not 1 <= seconds <= _TIME_MAX:
+        raise EventError("timestamp", f"timestamp is {time!s:.40}, expected a time between 1970 and 2106")
     if seconds > latest:
         raise EventError(
             "future", f"timestamp is {seconds - latest:.0f} s past the allowed skew; check the sender's clock"
@@ -334,9 +338,15 @@ def _number(amount: float | int | str | None) -> float:
         number = float(amount or 0)
     except ValueError:
         raise EventError("schema", f"amount is {amount!r:.40}, expected a number") from None
-    if number != number or number in (float("inf"), float("-inf")):
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise EventError("value", f"amount is {amount!r:.40}, expected a finite number")
     return number
+
+
+def _line_total(lines: Sequence[_Product | _Flat]) -> float:
+    return sum(_number(line.price) * _number(1 if line.quantity in _ABSENT else line.quantity) for line in lines)
 
 
 def _unreadable(value: bytes, error: Exception) -> EventError:
@@ -350,4 +360,6 @@ def _unreadable(value: bytes, error: Exception) -> EventError:
         return EventError("schema", str(error))
     if isinstance(error, RecursionError):
         return EventError("too_deep", "value is nested too deeply to read, expected a flat event")
-    return EventError("malformed", f"value is not JSON: {error}")
+    return EventError(
+        "malformed", f"value is not JSON ({error}), expected one JSON object; check the producer's serializer"
+    )

@@ -34,7 +34,7 @@ def features(snapshot: Snapshot, as_of: Array) -> npt.NDArray[np.float32]:
     gap_mean, gap_std = _gaps(snapshot)
     money = users["revenue"] / VALUE_SCALE
     columns = [
-        np.log1p(counts.reshape(len(users), -1)),
+        np.log1p(counts.reshape(len(users), len(WINDOWS) * N_TYPES)),
         _signed_log(revenue / VALUE_SCALE),
         days[:, :7].sum(axis=1),
         days.sum(axis=1),

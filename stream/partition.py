@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = ["Partition", "Position"]
 Array = npt.NDArray[Any]
 #: After this long without an event the partition's event time goes on with the wall clock.
 QUIET_AFTER_S = 10.0
+_METADATA = re.compile(r"v1:([0-9]{1,10}):([0-9]{1,10}\.[0-9]{3})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,8 @@ class Position:
     @classmethod
     def read(cls, offset: int, metadata: str) -> Position:
         """The reverse of :meth:`metadata`; a commit made by another tool has no clock."""
-        version, _, rest = metadata.partition(":")
-        if version != "v1":
-            return cls(offset)
-        watermark, _, arrival = rest.partition(":")
-        return cls(offset, int(watermark), float(arrival))
+        ours = _METADATA.fullmatch(metadata)
+        return cls(offset, int(ours[1]), float(ours[2])) if ours else cls(offset)
 
 
 @dataclass(slots=True)

@@ -16,10 +16,19 @@ from stream.decode import DeadLetter
 
 __all__ = ["Outgoing", "Publisher", "dead_letter"]
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 _BATCH_BYTES: Final = 900_000
 _REQUEST_BYTES: Final = 8 * 1024 * 1024
 _MESSAGE_MAX: Final = 500
+#: Dead letters keep events up to this size whole: the largest that Kafka takes by default. Decompressed, one may
+#: be larger than its topic takes, and a dead letter that is refused would stop the stream.
+_WHOLE_BYTES_MAX: Final = 1024 * 1024
+_CUT_VALUE_BYTES: Final = 64 * 1024
+_CUT_KEY_BYTES: Final = 1024
+#: The two lengths of a header: varints of at most 5 bytes.
+_HEADER_BYTES: Final = 10
+#: A longer count than this was not written by us.
+_ATTEMPT_DIGITS_MAX: Final = 9
 
 
 class Outgoing(NamedTuple):
@@ -80,8 +89,12 @@ def _append(batch: Any, record: Outgoing) -> bool:
 
 
 def dead_letter(dead: DeadLetter) -> Outgoing:
-    """The dead-letter record: key, value and headers as they came, and why in further string headers."""
+    """The dead-letter record: key, value and headers as they came, and why in further string headers.
+
+    Of an event larger than the dead-letter topic takes, the beginning of key and value, and its size.
+    """
     record = dead.record
+    size = _size(record)
     why = {
         "valuestream.error.reason": dead.reason,
         "valuestream.error.message": dead.message[:_MESSAGE_MAX],
@@ -92,12 +105,24 @@ def dead_letter(dead: DeadLetter) -> Outgoing:
         "valuestream.source.timestamp": record.timestamp,
         "valuestream.attempt": _attempt(record.headers),
     }
-    headers = [(name, value) for name, value in record.headers if name not in why]
-    headers += [(name, str(value).encode()) for name, value in why.items()]
-    return Outgoing(record.key, record.value, headers)
+    if size > _WHOLE_BYTES_MAX:
+        why["valuestream.source.bytes"] = size
+        key, value = record.key and record.key[:_CUT_KEY_BYTES], record.value and record.value[:_CUT_VALUE_BYTES]
+        return Outgoing(key, value, _encoded(why))
+    kept = [(name, content) for name, content in record.headers if name not in why]
+    return Outgoing(record.key, record.value, kept + _encoded(why))
+
+
+def _size(record: Any) -> int:
+    headers = sum(_HEADER_BYTES + len(name.encode()) + len(content or b"") for name, content in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
+def _encoded(headers: dict[str, Any]) -> list[tuple[str, bytes | None]]:
+    return [(name, str(content).encode()) for name, content in headers.items()]
 
 
 def _attempt(headers: Headers) -> int:
     """How often this event has been dead-lettered, this time included."""
-    before = [value for name, value in headers if name == "valuestream.attempt"]
-    return 1 + (int(before[-1]) if before and before[-1].isdigit() else 0)
+    before = next((value for name, value in reversed(headers) if name == "valuestream.attempt"), None) or b""
+    return 1 + (int(before) if before.isdigit() and len(before) <= _ATTEMPT_DIGITS_MAX else 0)

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ __all__ = [
 MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "manifest.json"
 GOLDEN_FILE: Final = "golden.jsonl"
+_FILE_NAME: Final = re.compile(r"\w[\w.-]*")
 
 
 class Platt(msgspec.Struct, frozen=True):
@@ -113,7 +115,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     data = path.read_bytes()
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError(f"{path} cannot be read: {error}; export the model again") from None
     _check_versions(path, manifest)
     for name in (MODEL_FILE, GOLDEN_FILE):
@@ -144,11 +146,16 @@ def _check_versions(path: Path, manifest: Manifest) -> None:
         raise ContractError(f"{path}: labels.value_days is not one of purchase_days; export the model again")
     if len(manifest.calibration.purchase) != len(manifest.labels.purchase_days):
         raise ContractError(f"{path}: calibration.purchase does not match purchase_days; export the model again")
+    medium, high = manifest.bands
+    if not 0 <= medium < high <= 1:
+        raise ContractError(
+            f"{path}: bands are {manifest.bands}, expected 0 ≤ medium < high ≤ 1; export the model again"
+        )
 
 
 def _check_file(folder: Path, name: str, expected: str) -> None:
     path = folder / name
-    if Path(name).name != name:
+    if not _FILE_NAME.fullmatch(name):
         raise ContractError(f"{folder / MANIFEST_FILE} lists {name!r}, expected names of files inside the folder")
     if not path.is_file():
         raise ConfigError(f"model file {path} is missing; copy the whole folder again")

@@ -150,9 +150,7 @@ def test_packed_state_reads_back_the_same_and_goes_on_the_same(
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(streams(), st.integers(0, 10_000))
-def test_replaying_any_part_again_changes_nothing(
-    stream: tuple[list[Plain], list[list[Plain]]], seed: int
-) -> None:
+def test_replaying_any_part_again_changes_nothing(stream: tuple[list[Plain], list[list[Plain]]], seed: int) -> None:
     _, batches = stream
     state = fold(batches)
     before = packed(state)
