@@ -29,7 +29,7 @@ from stream.encode import encode
 from stream.features import features
 from stream.partition import Partition, Position
 from stream.publish import Outgoing, dead_letter
-from stream.queue import OWED, priorities
+from stream.queue import priorities
 from stream.score import RawScores, Scorer
 from stream.state import Snapshot
 
@@ -92,9 +92,12 @@ class Pipeline:
         now = self._clock.time()
         with self._timed("decode"):
             decoded = self._decoder.decode(records, now)
+        watermark = partition.state.watermark
         with self._timed("state"):
             applied = partition.state.apply(decoded.batch)
-        partition.next_offset, partition.arrival = records[-1].offset + 1, now
+        partition.next_offset = records[-1].offset + 1
+        if partition.state.watermark > watermark:
+            partition.arrival = now
         late = [_late(decoded.records[i], partition) for i in applied.late.tolist()]
         partition.dead += decoded.dead + late
         partition.dirty.append(applied.rows)
@@ -111,25 +114,31 @@ class Pipeline:
 
     async def score(self, partition: Partition, users_max: int) -> int:
         """Score the most urgent users; returns how many. Raises ScoringError, and then they are queued again."""
-        rows, arrivals = partition.queue.take(users_max, self._clock.monotonic())
+        taken_at = self._clock.monotonic()
+        rows, arrivals = partition.queue.take(users_max, taken_at)
         if not len(rows):
             return 0
+        try:
+            await self._score(partition, rows, arrivals)
+        except Exception:
+            self._metrics.scoring_errors.inc()
+            partition.queue.put_back(rows, self._clock.monotonic(), arrivals)
+            raise
+        finally:
+            partition.queue.release(rows, taken_at)
+        return len(rows)
+
+    async def _score(self, partition: Partition, rows: Array, arrivals: Array) -> None:
         stages = partition.scoring_stage(rows, partition.event_now(self._clock.time()), self.stage_max)
         snapshot = partition.state.snapshot(rows)
         as_of = snapshot.users["last_time"].astype(np.int64) + IDLE_AGES_S[stages]
-        try:
-            raw = await asyncio.get_running_loop().run_in_executor(self._inference, self._infer, snapshot, as_of)
-            with self._timed("decide"):
-                decided = self._decider.decide(snapshot, as_of, raw)
-            with self._timed("publish"):
-                await self._publish(partition.number, decided)
-        except Exception:
-            self._metrics.scoring_errors.inc()
-            partition.queue.push(rows, OWED, self._clock.monotonic(), arrivals)
-            raise
+        raw = await asyncio.get_running_loop().run_in_executor(self._inference, self._infer, snapshot, as_of)
+        with self._timed("decide"):
+            decided = self._decider.decide(snapshot, as_of, raw)
+        with self._timed("publish"):
+            await self._publish(partition.number, decided)
         partition.note_scores(rows, snapshot, stages, decided)
         self._count_scores(snapshot, decided, arrivals, as_of)
-        return len(rows)
 
     def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
         with self._timed("features"):

@@ -17,7 +17,7 @@ __all__ = ["OWED", "SILENCE", "ScoreQueue", "priorities"]
 Array = npt.NDArray[Any]
 #: Priority of a user who is scored because of silence; events come before that.
 SILENCE: Final = 1
-#: Priority of a user whose score is owed: any event, one from before a recovery, a score that failed.
+#: Priority of a user whose score is owed: by any event, or by one from before a recovery.
 OWED: Final = 2
 _CART, _PURCHASE = 3, 4
 _PRIORITY_OF_TYPE: Final = np.full(N_TYPES + 1, OWED, np.uint8)
@@ -37,6 +37,8 @@ class ScoreQueue:
     def __init__(self, refresh_interval_s: float) -> None:
         self._refresh_s = refresh_interval_s
         self._priority: Array = np.zeros(1024, np.uint8)
+        #: Priorities at which users were taken last.
+        self._given: Array = np.zeros(1024, np.uint8)
         self._since: Array = np.zeros(1024)
         self._not_before: Array = np.zeros(1024)
         self._arrival: Array = np.zeros(1024)
@@ -61,7 +63,7 @@ class ScoreQueue:
     def take(self, n: int, now: float) -> tuple[Array, Array]:
         """Up to ``n`` users who may be scored now, most urgent first, and their earliest arrivals.
 
-        They leave the queue, and come back no earlier than a refresh interval from now.
+        They leave the queue and are held until :meth:`release`, so that nobody is scored twice at a time.
         """
         rows = np.concatenate(self._waiting) if self._waiting else np.zeros(0, np.int64)
         due = self._not_before[rows] <= now
@@ -73,15 +75,18 @@ class ScoreQueue:
             ready, urgency = ready[first], urgency[first]
         taken = ready[np.argsort(urgency, kind="stable")]
         self._waiting = [later] if len(later) else []
+        self._given[taken] = self._priority[taken]
         self._priority[taken] = 0
-        self._not_before[taken] = now + self._refresh_s
+        self._not_before[taken] = np.inf
         return taken, self._arrival[taken]
 
-    def next_due_s(self, now: float) -> float | None:
-        """Seconds until a user may be taken: 0 if one may now, None if the queue is empty."""
-        if not self._waiting:
-            return None
-        return max(0.0, min(float(self._not_before[rows].min()) for rows in self._waiting) - now)
+    def release(self, rows: Array, taken_at: float) -> None:
+        """Let users who were taken be taken again, a refresh interval after they were."""
+        self._not_before[rows] = taken_at + self._refresh_s
+
+    def put_back(self, rows: Array, now: float, arrival: Array) -> None:
+        """Queue users again whose score failed, as urgent as they were."""
+        self.push(rows, self._given[rows], now, arrival)
 
     def oldest_wait_s(self, now: float) -> float:
         """How long the user who waits longest has been waiting; 0 for an empty queue."""
@@ -91,6 +96,7 @@ class ScoreQueue:
         if size > len(self._priority):
             grow = max(size, 2 * len(self._priority)) - len(self._priority)
             self._priority = np.concatenate((self._priority, np.zeros(grow, np.uint8)))
+            self._given = np.concatenate((self._given, np.zeros(grow, np.uint8)))
             self._since = np.concatenate((self._since, np.zeros(grow)))
             self._not_before = np.concatenate((self._not_before, np.zeros(grow)))
             self._arrival = np.concatenate((self._arrival, np.zeros(grow)))

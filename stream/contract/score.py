@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 __all__ = ["Alert", "Churn", "LifetimeValue", "ModelRef", "Purchase", "Score", "json_schema"]
+
+#: A calibrated probability.
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class ModelRef(msgspec.Struct, frozen=True):
@@ -26,7 +29,7 @@ class ModelRef(msgspec.Struct, frozen=True):
 class Churn(msgspec.Struct, frozen=True):
     """Probability that the user does nothing at all in the horizon."""
 
-    probability: float
+    probability: Probability
     band: Literal["low", "medium", "high"]
     horizon_days: float
 
@@ -34,7 +37,7 @@ class Churn(msgspec.Struct, frozen=True):
 class Purchase(msgspec.Struct, frozen=True):
     """Probability of at least one order in the horizon."""
 
-    probability: float
+    probability: Probability
     horizon_days: float
 
 
@@ -42,7 +45,7 @@ class LifetimeValue(msgspec.Struct, frozen=True):
     """Expected net value in the horizon, and the probability that it is nothing."""
 
     expected: float
-    p_zero: float
+    p_zero: Probability
     currency: str
     horizon_days: float
 
@@ -64,7 +67,11 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.score.v1
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.alert.v1", tag_field="schema"):
-    """A rule fired for a user: the score that did it, the band before, and reasons."""
+    """A rule fired for a user: the score that did it, and reasons.
+
+    ``previous_band`` is the rule's own (low or high, with hysteresis), null where the user was never scored; the
+    score's band is by the model's thresholds.
+    """
 
     alert_id: str
     rule: Literal["churn_high"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -245,6 +246,16 @@ def test_time_is_whole_seconds_utc_from_seconds_milliseconds_or_iso(preset: str,
     assert row(preset, make(time=time))["time"] == TIME
 
 
+def test_time_without_a_zone_is_utc_wherever_we_run(preset: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        monkeypatch.setenv("TZ", "America/New_York")
+        time.tzset()
+        assert row(preset, make(time="2024-12-30T23:06:40"))["time"] == TIME
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @pytest.mark.parametrize(
     "time",
     [
@@ -264,6 +275,7 @@ def test_time_that_is_not_one_is_a_dead_letter(preset: str, make: Make, time: An
 
 def test_time_ahead_of_our_clock_is_good_up_to_the_allowed_skew(preset: str, make: Make) -> None:
     assert row(preset, make(time=NOW + SKEW_S))["time"] == NOW + SKEW_S
+    assert reason(preset, make(time=NOW + SKEW_S + 0.5)) == "future"
     out = decode(preset, make(time=NOW + SKEW_S + 60))
     assert out.dead[0].reason == "future"
     assert out.dead[0].message == "timestamp is 60 s past the allowed skew; check the sender's clock"
@@ -533,7 +545,7 @@ def test_names_that_never_repeat_do_not_fill_memory(preset: str, make: Make, mon
     monkeypatch.setattr("stream.decode._HASH_CACHE_MAX", 100)
     one = decoder(preset)
     for i in range(5):
-        events = [make(item=f"i{i}-{j}", category="c" * 60_000 if j == 0 else j) for j in range(100)]
+        events = [make(item=f"i{i}-{j}", category="c" * 60_000 if j == 99 else j) for j in range(100)]
         out = one.decode([Record(j, json.dumps(e).encode()) for j, e in enumerate(events)], NOW)
         assert len(out.batch) == 100
     assert len(one._hash_bucket._known) <= 100

@@ -57,6 +57,7 @@ class Bench:
         if meanwhile:
             self.events(*meanwhile)
         p.note_scores(rows, snapshot, stages, decided(len(rows)))
+        p.queue.release(rows, self.clock.monotonic())
         return snapshot.ids
 
     def sweep(self) -> list[str]:
@@ -220,9 +221,13 @@ def test_ages_beyond_the_last_that_the_model_knows_are_not_scored() -> None:
     bench.events("u")
     bench.score()
     bench.clock.advance(seconds=40 * DAY)
-    assert bench.partition.queue_silent(bench.event_now, 2, bench.clock.monotonic()) == 1
-    rows, _ = bench.partition.queue.take(9, bench.clock.monotonic())
-    assert bench.partition.scoring_stage(rows, bench.event_now, 2).tolist() == [2]
+    partition = bench.partition
+    assert partition.queue_silent(bench.event_now, 2, bench.clock.monotonic()) == 1
+    rows, _ = partition.queue.take(9, bench.clock.monotonic())
+    stages = partition.scoring_stage(rows, bench.event_now, 2)
+    assert stages.tolist() == [2]
+    partition.note_scores(rows, partition.state.snapshot(rows), stages, decided(1))
+    assert partition.queue_silent(bench.event_now, 2, bench.clock.monotonic()) == 0
 
 
 def test_sweep_that_finds_nobody_queues_nobody() -> None:

@@ -133,6 +133,20 @@ async def test_silent_user_is_scored_by_the_wall_clock_when_the_topic_is_silent(
     assert await bench.sweep() == []
 
 
+async def test_bad_and_late_records_do_not_stop_the_clock_of_silence(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    bench.event("silent")
+    await bench.score()
+    scored = []
+    for _ in range(26):
+        bench.clock.advance(seconds=3_600)
+        bench.pipeline.ingest(bench.partition, [Record(bench.offset, b"not json", 0)])
+        bench.offset += 1
+        bench.partition.highwater = bench.offset
+        scored += await bench.sweep()
+    assert scored == ["silent"]
+
+
 async def test_nobody_is_silent_behind_a_backlog(scorer: Scorer) -> None:
     bench = Bench(scorer)
     bench.event("unheard")

@@ -22,7 +22,9 @@ def push(queue: ScoreQueue, user: int, kind: EventType, now: float, arrival: flo
 
 
 def take(queue: ScoreQueue, n: int, now: float) -> list[int]:
-    return queue.take(n, now)[0].tolist()
+    rows, _ = queue.take(n, now)
+    queue.release(rows, now)
+    return rows.tolist()
 
 
 def test_purchases_come_before_carts_before_all_else_before_silence() -> None:
@@ -68,7 +70,9 @@ def test_earliest_arrival_is_kept_until_the_user_leaves() -> None:
     queue = ScoreQueue(REFRESH_S)
     queue.push(np.array([1, 1, 1]), np.array([2, 2, 2]), 0.0, np.array([30.0, 10.0, 20.0]))
     push(queue, 1, EventType.VIEW, 0.0, arrival=15.0)
-    assert queue.take(9, 0.0)[1].tolist() == [10.0]
+    rows, arrivals = queue.take(9, 0.0)
+    queue.release(rows, 0.0)
+    assert arrivals.tolist() == [10.0]
     push(queue, 1, EventType.VIEW, 0.5, arrival=40.0)
     assert queue.take(9, 1.0)[1].tolist() == [40.0]
 
@@ -80,15 +84,36 @@ def test_silence_has_no_arrival() -> None:
     assert dict(zip(*(a.tolist() for a in queue.take(9, 0.0)), strict=True)) == {1: math.inf, 2: 5.0}
 
 
-def test_queue_says_when_it_can_give_and_how_long_the_oldest_waits() -> None:
+def test_oldest_wait_is_that_of_the_user_who_waits_longest() -> None:
     queue = ScoreQueue(REFRESH_S)
-    assert queue.next_due_s(0.0) is None
     assert queue.oldest_wait_s(0.0) == 0.0
     push(queue, 1, EventType.VIEW, 0.0)
-    assert (queue.next_due_s(0.25), queue.oldest_wait_s(0.25)) == (0.0, 0.25)
+    push(queue, 2, EventType.VIEW, 0.2)
+    assert queue.oldest_wait_s(0.25) == 0.25
     take(queue, 9, 0.25)
     push(queue, 1, EventType.VIEW, 0.5)
-    assert (queue.next_due_s(0.5), queue.oldest_wait_s(1.0)) == (0.75, 0.5)
+    assert queue.oldest_wait_s(1.0) == 0.5
+
+
+def test_user_whose_score_is_under_way_is_not_given_out_again_before_it_is_done() -> None:
+    queue = ScoreQueue(refresh_interval_s=0.0)
+    push(queue, 1, EventType.VIEW, 0.0)
+    rows, _ = queue.take(9, 0.0)
+    push(queue, 1, EventType.PURCHASE, 0.1)
+    assert queue.take(9, 99.0)[0].tolist() == []
+    queue.release(rows, 0.0)
+    assert queue.take(9, 99.0)[0].tolist() == [1]
+
+
+def test_user_whose_score_failed_is_as_urgent_as_before() -> None:
+    queue = ScoreQueue(refresh_interval_s=0.0)
+    push(queue, 1, EventType.PURCHASE, 0.0, arrival=7.0)
+    rows, arrivals = queue.take(9, 0.0)
+    queue.put_back(rows, 1.0, arrivals)
+    queue.release(rows, 0.0)
+    push(queue, 2, EventType.CART, 0.5)
+    users, arrivals = queue.take(9, 2.0)
+    assert (users.tolist(), arrivals[0]) == ([1, 2], 7.0)
 
 
 @pytest.mark.parametrize("size", [1, 1_023, 1_024, 1_025, 5_000, 100_000])
@@ -143,6 +168,7 @@ class QueueAgainstDict(RuleBasedStateMachine):
     @rule(n=st.integers(1, 15))
     def take(self, n: int) -> None:
         users, arrivals = self.queue.take(n, self.now)
+        self.queue.release(users, self.now)
         due = [u for u in self.waiting if self.not_before.get(u, -math.inf) <= self.now]
         expected = sorted(due, key=lambda u: (-self.waiting[u].priority, self.waiting[u].since))[:n]
         ranks = [(self.waiting[u].priority, self.waiting[u].since) for u in users.tolist()]
@@ -158,8 +184,6 @@ class QueueAgainstDict(RuleBasedStateMachine):
         assert len(self.queue) == len(self.waiting)
         oldest = max((self.now - w.since for w in self.waiting.values()), default=0.0)
         assert self.queue.oldest_wait_s(self.now) == oldest
-        due = [max(0.0, self.not_before.get(u, -math.inf) - self.now) for u in self.waiting]
-        assert self.queue.next_due_s(self.now) == (min(due) if due else None)
 
     def teardown(self) -> None:
         self.now += REFRESH_S

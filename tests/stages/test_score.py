@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,29 @@ def test_row_scores_same_in_any_company(
 ) -> None:
     tokens, numbers = users
     assert columns(scorer.run(tokens[rows], numbers[rows])).tobytes() == together[rows].tobytes()
+
+
+@dataclass
+class Watched:
+    """A session that notes how many rows it is given."""
+
+    session: Any
+    rows: list[int] = field(default_factory=list)
+
+    def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> Any:
+        self.rows.append(len(inputs["tokens"]))
+        return self.session.run(names, inputs)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 9, N])
+def test_kernels_never_see_a_remainder_of_rows_that_they_would_add_up_in_another_order(
+    scorer: Scorer, users: tuple[np.ndarray, np.ndarray], n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(scorer._session)
+    monkeypatch.setattr(scorer, "_session", watched)
+    scorer.run(users[0][:n], users[1][:n])
+    assert watched.rows
+    assert all(rows % 4 == 0 for rows in watched.rows)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
