@@ -31,7 +31,7 @@ from stream.state import PartitionState
 __all__ = ["Worker"]
 
 logger = logging.getLogger(__name__)
-#: Score batches under way at once: one in inference, one being published.
+#: Scorers at once: while the batches of one are published, those of the other are in inference.
 _SCORERS: Final = 2
 #: How long a scorer waits before it looks for stale users again when there are none.
 _NAP_S: Final = 0.002
@@ -274,17 +274,21 @@ class Worker:
 
     async def _score_forever(self) -> None:
         while True:
-            started, scored = self._clock.monotonic(), 0
-            for partition in [] if self._draining else list(self.partitions.values()):
-                self._scoring += 1
-                try:
-                    scored += await self._pipeline.score(partition, self._settings.batch_users_max)
-                except ScoringError as error:
-                    logger.error("scoring failed, trying again: %s", error)
-                    await asyncio.sleep(_RETRY_S)
-                finally:
-                    self._scoring -= 1
+            started = self._clock.monotonic()
+            partitions = [] if self._draining else list(self.partitions.values())
+            scored = sum(await asyncio.gather(*map(self._score, partitions)))
             await asyncio.sleep(self._rest_s(self._clock.monotonic() - started) if scored else _NAP_S)
+
+    async def _score(self, partition: Partition) -> int:
+        self._scoring += 1
+        try:
+            return await self._pipeline.score(partition, self._settings.batch_users_max)
+        except ScoringError as error:
+            logger.error("scoring failed, trying again: %s", error)
+            await asyncio.sleep(_RETRY_S)
+            return 0
+        finally:
+            self._scoring -= 1
 
     def _rest_s(self, busy_s: float) -> float:
         """Behind a backlog scoring gives way to ingestion: it rests in proportion to what it took."""
