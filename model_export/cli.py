@@ -53,6 +53,7 @@ def cli(debug: bool) -> None:
       valuestream-model verify models/demo --run runs/demo
       valuestream worker --model-dir models/demo
 
+    \b
     On your own events, one JSON object a line in the envelope you send to Kafka:
       valuestream-model train --data events.jsonl.gz --format jsonl --out runs/mine
     """
@@ -70,15 +71,15 @@ COUNT = click.IntRange(min=1)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
 @click.option("--name", default="event-bert", show_default=True, help="Name of the model in every score.")
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Same seed, same weights (CPU).")
-@click.option("--users", type=COUNT, default=2_000, show_default=True, help="Simulator: shoppers living at a time.")
-@click.option("--days", type=COUNT, default=180, show_default=True, help="Simulator: days to simulate.")
+@click.option("--users", type=COUNT, default=2_500, show_default=True, help="Simulator: shoppers living at a time.")
+@click.option("--days", type=COUNT, default=210, show_default=True, help="Simulator: days to simulate.")
 @click.option("--eligible-days", type=DAYS, default=45.0, show_default=True, help="Score users active in this time.")
 @click.option("--churn-days", type=DAYS, default=14.0, show_default=True, help="Churned: nothing at all in this time.")
 @click.option("--purchase-days", type=DayList(), default=(7.0, 30.0), help="Order within.  [default: 7,30]")
 @click.option(
     "--value-days", type=DAYS, default=30.0, show_default=True, help="Net revenue within; a purchase horizon."
 )
-@click.option("--every-days", type=DAYS, default=7.0, show_default=True, help="Between snapshots of all users.")
+@click.option("--every-days", type=DAYS, default=14.0, show_default=True, help="Between snapshots of all users.")
 @click.option(
     "--window-days", type=click.FloatRange(min=0), default=14.0, show_default=True, help="Of validation, test."
 )
@@ -88,10 +89,13 @@ COUNT = click.IntRange(min=1)
 @click.option("--epochs", type=COUNT, default=3, show_default=True, help="At most; the best on validation is kept.")
 @click.option("--hidden", type=COUNT, default=32, show_default=True, help="Width of the network.")
 @click.option("--layers", type=COUNT, default=2, show_default=True, help="Of the BERT.")
-@click.option("--dropout", type=click.FloatRange(0, 0.9), default=0.3, show_default=True, help="Of events and heads.")
+@click.option("--dropout", type=click.FloatRange(0, 0.9), default=0.2, show_default=True, help="Of events and heads.")
 @click.option("--batch-size", type=COUNT, default=256, show_default=True, help="Examples of a training step.")
-@click.option("--learning-rate", type=DAYS, default=1e-3, show_default=True, help="Of AdamW, after warm-up.")
-@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.01, show_default=True, help="Of AdamW.")
+@click.option("--learning-rate", type=DAYS, default=2e-3, show_default=True, help="Of AdamW, after warm-up.")
+@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.1, show_default=True, help="Of AdamW.")
+@click.option(
+    "--value-weight", type=click.FloatRange(min=0), default=0.1, show_default=True, help="Of the value's loss."
+)
 @click.option("--patience", type=COUNT, default=2, show_default=True, help="Epochs without progress before stopping.")
 @click.option("--threads", type=COUNT, default=1, show_default=True, help="Other numbers give other rounding.")
 @click.option("--class-min", type=COUNT, default=50, show_default=True, help="Fewest examples of a class in a window.")

@@ -45,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     labels: Labels
     #: Days between snapshots: fewer give more, but more alike, examples.
-    every_days: float = 7.0
+    every_days: float = 14.0
     #: Length of the validation and of the test window.
     window_days: float = 14.0
     #: Odds of taking a user's first event after a snapshot; of the j-th, 1/j of it. 0: snapshots only.

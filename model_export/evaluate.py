@@ -1,6 +1,7 @@
 """Evaluate: what the model's scores are worth on a window it has not seen, beside simple baselines.
 
-Baselines are fitted on the same training examples and calibrated on the same validation examples as the model:
+Baselines are fitted on the training examples and calibrated on the validation examples of the kind they are
+measured on (snapshots, or states at events), while the model is one for both:
 **recency** (logistic regression on log days since the last event alone) and **logistic** (on all features). For
 value they predict the probability of an order times the mean value of a buyer.
 """
@@ -47,24 +48,27 @@ def evaluate(raw: RawScores, examples: Examples, calibration: Calibration, label
     return _metrics(probabilities, predicted_value(raw, calibration, labels), examples, labels)
 
 
-def baselines(data: Dataset, test: Array, labels: Labels) -> dict[str, Metrics]:
-    """Metrics of each baseline on the rows ``test`` of the test window."""
+def baselines(data: Dataset, at_event: bool, labels: Labels) -> dict[str, Metrics]:
+    """Metrics of each baseline on the test examples of one kind."""
     out = {}
+    train, held_out, test = (part.take(part.at_event == at_event) for part in (data.train, data.validation, data.test))
     for name, columns in _BASELINES.items():
-        heads = [_baseline(data, test, columns, h) for h in range(1 + len(labels.purchase_days))]
+        heads = [_baseline(train, held_out, test, columns, h) for h in range(1 + len(labels.purchase_days))]
         buys = heads[1 + labels.purchase_days.index(labels.value_days)]
-        worth = data.train.value[data.train.value > 0]
+        worth = train.value[train.value > 0]
         value = buys * (worth.mean() if len(worth) else 0.0)
-        out[name] = _metrics(np.column_stack(heads), value, data.test.take(test), labels)
+        out[name] = _metrics(np.column_stack(heads), value, test, labels)
     return out
 
 
-def _baseline(data: Dataset, test: Array, columns: list[int], head: int) -> Array:
+def _baseline(train: Examples, held_out: Examples, test: Examples, columns: list[int], head: int) -> Array:
+    y, later = _targets(train)[:, head], _targets(held_out)[:, head]
+    if len(np.unique(y)) < 2 or len(np.unique(later)) < 2:
+        return np.full(len(test), y.mean() if len(y) else 0.5)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-    model.fit(data.train.features[:, columns], _targets(data.train)[:, head])
-    held_out = model.decision_function(data.validation.features[:, columns])
-    platt = fit_platt(held_out, _targets(data.validation)[:, head])
-    return calibrated(model.decision_function(data.test.features[test][:, columns]), platt)
+    model.fit(train.features[:, columns], y)
+    platt = fit_platt(model.decision_function(held_out.features[:, columns]), later)
+    return calibrated(model.decision_function(test.features[:, columns]), platt)
 
 
 def _targets(examples: Examples) -> Array:

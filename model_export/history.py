@@ -44,8 +44,8 @@ class DataConfig(msgspec.Struct, frozen=True):
     #: Reporting currency; empty: that of the format, else USD.
     currency: str = ""
     #: Simulator: shoppers living at any time, and days simulated.
-    users: int = 2_000
-    days: int = 180
+    users: int = 2_500
+    days: int = 210
     seed: int = 7
     #: Most events read: about 100 bytes of memory each.
     events_max: int = 20_000_000

@@ -39,7 +39,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     layers: int = 2
     heads: int = 4
     intermediate: int = 64
-    dropout: float = 0.3
+    dropout: float = 0.2
     purchase_heads: int = 2
 
 

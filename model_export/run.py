@@ -47,10 +47,10 @@ class FitConfig(msgspec.Struct, frozen=True):
     seed: int = 7
     epochs: int = 3
     batch_size: int = 256
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
     #: Weight of the value's loss beside the cross-entropies: it overfits first, as few buy and spend varies widely.
-    value_weight: float = 0.2
+    value_weight: float = 0.1
     #: Share of all steps in which the learning rate rises to its full size.
     warmup: float = 0.1
     clip_norm: float = 1.0

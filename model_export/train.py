@@ -70,12 +70,12 @@ def _run(network: EventBert, examples: Examples) -> RawScores:
 def _measure(examples: Dataset, test: RawScores, calibration: Calibration, plan: Plan) -> dict[str, dict[str, float]]:
     """The model and the baselines on the same snapshots of the test window; the model at events, too."""
     out: dict[str, dict[str, float]] = {}
-    for suffix, wanted in (("", ~examples.test.at_event), ("_at_events", examples.test.at_event)):
-        rows = np.flatnonzero(wanted)
+    for suffix, at_event in (("", False), ("_at_events", True)):
+        rows = np.flatnonzero(examples.test.at_event == at_event)
         if len(rows):
             raw = RawScores(test.churn[rows], test.purchase[rows], test.value[rows])
             out[f"event_bert{suffix}"] = evaluate(raw, examples.test.take(rows), calibration, plan.labels)
-            out.update({f"{k}{suffix}": v for k, v in baselines(examples, rows, plan.labels).items()})
+            out.update({f"{k}{suffix}": v for k, v in baselines(examples, at_event, plan.labels).items()})
     return out
 
 
