@@ -1,0 +1,95 @@
+"""What every system must come to: the final counts of each user, and how to read them from each changelog."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stream import changelog
+from stream.contract.columns import BUCKET_LEVELS, HISTORY_LEN, WINDOWS
+from stream.contract.events import N_TYPES, SEGMENT_NAMES
+from stream.features import windows
+from stream.state import PartitionState
+from tests.broker.harness import Message
+
+__all__ = ["UserCounts", "differences", "expected", "of_faust", "of_valuestream"]
+
+
+class UserCounts(NamedTuple):
+    """A user as of the last event: events, counts per window and event type, times of the last 64 events."""
+
+    n_events: int
+    windows: tuple[tuple[int, ...], ...]
+    last_times: tuple[int, ...]
+
+
+def expected(messages: Iterable[Message]) -> dict[str, UserCounts]:
+    """Counted the plain way: repeats out, sorted by time, every window looked through."""
+    users: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+    for _, value in messages:
+        event = json.loads(value or b"")
+        time = int(datetime.fromisoformat(event["timestamp"]).timestamp())
+        users[event["userId"]].setdefault(event["messageId"], (time, _kind(event["event"])))
+    return {user: _plainly(sorted(events.values())) for user, events in users.items()}
+
+
+def _plainly(events: list[tuple[int, int]]) -> UserCounts:
+    newest, counted = events[-1][0], []
+    for level, length in WINDOWS.values():
+        width_s = BUCKET_LEVELS[level][0]
+        counts = [0] * N_TYPES
+        for time, kind in events:
+            counts[kind - 1] += newest // width_s - time // width_s < length
+        counted.append(tuple(counts))
+    return UserCounts(len(events), tuple(counted), tuple(time for time, _ in events[-HISTORY_LEN:]))
+
+
+def of_valuestream(values: Mapping[str, bytes]) -> dict[str, UserCounts]:
+    """From the last changelog value of every user."""
+    state = PartitionState(lateness_s=0)
+    rows = changelog.load(state, list(values), list(values.values()))
+    snapshot = state.snapshot(rows)
+    counted, _ = windows(snapshot, snapshot.users["last_time"].astype(np.int64))
+    return {
+        user: UserCounts(
+            int(head["n_events"]), tuple(map(tuple, counts.tolist())), tuple(times[: head["history_len"]].tolist())
+        )
+        for user, head, counts, times in zip(
+            snapshot.ids, snapshot.users, counted, snapshot.history["time"], strict=True
+        )
+    }
+
+
+def of_faust(values: Mapping[str, bytes]) -> dict[str, UserCounts]:
+    """From the last changelog value of every user of ``peers/faust_stock.py``; its keys are JSON as well."""
+    return {json.loads(key): _of_faust_user(json.loads(value)) for key, value in values.items()}
+
+
+def _of_faust_user(user: dict[str, Any]) -> UserCounts:
+    counted = []
+    for level, length in WINDOWS.values():
+        width_s, buckets = BUCKET_LEVELS[level][0], list(user["buckets"].values())[level]
+        counts = [0] * N_TYPES
+        for number, by_kind in buckets.items():
+            for name, n in by_kind.items():
+                counts[_kind(name) - 1] += n * (user["newest"] // width_s - int(number) < length)
+        counted.append(tuple(counts))
+    return UserCounts(user["n_events"], tuple(counted), tuple(event[0] for event in user["events"]))
+
+
+def differences(found: Mapping[str, UserCounts], wanted: Mapping[str, UserCounts]) -> list[str]:
+    """A line for each user whose counts are not the wanted ones."""
+    return [
+        f"{user}: found {found.get(user)}, expected {wanted.get(user)}"
+        for user in sorted(found.keys() | wanted.keys())
+        if found.get(user) != wanted.get(user)
+    ]
+
+
+def _kind(name: str) -> int:
+    return int(SEGMENT_NAMES[name.lower()])

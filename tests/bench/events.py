@@ -1,0 +1,66 @@
+"""The workload of the benchmark: Segment events of a shop, the same bytes for every system."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+
+from stream.contract.columns import DAY_S
+from tests.broker.harness import Message
+
+__all__ = ["SPAN_S", "clicks"]
+
+#: Longer than the longest window, so that events leave every one of them.
+SPAN_S: Final = 40 * DAY_S
+#: How far an event may be behind those before it.
+_DISORDER_S: Final = 600
+#: A repeat comes at most this many records after the event.
+_REPEAT_WITHIN: Final = 50
+#: Activity differs between users: with a spread of 1 the busiest tenth sends about 40 % of the events.
+_ACTIVITY_SPREAD: Final = 1.0
+
+_NAMES: Final = ("Product Viewed", "Products Searched", "Product Added", "Product Removed", "Order Completed")
+_SHARES: Final = (0.72, 0.12, 0.1, 0.02, 0.04)
+_CATEGORIES: Final = ("shoes", "coats", "shirts", "bags", "kitchen", "garden", "toys", "books")
+
+
+def clicks(
+    n: int, users: int, seed: int, end: float, *, span_s: float = SPAN_S, repeated: float = 0.01
+) -> Iterator[Message]:
+    """Keys and values of ``n`` records, slightly out of order, whose event times lead up to ``end``.
+
+    A share of ``repeated`` are earlier records once more. The same arguments give the same bytes.
+    """
+    rng = np.random.default_rng(seed)
+    activity = rng.lognormal(0.0, _ACTIVITY_SPREAD, users)
+    who = rng.choice(users, n, p=activity / activity.sum()).tolist()
+    kinds = rng.choice(len(_NAMES), n, p=_SHARES).tolist()
+    items = rng.integers(0, 2_000, n).tolist()
+    cents = rng.integers(100, 20_000, n).tolist()
+    times = (end - span_s + span_s * np.arange(1, n + 1) / n - rng.uniform(0, min(_DISORDER_S, span_s), n)).tolist()
+    repeats = np.where(rng.random(n) < repeated, rng.integers(1, _REPEAT_WITHIN, n), 0).tolist()
+    sent: list[Message] = []
+    for i in range(n):
+        back = repeats[i]
+        if 0 < back <= len(sent):
+            message = sent[-back]
+        else:
+            message = _message(f"{seed}-{i:08x}", f"user-{who[i]:07d}", _NAMES[kinds[i]], times[i], items[i], cents[i])
+        sent.append(message)
+        del sent[:-_REPEAT_WITHIN]
+        yield message
+
+
+def _message(ident: str, user: str, name: str, time: float, item: int, cents: int) -> Message:
+    at = datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    order = f',"order_id":"o-{ident}","total":{cents / 100}' if name == "Order Completed" else ""
+    value = (
+        f'{{"type":"track","event":"{name}","messageId":"m-{ident}","userId":"{user}","timestamp":"{at}",'
+        f'"properties":{{"product_id":"p-{item:04d}","category":"{_CATEGORIES[item % len(_CATEGORIES)]}",'
+        f'"price":{cents / 100},"quantity":1,"currency":"USD"{order}}},'
+        '"context":{"library":{"name":"analytics.js"}}}'
+    )
+    return user.encode(), value.encode()

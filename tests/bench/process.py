@@ -1,0 +1,93 @@
+"""One system in a process of its own, with the report that its meter writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream.service.processes import free_port
+from stream.service.settings import Settings
+from tests.broker.harness import PARTITIONS
+
+__all__ = ["SystemProcess"]
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_STOP_TIMEOUT_S: Final = 20.0
+_TIMED: Final = ("valuestream_stage_seconds", "valuestream_checkpoint_seconds")
+
+
+class SystemProcess:
+    """Runs ``python -m`` with these arguments until the context ends; log and report lie in ``folder``."""
+
+    def __init__(
+        self, arguments: Sequence[str], settings: Settings, events: int, folder: Path, environment: Mapping[str, str]
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._port = free_port()
+        self._report, self._log = folder / "report.json", folder / "log"
+        self._name = arguments[0]
+        names = ("bootstrap_servers", "app_id", "events_topic", "scores_topic", "alerts_topic", "dlq_topic", "data_dir")
+        given = {
+            **{f"VALUESTREAM_{name.upper()}": str(getattr(settings, name)) for name in names},
+            "VALUESTREAM_HTTP_PORT": str(self._port),
+            "BENCH_EVENTS": str(events),
+            "BENCH_REPORT": str(self._report),
+            "BENCH_BROKER": settings.bootstrap_servers,
+            "BENCH_TOPIC": settings.events_topic,
+            "BENCH_APP_ID": settings.app_id,
+            "BENCH_DATA_DIR": str(settings.data_dir),
+            "BENCH_PARTITIONS": str(PARTITIONS),
+            **environment,
+        }
+        with self._log.open("wb") as out:
+            # In a folder without a .env file: the settings are ours alone.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(_ROOT), **given},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> SystemProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def finished(self) -> bool:
+        """Whether the report is there; fails if the process ended before."""
+        ended = self._process.poll()
+        assert ended is None, f"{self._name} ended with {ended}:\n{self._words()}"
+        return self._report.exists()
+
+    def report(self) -> dict[str, Any]:
+        """What its meter wrote."""
+        report: dict[str, Any] = json.loads(self._report.read_text())
+        return report
+
+    def seconds_by_stage(self) -> dict[str, float]:
+        """Seconds spent in each stage of our worker since its start, from its metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = [s for f in families if f.name in _TIMED for s in f.samples if s.name.endswith("_sum")]
+        return {s.labels.get("stage", "checkpoint"): round(s.value, 3) for s in samples}
+
+    def stop(self) -> None:
+        """Ask it to end, which makes everything that it took in durable."""
+        self._process.terminate()
+        ended = self._process.wait(_STOP_TIMEOUT_S)
+        assert ended == 0, f"{self._name} ended with {ended}:\n{self._words()}"
+
+    def _words(self) -> str:
+        return self._log.read_text()[-4_000:]
