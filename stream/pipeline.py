@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,14 @@ class Topics:
     scores: str
     alerts: str
     dlq: str
+
+
+class Taken(NamedTuple):
+    """Users of one partition who are being scored: state rows, and when their oldest event arrived."""
+
+    partition: Partition
+    rows: Array
+    arrivals: Array
 
 
 class Pipeline:
@@ -112,33 +120,51 @@ class Pipeline:
 
     # -- state to scores ------------------------------------------------------------------------------------
 
-    async def score(self, partition: Partition, users_max: int) -> int:
-        """Score the most urgent users; returns how many. Raises ScoringError, and then they are queued again."""
+    async def score(self, partitions: Sequence[Partition], users_max: int) -> int:
+        """Score the most urgent users of all partitions in one inference; returns how many.
+
+        Raises where the model or the broker fails, and then the users are queued again as they were.
+        """
         taken_at = self._clock.monotonic()
-        rows, arrivals = partition.queue.take(users_max, taken_at)
-        if not len(rows):
-            return 0
+        share = max(1, users_max // max(1, len(partitions)))
+        taken = [Taken(p, *p.queue.take(share, taken_at)) for p in partitions]
+        taken = [t for t in taken if len(t.rows)]
         try:
-            await self._score(partition, rows, arrivals)
+            await self._score(taken)
         except Exception:
             self._metrics.scoring_errors.inc()
-            partition.queue.put_back(rows, self._clock.monotonic(), arrivals)
+            for t in taken:
+                t.partition.queue.put_back(t.rows, self._clock.monotonic(), t.arrivals)
             raise
         finally:
-            partition.queue.release(rows, taken_at)
-        return len(rows)
+            for t in taken:
+                t.partition.queue.release(t.rows, taken_at)
+        return sum(len(t.rows) for t in taken)
 
-    async def _score(self, partition: Partition, rows: Array, arrivals: Array) -> None:
-        stages = partition.scoring_stage(rows, partition.event_now(self._clock.time()), self.stage_max)
-        snapshot = partition.state.snapshot(rows)
-        as_of = snapshot.users["last_time"].astype(np.int64) + IDLE_AGES_S[stages]
-        raw = await asyncio.get_running_loop().run_in_executor(self._inference, self._infer, snapshot, as_of)
+    async def _score(self, taken: Sequence[Taken]) -> None:
+        if not taken:
+            return
+        now = self._clock.time()
+        stages = [t.partition.scoring_stage(t.rows, t.partition.event_now(now), self.stage_max) for t in taken]
+        snapshots = [t.partition.state.snapshot(t.rows) for t in taken]
+        as_of = [
+            s.users["last_time"].astype(np.int64) + IDLE_AGES_S[stage]
+            for s, stage in zip(snapshots, stages, strict=True)
+        ]
+        loop = asyncio.get_running_loop()
+        raw = await loop.run_in_executor(
+            self._inference, self._infer, Snapshot.joined(snapshots), np.concatenate(as_of)
+        )
+        parts = raw.split([len(t.rows) for t in taken])
+        await asyncio.gather(*map(self._finish, taken, snapshots, stages, as_of, parts))
+
+    async def _finish(self, taken: Taken, snapshot: Snapshot, stages: Array, as_of: Array, raw: RawScores) -> None:
         with self._timed("decide"):
             decided = self._decider.decide(snapshot, as_of, raw)
         with self._timed("publish"):
-            await self._publish(partition.number, decided)
-        partition.note_scores(rows, snapshot, stages, decided)
-        self._count_scores(snapshot, decided, arrivals, as_of)
+            await self._publish(taken.partition.number, decided)
+        taken.partition.note_scores(taken.rows, snapshot, stages, decided)
+        self._count_scores(snapshot, decided, taken.arrivals, as_of)
 
     def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
         with self._timed("features"):
@@ -148,6 +174,7 @@ class Pipeline:
         with self._timed("infer"):
             raw = self._scorer.run(tokens, numbers)
         n_events = int(snapshot.users["history_len"].sum())
+        self._metrics.batch_users.observe(len(as_of))
         self._metrics.batch_tokens.observe(raw.n_positions)
         self._metrics.padding_ratio.observe(1 - n_events / raw.n_positions)
         return raw
@@ -206,7 +233,6 @@ class Pipeline:
         self._metrics.scores.labels("event").inc(n_events)
         self._metrics.scores.labels("silence").inc(len(by_event) - n_events)
         self._metrics.alerts.labels("churn_high").inc(len(decided.alerts))
-        self._metrics.batch_users.observe(len(by_event))
         now = self._clock.time()
         for arrival, at in zip(arrivals[by_event].tolist(), as_of[by_event].tolist(), strict=True):
             self._metrics.ingest_to_score.observe(now - arrival)

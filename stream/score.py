@@ -7,6 +7,7 @@ cases are run through it before it serves: that both verifies and warms it.
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -44,6 +45,12 @@ class RawScores:
     purchase: npt.NDArray[np.float32]
     value: npt.NDArray[np.float32]
     n_positions: int = 0
+
+    def split(self, sizes: Sequence[int]) -> list[RawScores]:
+        """The outputs of each of several groups of users that were run together."""
+        ends = np.cumsum(sizes).tolist()
+        groups = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        return [RawScores(self.churn[g], self.purchase[g], self.value[g]) for g in groups]
 
 
 class Scorer:

@@ -7,6 +7,7 @@ to its bucket boundary however the events arrived. Most users never fill their h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,18 @@ class Snapshot:
     history: Array
     bucketed: Array
     buckets: Array
+
+    @classmethod
+    def joined(cls, snapshots: Sequence[Snapshot]) -> Snapshot:
+        """The users of several snapshots, one after the other."""
+        starts = np.cumsum([0, *(len(s.users) for s in snapshots[:-1])]).tolist()
+        return cls(
+            [user for s in snapshots for user in s.ids],
+            np.concatenate([s.users for s in snapshots]),
+            np.concatenate([s.history for s in snapshots]),
+            np.concatenate([s.bucketed + start for s, start in zip(snapshots, starts, strict=True)]),
+            np.concatenate([s.buckets for s in snapshots]),
+        )
 
 
 class PartitionState:

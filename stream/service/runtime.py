@@ -31,7 +31,7 @@ from stream.state import PartitionState
 __all__ = ["Worker"]
 
 logger = logging.getLogger(__name__)
-#: Scorers at once: while the batches of one are published, those of the other are in inference.
+#: Scorers at once: while the batch of one is published, that of the other is in inference.
 _SCORERS: Final = 2
 #: How long a scorer waits before it looks for stale users again when there are none.
 _NAP_S: Final = 0.002
@@ -275,14 +275,13 @@ class Worker:
     async def _score_forever(self) -> None:
         while True:
             started = self._clock.monotonic()
-            partitions = [] if self._draining else list(self.partitions.values())
-            scored = sum(await asyncio.gather(*map(self._score, partitions)))
+            scored = 0 if self._draining else await self._score()
             await asyncio.sleep(self._rest_s(self._clock.monotonic() - started) if scored else _NAP_S)
 
-    async def _score(self, partition: Partition) -> int:
+    async def _score(self) -> int:
         self._scoring += 1
         try:
-            return await self._pipeline.score(partition, self._settings.batch_users_max)
+            return await self._pipeline.score(list(self.partitions.values()), self._settings.batch_users_max)
         except ScoringError as error:
             logger.error("scoring failed, trying again: %s", error)
             await asyncio.sleep(_RETRY_S)

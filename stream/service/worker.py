@@ -24,9 +24,6 @@ from stream.service.topics import check_topics
 __all__ = ["run_worker", "worker"]
 
 logger = logging.getLogger(__name__)
-#: How long one thread may keep the others waiting: the loop, the inference and Faust's consumer share the
-#: interpreter, and Python's 5 ms would be most of an event's way.
-_SWITCH_INTERVAL_S = 0.001
 
 
 @click.command(cls=GroupedCommand)
@@ -43,7 +40,6 @@ def run_worker(settings: Settings, clock: Clock) -> None:
     partitions, problems = check_topics(settings)
     if problems:
         raise ConfigError("; ".join(problems))
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(settings, scorer, partitions, clock))
 
 

@@ -75,7 +75,7 @@ class Bench:
     async def score(self) -> list[str]:
         """Score once; the users, in the order of their urgency."""
         before = len(self.sink.sent.get("scores", []))
-        await self.pipeline.score(self.partition, 100)
+        await self.pipeline.score([self.partition], 100)
         return [(r.key or b"").decode() for r in self.sink.sent.get("scores", [])[before:]]
 
     async def sweep(self) -> list[str]:
