@@ -177,7 +177,8 @@ class EmbeddedBroker:
         (self.directory / "server.properties").write_text("".join(lines))
 
     def _format(self, java: Path, classpath: str) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # The first byte is fixed, because an id that begins with "-" would be read as an option.
+        cluster_id = base64.urlsafe_b64encode(b"v" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         properties = str(self.directory / "server.properties")
         done = subprocess.run(
             [
