@@ -31,7 +31,7 @@ from stream.partition import Partition, Position
 from stream.publish import Outgoing, dead_letter
 from stream.queue import priorities
 from stream.score import RawScores, Scorer
-from stream.state import Snapshot
+from stream.state import Applied, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -109,14 +109,13 @@ class Pipeline:
         late = [_late(decoded.records[i], partition) for i in applied.late.tolist()]
         partition.dead += decoded.dead + late
         partition.dirty.append(applied.rows)
-        self._queue(partition, decoded, applied.accepted)
+        self._queue(partition, decoded, applied)
         self._count(decoded, late, applied)
 
-    def _queue(self, partition: Partition, decoded: Decoded, accepted: Array) -> None:
-        users = partition.state.rows_of([decoded.batch.users[i] for i in accepted.tolist()])
-        urgency = priorities(decoded.batch.rows["type"][accepted])
-        arrival = np.array([decoded.records[i].timestamp for i in accepted.tolist()], np.float64) / 1000
-        partition.queue.push(users, urgency, self._clock.monotonic(), arrival)
+    def _queue(self, partition: Partition, decoded: Decoded, applied: Applied) -> None:
+        urgency = priorities(decoded.batch.rows["type"][applied.accepted])
+        arrival = np.array([decoded.records[i].timestamp for i in applied.accepted.tolist()], np.float64) / 1000
+        partition.queue.push(applied.users, urgency, self._clock.monotonic(), arrival)
 
     # -- state to scores ------------------------------------------------------------------------------------
 
@@ -213,7 +212,7 @@ class Pipeline:
         yield
         self._metrics.stage_seconds.labels(stage).observe(self._clock.monotonic() - start)
 
-    def _count(self, decoded: Decoded, late: list[DeadLetter], applied: Any) -> None:
+    def _count(self, decoded: Decoded, late: list[DeadLetter], applied: Applied) -> None:
         outcomes = {
             "applied": applied.n_accepted,
             "duplicate": applied.n_duplicate,

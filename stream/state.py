@@ -27,7 +27,11 @@ _BUCKET_SPAN_S = 30 * DAY_S
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What became of a batch: indices of the late events, counts of the rest, rows of the users that changed."""
+    """What became of a batch.
+
+    ``late`` and ``accepted`` are indices of events; ``users`` is the state row of each accepted event, ``rows`` those
+    of the users that changed, each once.
+    """
 
     late: Array
     n_accepted: int
@@ -35,6 +39,7 @@ class Applied:
     n_replayed: int
     rows: Array
     accepted: Array
+    users: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,7 @@ class PartitionState:
             n_replayed=n_replayed,
             rows=rows,
             accepted=on_time[accepted],
+            users=users,
         )
 
     def _late(self, times: Array) -> Array:
