@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: help setup demo test check lint types imports format bench demo-model lock clean
+.PHONY: help setup demo test check lint types imports format bench demo-model results lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,8 +52,13 @@ bench: .venv/all ## measure against stock Faust in one run; writes bench-results
 	$(BIN)/python -m tests.bench.run $(BENCH_ARGS)
 
 demo-model: .venv/all ## make the shipped demo model anew from the simulator and its seed
-	$(BIN)/valuestream-model train --data simulator --seed 7 --out .valuestream/runs/demo
+	$(BIN)/valuestream-model train model_export/recipes/demo.toml --out .valuestream/runs/demo
 	$(BIN)/valuestream-model export .valuestream/runs/demo --out stream/models/demo
+	$(BIN)/valuestream-model verify stream/models/demo --run .valuestream/runs/demo
+
+DATA ?= ../shared/data
+results: .venv/all ## evaluate all recipes anew into docs/results.md and docs/results.json (DATA=folder of real data)
+	$(BIN)/python -m model_export.results --data $(DATA) --out docs
 
 lock: $(BIN)/uv ## resolve all extras anew into constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

@@ -1,4 +1,4 @@
-"""The ``valuestream-model`` command: train, export, verify; errors as one clear line.
+"""The ``valuestream-model`` command; errors as one clear line.
 
 Torch and what else is slow to import is imported inside the commands, so that ``--help`` is quick.
 """
@@ -6,166 +6,227 @@ Torch and what else is slow to import is imported inside the commands, so that `
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import click
 
-from stream.datasets.formats import FORMATS
+from model_export.text.cli import sentiment
 from stream.errors import ConfigError, ValuestreamError
-
-if TYPE_CHECKING:
-    from model_export.run import Run
 
 __all__ = ["main"]
 
-_TRAIN_EXTRA = "training needs the extra packages ({}); pip install 'valuestream[cpu,train]'"
-
-
-class DayList(click.ParamType):
-    """Days as ``7,30``."""
-
-    name = "DAYS,…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Read a list of positive numbers; sorted, each once."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            days = sorted({float(part) for part in str(value).split(",")})
-        except ValueError:
-            days = []
-        if not days or days[0] <= 0:
-            self.fail(f"found {value!r}, expected days above 0, such as 7,30", param, ctx)
-        return tuple(days)
+COUNT = click.IntRange(min=1)
+FOLDER = click.Path(path_type=Path)
+Command = Callable[..., Any]
+_VARIANTS: Final = ("fp32", "int8", "fp16")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="valuestream")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 def cli(debug: bool) -> None:
-    """Make the models that `valuestream worker` serves.
+    """Make the models that `valuestream worker` serves, and find out what they are worth.
 
     \b
-    Try it on simulated shoppers, in about five minutes on one core:
-      valuestream-model train --data simulator --out runs/demo
-      valuestream-model export runs/demo --out models/demo
-      valuestream-model verify models/demo --run runs/demo
-      valuestream worker --model-dir models/demo
+    A settings file names the data and what is to be predicted; every key has a default:
+      name = "shop"
+      [data]
+      source = "events.jsonl.gz"        # one JSON object a line, as you send them to Kafka
+      [labels]
+      churn_days = 14                   # churned: nothing at all in this time
+      purchase_days = [7, 30]           # an order within
 
     \b
-    On your own events, one JSON object a line in the envelope you send to Kafka:
-      valuestream-model train --data events.jsonl.gz --format jsonl --out runs/mine
+      valuestream-model config > shop.toml                      # all keys, with their defaults
+      valuestream-model train shop.toml --out runs/shop
+      valuestream-model export runs/shop --out models/shop
+      valuestream-model verify models/shop --run runs/shop
+      valuestream worker --model-dir models/shop
+
+    \b
+    Before you act on scores, measure them beside six baselines on the same users:
+      valuestream-model evaluate shop.toml --out evaluations/shop
+      valuestream-model report evaluations/shop                 # report.html
+
+    \b
+    Keep a model fresh: from time to time let a challenger meet it on the newest labels.
+      valuestream-model retrain shop.toml --models champions/shop
+      valuestream worker --model-dir champions/shop/current
+
+    Without a settings file all commands work on simulated shoppers.
     """
 
 
-DAYS = click.FloatRange(min=0, min_open=True)
-COUNT = click.IntRange(min=1)
+cli.add_command(sentiment)
 
 
-@cli.command(short_help="Replay a data set through the serving code and fit the event BERT.")
-@click.option("--data", required=True, metavar="PATH|simulator", help="A file of events, or `simulator`.")
-@click.option("--format", type=click.Choice(list(FORMATS)), default="jsonl", show_default=True, help="Of the file.")
-@click.option("--envelope", default="segment", show_default=True, help="Of a jsonl file: segment or flat.")
-@click.option("--currency", default="", help="Reporting currency.  [default: that of the format, else USD]")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
-@click.option("--name", default="event-bert", show_default=True, help="Name of the model in every score.")
-@click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Same seed, same weights (CPU).")
-@click.option("--users", type=COUNT, default=2_500, show_default=True, help="Simulator: shoppers living at a time.")
-@click.option("--days", type=COUNT, default=210, show_default=True, help="Simulator: days to simulate.")
-@click.option("--eligible-days", type=DAYS, default=45.0, show_default=True, help="Score users active in this time.")
-@click.option("--churn-days", type=DAYS, default=14.0, show_default=True, help="Churned: nothing at all in this time.")
-@click.option("--purchase-days", type=DayList(), default=(7.0, 30.0), help="Order within.  [default: 7,30]")
-@click.option(
-    "--value-days", type=DAYS, default=30.0, show_default=True, help="Net revenue within; a purchase horizon."
-)
-@click.option("--every-days", type=DAYS, default=14.0, show_default=True, help="Between snapshots of all users.")
-@click.option(
-    "--window-days", type=click.FloatRange(min=0), default=14.0, show_default=True, help="Of validation, test."
-)
-@click.option("--at-event", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Odds of event examples.")
-@click.option("--examples-max", type=COUNT, default=400_000, show_default=True, help="Of each window; bounds memory.")
-@click.option("--events-max", type=COUNT, default=20_000_000, show_default=True, help="Of the data; bounds memory.")
-@click.option("--epochs", type=COUNT, default=3, show_default=True, help="At most; the best on validation is kept.")
-@click.option("--hidden", type=COUNT, default=32, show_default=True, help="Width of the network.")
-@click.option("--layers", type=COUNT, default=2, show_default=True, help="Of the BERT.")
-@click.option("--dropout", type=click.FloatRange(0, 0.9), default=0.2, show_default=True, help="Of events and heads.")
-@click.option("--batch-size", type=COUNT, default=256, show_default=True, help="Examples of a training step.")
-@click.option("--learning-rate", type=DAYS, default=2e-3, show_default=True, help="Of AdamW, after warm-up.")
-@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.1, show_default=True, help="Of AdamW.")
-@click.option(
-    "--value-weight", type=click.FloatRange(min=0), default=0.1, show_default=True, help="Of the value's loss."
-)
-@click.option("--patience", type=COUNT, default=2, show_default=True, help="Epochs without progress before stopping.")
-@click.option("--threads", type=COUNT, default=1, show_default=True, help="Other numbers give other rounding.")
-@click.option("--class-min", type=COUNT, default=50, show_default=True, help="Fewest examples of a class in a window.")
-def train(out: Path, name: str, **given: Any) -> None:
-    """Replay DATA through the serving code, fit the event BERT on the past, measure it on the future.
+def _settings(command: Command) -> Command:
+    """The settings file and what overrides it."""
+    for decorate in reversed((
+        click.argument("settings", required=False, type=FOLDER),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As in fit.epochs=5; repeatable."),
+    )):  # fmt: skip
+        command = decorate(command)
+    return command
 
-    Time is cut into train, validation and test windows; each begins only when all label windows of the one before
-    have closed, so data must span three horizons and more. The table at the end compares the model with recency
-    alone and with logistic regression, on the same users of the test window. Where it is not better, use less.
+
+@cli.command(short_help="Print the settings file with every key.")
+@_settings
+def config(settings: Path | None, overrides: tuple[str, ...]) -> None:
+    """Print all settings as TOML: those of SETTINGS, and the defaults of what it leaves out."""
+    with _training():
+        from model_export.settings import as_toml, read_settings
+
+    click.echo(as_toml(read_settings(settings, overrides)), nl=False)
+
+
+@cli.command(short_help="Replay the data through the serving code into labelled examples.")
+@_settings
+@click.option("--out", required=True, type=FOLDER, help="Run folder; the examples are kept beside it.")
+def prepare(settings: Path | None, overrides: tuple[str, ...], out: Path) -> None:
+    """Make the labelled examples of SETTINGS and count them: users and outcomes in each window.
+
+    `train` does this by itself; do it first to see whether the data is long and rich enough.
     """
-    try:
+    with _training():
         from rich.console import Console
 
-        from model_export.settings import settings
-        from model_export.train import train as run_training
-    except ImportError as error:
-        raise ConfigError(_TRAIN_EXTRA.format(error.name)) from None
+        from model_export.measures import head_names
+        from model_export.prepare import counts_table, prepare
+        from model_export.settings import read_settings
+        from model_export.train import work_folder
     console = Console()
-    run = run_training(out, name, settings(**given), console)
-    _print_metrics(console, run)
-    console.print(f"wrote {out}; next: valuestream-model export {out} --out models/{name}")
+    wanted = read_settings(settings, overrides)
+    examples = prepare(wanted, work_folder(out) / "dataset", console)
+    console.print(counts_table(examples, head_names(wanted.labels)))
+    console.print(f"next: valuestream-model train {settings or ''} --out {out}")
+
+
+@cli.command(short_help="Fit and calibrate a model on the past, measure it on the future.")
+@_settings
+@click.option("--out", required=True, type=FOLDER, help="Run folder to write.")
+def train(settings: Path | None, overrides: tuple[str, ...], out: Path) -> None:
+    """Fit the event BERT of SETTINGS and write a run folder.
+
+    Time is cut into training, validation and test windows; each begins only when all label windows of the one
+    before have closed, so data must span three horizons and more. An interrupted training goes on where it was.
+    """
+    with _training():
+        from rich.console import Console
+
+        from model_export.settings import read_settings
+        from model_export.train import train
+    console = Console()
+    run = train(read_settings(settings, overrides), out, console)
+    _print_metrics(console, run.metrics)
+    console.print(f"wrote {out}; next: valuestream-model export {out} --out models/{run.settings.name}")
+
+
+@cli.command(short_help="Measure the model beside six baselines, on the same users.")
+@_settings
+@click.option("--out", required=True, type=FOLDER, help="Folder of the evaluation; an interrupted one goes on.")
+def evaluate(settings: Path | None, overrides: tuple[str, ...], out: Path) -> None:
+    """Train and calibrate all candidates of SETTINGS on several temporal snapshots and seeds, and compare them.
+
+    Candidates: recency, logistic regression, LightGBM, BG/NBD with Gamma-Gamma, the event BERT alone, the fused
+    model, and LightGBM with the BERT's embedding. Intervals are from resampling users, the same for all.
+    """
+    with _training():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        from model_export.evaluate import evaluate
+        from model_export.report import summary
+        from model_export.settings import read_settings
+    console = Console()
+    evaluation = evaluate(read_settings(settings, overrides), out, console)
+    console.print(Markdown(summary(evaluation)))
+    console.print(f"wrote {out}; next: valuestream-model report {out}")
+
+
+@cli.command(short_help="Make report.html of an evaluation.")
+@click.argument("folder", type=FOLDER)
+def report(folder: Path) -> None:
+    """Write report.html of the evaluation FOLDER: one file to read anywhere and to send to others."""
+    with _training():
+        from model_export.report import write_report
+    click.echo(f"wrote {write_report(folder)}")
 
 
 @cli.command(short_help="Write the model folder that the worker serves.")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model folder to write or replace.")
-@click.option("--medium", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Medium churn from here.")
-@click.option("--high", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="High churn from here.")
-@click.option("--sufficient-events", type=COUNT, default=5, show_default=True, help="Fewer: data_sufficiency is low.")
-def export(run: Path, out: Path, medium: float, high: float, sufficient_events: int) -> None:
+@click.argument("run", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="Model folder to write or replace.")
+@click.option("--variant", "variants", multiple=True, type=click.Choice(_VARIANTS), help="fp32 is always there.")
+def export(run: Path, out: Path, variants: tuple[str, ...]) -> None:
     """Write the ONNX model, manifest and golden cases of RUN as one folder, in one step.
 
     The same run gives the same bytes. The folder is loaded by the serving code before it takes its place.
     """
-    if not medium < high:
-        raise ConfigError(f"--medium is {medium:g}, expected less than --high {high:g}")
-    try:
+    with _training():
         from model_export.export import export as run_export
-    except ImportError as error:
-        raise ConfigError(_TRAIN_EXTRA.format(error.name)) from None
-    manifest = run_export(run, out, bands=(medium, high), sufficient_events=sufficient_events)
+    manifest = run_export(run, out, variants=tuple(v for v in _VARIANTS if v == "fp32" or v in (variants or _VARIANTS)))
     click.echo(f"wrote {out}: {manifest.name} {manifest.version}; next: valuestream-model verify {out} --run {run}")
 
 
 @cli.command(short_help="Prove that the exported model is the trained one.")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--run", required=True, type=click.Path(path_type=Path), help="Run folder it was exported from.")
-@click.option("--data", type=click.Path(path_type=Path), help="Compare on these events, not on the run's sample.")
+@click.argument("folder", type=FOLDER)
+@click.option("--run", required=True, type=FOLDER, help="Run folder it was exported from.")
+@click.option("--data", type=FOLDER, help="Compare on these events, not on the run's sample.")
 @click.option("--rows", type=COUNT, default=2_000, show_default=True, help="Most rows of --data.")
 def verify(folder: Path, run: Path, data: Path | None, rows: int) -> None:
-    """Compare FOLDER in onnxruntime with RUN in torch: logits, ranking, and a row alone against in a batch."""
-    try:
+    """Compare FOLDER in onnxruntime with RUN in torch: logits, ranking, AUC, a row alone against in a batch, and
+    whether attention and layer norms were fused."""
+    with _training():
+        from model_export.verify import parity_table
         from model_export.verify import verify as run_verify
+    click.echo(parity_table(run_verify(folder, run, data=data, rows_max=rows)))
+
+
+@cli.command(short_help="Train the champion on; promote the challenger if it is better.")
+@_settings
+@click.option(
+    "--models", required=True, type=FOLDER, help="Folder of champions; its link `current` is the one to serve."
+)
+def retrain(settings: Path | None, overrides: tuple[str, ...], models: Path) -> None:
+    """Read the newest closed label windows, train the champion on, and measure both on labels that neither has seen.
+
+    The challenger takes its place only if the mean log-loss of all heads falls by retrain.margin at least and by
+    more than chance explains. The first model has nobody to beat. Status is 0 whoever wins; MODELS/history says why.
+    """
+    with _training():
+        from rich.console import Console
+
+        from model_export.challenge import comparison_table
+        from model_export.retrain import retrain as run_retrain
+        from model_export.settings import read_settings
+    console = Console()
+    retraining = run_retrain(read_settings(settings, overrides), models, console)
+    if retraining.comparison is not None:
+        console.print(comparison_table(retraining.comparison))
+    console.print(f"{'promoted' if retraining.promoted else 'kept'} {retraining.champion}: {retraining.why}")
+    console.print(f"serve it by: valuestream worker --model-dir {models / 'current'}")
+
+
+@contextmanager
+def _training() -> Iterator[None]:
+    """Name the extra that is missing where an import fails."""
+    try:
+        yield
     except ImportError as error:
-        raise ConfigError(_TRAIN_EXTRA.format(error.name)) from None
-    parity = run_verify(folder, run, data=data, rows_max=rows)
-    alone = "identical" if parity.alone == 0 else f"within {parity.alone:.1e}"
-    click.echo(
-        f"{folder} agrees on {parity.rows:,} rows: largest error {parity.error:.1e} in logits, "
-        f"rank correlation {parity.spearman:.6f}, a row alone and in a batch {alone}"
-    )
+        raise ConfigError(
+            f"this needs the extra packages of training ({error.name}); pip install 'valuestream[cpu,train]'"
+        ) from None
 
 
-def _print_metrics(console: Any, run: Run) -> None:
+def _print_metrics(console: Any, metrics: dict[str, dict[str, float]]) -> None:
     from rich.table import Table
 
-    models = [name for name in run.metrics if not name.endswith("_at_events")]
-    table = Table("test window", *models, title="snapshots; lower is better for log_loss, brier, ece")
-    for metric in run.metrics[models[0]]:
-        table.add_row(metric, *(f"{run.metrics[m].get(metric, float('nan')):.4f}" for m in models))
+    table = Table("test window", *metrics, title="lower is better for log_loss, brier, ece; total_bias near 0")
+    for metric in next(iter(metrics.values())):
+        table.add_row(metric, *(f"{of.get(metric, float('nan')):.4f}" for of in metrics.values()))
     console.print(table)
 
 

@@ -1,116 +1,112 @@
-"""Evaluate: what the model's scores are worth on a window it has not seen, beside simple baselines.
-
-Baselines are fitted on the training examples and calibrated on the validation examples of the kind they are
-measured on (snapshots, or states at events), while the model is one for both:
-**recency** (logistic regression on log days since the last event alone) and **logistic** (on all features). For
-value they predict the probability of an order times the mean value of a buyer.
-"""
+"""Evaluate: every candidate on the same users and temporal snapshots, trained, calibrated and measured alike."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from rich.console import Console
+from rich.progress import Progress
 
-from model_export.calibrate import calibrated, fit_platt, predicted_value
+from model_export import dataset, history
+from model_export.candidates import ABLATIONS, CANDIDATES, SEEDED, Trial
 from model_export.dataset import Dataset, Examples
-from stream.contract.manifest import Calibration, Labels
-from stream.contract.tokens import FEATURES
-from stream.score import RawScores
+from model_export.evaluation import METRICS_FILE, Evaluation, Outcomes, measured, save_arrays
+from model_export.history import DataConfig, EventLog, fingerprint
+from model_export.measures import head_names
+from model_export.prepare import check_enough
+from model_export.settings import Settings
+from model_export.train import products_of
+from stream.contract.columns import DAY_S
+from stream.errors import ConfigError
 
-__all__ = ["baselines", "calibration_error", "evaluate", "head_names", "normalised_gini"]
+__all__ = ["evaluate"]
 
 Array = npt.NDArray[Any]
-Metrics = dict[str, float]
-_BINS: Final = 10
-_BASELINES: Final = {"recency": [FEATURES.index("recency")], "logistic": list(range(len(FEATURES)))}
+_SETTINGS_FILE: Final = "settings.json"
 
 
-def head_names(labels: Labels) -> list[str]:
-    """Names of the probability heads, churn first.
+def evaluate(settings: Settings, folder: Path, console: Console) -> Evaluation:
+    """Run what ``folder`` does not hold yet, measure, and write metrics.json.
 
-    >>> head_names(Labels(45, 14, (7, 30), 30))
-    ['churn', 'purchase_7d', 'purchase_30d']
+    Raises ConfigError where the data is too short, or has too few examples of an outcome.
     """
-    return ["churn", *(f"purchase_{days:g}d" for days in labels.purchase_days)]
+    portable = _claim(settings, folder)
+    log = history.load(settings.data)
+    names, group = _groups(settings.data, log)
+    models = {**CANDIDATES, **(ABLATIONS if settings.evaluate.ablations else {})}
+    products = products_of(settings)
+    if products is None:
+        models.pop("fused_without_text", None)
+    left_out: dict[str, int] = {}
+    with Progress(console=console, transient=True) as progress:
+        for k, (known, examples) in enumerate(_trials(settings, log)):
+            left_out.update({f"snapshot {k}, {reason}": n for reason, n in sorted(examples.left_out.items())})
+            save_arrays(folder / f"{k}.safetensors", _outcomes(examples.test, group))
+            trial = Trial(settings, known, examples, progress, products)
+            for model, candidate in models.items():
+                for seed in settings.evaluate.seeds if model in SEEDED else settings.evaluate.seeds[:1]:
+                    path = folder / f"{k}-{model}-{seed}.safetensors"
+                    if not path.is_file():
+                        console.print(f"snapshot {k + 1} of {settings.evaluate.snapshots}: {model}, seed {seed}")
+                        save_arrays(path, candidate(trial, seed))
+    console.print(f"measuring, {settings.evaluate.resamples} resamples")
+    evaluation = measured(portable, folder, list(models), names, left_out)
+    (folder / METRICS_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")
+    return evaluation
 
 
-def evaluate(raw: RawScores, examples: Examples, calibration: Calibration, labels: Labels) -> Metrics:
-    """Metrics of the model on ``examples``, named ``head.metric``."""
-    logits = np.column_stack((raw.churn, raw.purchase))
-    platts = (calibration.churn, *calibration.purchase)
-    probabilities = np.column_stack([calibrated(logits[:, h], p) for h, p in enumerate(platts)])
-    return _metrics(probabilities, predicted_value(raw, calibration, labels), examples, labels)
+def _claim(settings: Settings, folder: Path) -> Settings:
+    """Take the folder for these settings and this data; returns the settings without this machine's paths."""
+    data = settings.data
+    portable = msgspec.structs.replace(
+        settings, data=msgspec.structs.replace(data, source=data.name, groups=Path(data.groups).name)
+    )
+    digest = hashlib.sha256(fingerprint(data)).hexdigest()
+    claim = msgspec.json.encode({"settings": portable, "data_sha256": digest})
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _SETTINGS_FILE
+    if not path.is_file() or path.read_bytes() != claim:
+        for old in folder.glob("*.safetensors"):
+            old.unlink()
+        path.write_bytes(claim)
+    return portable
 
 
-def baselines(data: Dataset, at_event: bool, labels: Labels) -> dict[str, Metrics]:
-    """Metrics of each baseline on the test examples of one kind."""
-    out = {}
-    train, held_out, test = (part.take(part.at_event == at_event) for part in (data.train, data.validation, data.test))
-    for name, columns in _BASELINES.items():
-        heads = [_baseline(train, held_out, test, columns, h) for h in range(1 + len(labels.purchase_days))]
-        buys = heads[1 + labels.purchase_days.index(labels.value_days)]
-        worth = train.value[train.value > 0]
-        value = buys * (worth.mean() if len(worth) else 0.0)
-        out[name] = _metrics(np.column_stack(heads), value, test, labels)
-    return out
+def _trials(settings: Settings, log: EventLog) -> Iterator[tuple[EventLog, Dataset]]:
+    """The history as it was known at its end, a step earlier and so on, each with its examples at snapshots."""
+    for k in range(settings.evaluate.snapshots):
+        known = log.until(log.span[1] - round(k * settings.evaluate.step_days * DAY_S))
+        examples = dataset.build(known, settings.labels, settings.snapshots, settings.seed)
+        check_enough(examples, head_names(settings.labels), settings.fit.class_min)
+        yield known, examples.of_kind(at_event=False)
 
 
-def _baseline(train: Examples, held_out: Examples, test: Examples, columns: list[int], head: int) -> Array:
-    y, later = _targets(train)[:, head], _targets(held_out)[:, head]
-    if len(np.unique(y)) < 2 or len(np.unique(later)) < 2:
-        return np.full(len(test), y.mean() if len(y) else 0.5)
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-    model.fit(train.features[:, columns], y)
-    platt = fit_platt(model.decision_function(held_out.features[:, columns]), later)
-    return calibrated(model.decision_function(test.features[:, columns]), platt)
+def _outcomes(test: Examples, group: Array) -> Outcomes:
+    labels = np.column_stack((test.churn, test.purchase))
+    return Outcomes(test.user, test.as_of, labels, test.value, test.features, group[test.user])
 
 
-def _targets(examples: Examples) -> Array:
-    return np.column_stack((examples.churn, examples.purchase))
-
-
-def _metrics(probabilities: Array, value: Array, examples: Examples, labels: Labels) -> Metrics:
-    out: Metrics = {}
-    for h, name in enumerate(head_names(labels)):
-        p, y = np.clip(probabilities[:, h], 1e-7, 1 - 1e-7), _targets(examples)[:, h]
-        out[f"{name}.base_rate"] = float(y.mean())
-        if 0 < y.sum() < len(y):
-            out[f"{name}.auc"] = float(roc_auc_score(y, p))
-        out[f"{name}.log_loss"] = float(-(y * np.log(p) + (1 - y) * np.log(1 - p)).mean())
-        out[f"{name}.brier"] = float(((p - y) ** 2).mean())
-        out[f"{name}.ece"] = calibration_error(p, y)
-    if examples.value.sum() > 0:
-        out["value.gini"] = normalised_gini(value, examples.value)
-        out["value.total_bias"] = float(value.sum() / examples.value.sum() - 1)
-    return {name: round(number, 5) for name, number in out.items()}
-
-
-def calibration_error(p: Array, y: Array) -> float:
-    """Expected calibration error over ten bins of equal size (Naeini et al. 2015).
-
-    >>> calibration_error(np.full(100, 0.3), np.tile([1] * 3 + [0] * 7, 10)) < 1e-9
-    True
-    """
-    bins = np.array_split(np.argsort(p, kind="stable"), _BINS)
-    return float(sum(abs(p[b].mean() - y[b].mean()) * len(b) for b in bins if len(b)) / len(p))
-
-
-def normalised_gini(predicted: Array, actual: Array) -> float:
-    """Gini of value captured in order of prediction, over that of the best order (Wang, Liu & Miao 2019).
-
-    >>> normalised_gini(np.array([1, 2, 3]), np.array([0, 5, 9]))
-    1.0
-    """
-    return _gini(predicted, actual) / _gini(actual, actual)
-
-
-def _gini(order_by: Array, actual: Array) -> float:
-    ranked = actual[np.argsort(-order_by, kind="stable")]
-    captured = np.cumsum(ranked) / ranked.sum()
-    return float(captured.sum() / len(ranked) - (len(ranked) + 1) / (2 * len(ranked)))
+def _groups(data: DataConfig, log: EventLog) -> tuple[list[str], Array]:
+    """Names of the groups, "" first, and the index ``(users,)`` of every user's, from the CSV ``data.groups``."""
+    if not data.groups:
+        return [""], np.zeros(len(log.names), np.int32)
+    path = Path(data.groups)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except OSError as error:
+        raise ConfigError(f"data.groups {path} cannot be read ({error.strerror}); give a CSV of user, group") from None
+    wrong = next((i for i, row in enumerate(rows, start=1) if len(row) != 2), None)
+    if wrong:
+        raise ConfigError(f"data.groups {path}: row {wrong} has not two columns, expected user, group")
+    group_of = dict(rows)
+    names = ["", *sorted(set(group_of.values()) - {""})]
+    index = {name: i for i, name in enumerate(names)}
+    return names, np.array([index[group_of.get(user, "")] for user in log.names], np.int32)

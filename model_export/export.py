@@ -6,6 +6,8 @@ import hashlib
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,56 +18,98 @@ import onnx
 import torch
 
 from model_export.card import model_card
+from model_export.compress import Loss, fused, half, loss, outputs, quantised
+from model_export.files import replaced
 from model_export.model import EventBert
-from model_export.run import Run, Sample, load_run, predict, replaced
-from stream.contract.manifest import (
-    GOLDEN_FILE,
-    MANIFEST_FILE,
-    MODEL_FILE,
-    GoldenCase,
-    Manifest,
-)
+from model_export.run import Run, Sample, load_run, predict
+from stream.contract.manifest import MANIFEST_FILE, MODEL_FILE, GoldenCase, Manifest, Variant
 from stream.contract.tokens import CHANNELS, LENGTHS
 from stream.errors import ContractError
-from stream.score import Scorer
+from stream.score import RawScores, Scorer, golden_file
 
-__all__ = ["BANDS", "export", "to_onnx"]
+__all__ = ["VARIANTS", "export", "to_onnx"]
 
 Array = npt.NDArray[Any]
-#: Churn probability at which the medium and the high band begin.
-BANDS: Final = (0.4, 0.7)
 OPSET: Final = 17
 CARD_FILE: Final = "README.md"
 GOLDEN_CASES: Final = 16
+VARIANTS: Final[tuple[Variant, ...]] = ("fp32", "int8", "fp16")
 _INPUTS: Final = ["tokens", "features"]
 _OUTPUTS: Final = ["churn", "purchase", "value"]
 
 
-def export(run_folder: Path, out: Path, *, bands: tuple[float, float] = BANDS, sufficient_events: int = 5) -> Manifest:
-    """Write the model folder ``out`` in one step, after the serving code has loaded it once."""
+@dataclass(frozen=True, slots=True)
+class _Graphs:
+    """The model in each number format; sizes in bytes and losses by how it was made (int8 in two ways, one is kept)."""
+
+    of: dict[Variant, bytes]
+    sizes: dict[str, int]
+    losses: dict[str, Loss]
+
+
+def export(
+    run_folder: Path,
+    out: Path,
+    *,
+    bands: tuple[float, float] | None = None,
+    sufficient_events: int | None = None,
+    variants: tuple[Variant, ...] = VARIANTS,
+) -> Manifest:
+    """Write the model folder ``out`` in one step, after the serving code has loaded each variant once.
+
+    fp32 is always among them; ``bands`` and ``sufficient_events`` are those of the run's settings where not given.
+    """
     run, network, sample, digest = load_run(run_folder)
-    golden = _golden(network, sample)
-    files = {MODEL_FILE: to_onnx(network), GOLDEN_FILE: b"".join(msgspec.json.encode(g) + b"\n" for g in golden)}
-    files[CARD_FILE] = model_card(run, digest, len(files[MODEL_FILE])).encode()
+    graphs = _graphs(network, sample, variants)
+    files = {_model_file(name): graph for name, graph in graphs.of.items()}
+    files |= {golden_file(name): _golden(network, sample, graphs.of[name], name) for name in graphs.of}
+    files[CARD_FILE] = model_card(run, digest, graphs.sizes, graphs.losses).encode()
+    settings = run.settings
     manifest = Manifest(
-        name=run.name,
+        name=settings.name,
         version=digest[:12],
-        labels=run.plan.labels,
+        labels=settings.labels,
         calibration=run.calibration,
-        currency=run.data.money,
-        bands=bands,
-        sufficient_events=sufficient_events,
+        currency=run.currency,
+        bands=bands or (settings.export.medium, settings.export.high),
+        sufficient_events=settings.export.sufficient_events if sufficient_events is None else sufficient_events,
         trained_on=run.trained_on,
-        recipe=_recipe(run, digest),
+        recipe=_recipe(run, digest, graphs.losses),
         metrics={f"{model}.{k}": v for model, metrics in run.metrics.items() for k, v in metrics.items()},
         files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        variants={name: _model_file(name) for name in graphs.of},
+        categories=run.categories,
+        typical=tuple(np.median(sample.features, axis=0).astype(float).tolist()),
     )
     files[MANIFEST_FILE] = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
     with replaced(out, MANIFEST_FILE) as new:
-        for name, data in files.items():
-            (new / name).write_bytes(data)
-        Scorer(new)
+        for file, data in files.items():
+            (new / file).write_bytes(data)
+        for name in graphs.of:
+            Scorer(new, variant=name)
     return manifest
+
+
+def _model_file(variant: Variant) -> str:
+    return MODEL_FILE if variant == "fp32" else f"model.{variant}.onnx"
+
+
+def _graphs(network: EventBert, sample: Sample, variants: tuple[Variant, ...]) -> _Graphs:
+    config = network.config
+    graph = fused(to_onnx(network), config.heads, config.hidden)
+    graphs: dict[Variant, bytes] = {"fp32": graph}
+    sizes, losses = {"fp32": len(graph)}, {}
+    if "fp16" in variants:
+        graphs["fp16"] = half(graph)
+        held_out = sample.tokens[1::2], sample.features[1::2]
+        losses["fp16"] = loss(graphs["fp16"], outputs(graph, *held_out), *held_out)
+        sizes["fp16"] = len(graphs["fp16"])
+    if "int8" in variants:
+        int8 = quantised(graph, sample.tokens, sample.features)
+        graphs["int8"] = int8.graph
+        losses |= {f"int8 {kind}": found for kind, found in int8.losses.items()}
+        sizes[f"int8 {int8.kind}"] = len(int8.graph)
+    return _Graphs(graphs, sizes, losses)
 
 
 def to_onnx(network: EventBert) -> bytes:
@@ -76,7 +120,8 @@ def to_onnx(network: EventBert) -> bytes:
     """
     tokens = torch.ones((2, LENGTHS[0], len(CHANNELS)), dtype=torch.int32)
     features = torch.zeros((2, network.mean.shape[0]))
-    axes: dict[str, dict[int, str]] = {name: {0: "batch"} for name in (*_INPUTS, *_OUTPUTS)}
+    names = [*_OUTPUTS, *(["category"] if network.shape.categories else [])]
+    axes: dict[str, dict[int, str]] = {name: {0: "batch"} for name in (*_INPUTS, *names)}
     axes["tokens"][1] = "length"
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
@@ -87,7 +132,7 @@ def to_onnx(network: EventBert) -> bytes:
             (tokens, features),
             path,
             input_names=_INPUTS,
-            output_names=_OUTPUTS,
+            output_names=names,
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
@@ -109,31 +154,45 @@ def _checked(data: bytes) -> bytes:
     return out
 
 
-def _golden(network: EventBert, sample: Sample) -> list[GoldenCase]:
-    """Rows spread over the sample, which is sorted by history length."""
+def _golden(network: EventBert, sample: Sample, graph: bytes, variant: Variant) -> bytes:
+    """Golden cases of rows spread over the sample, which is sorted by history length.
+
+    Outputs of fp32 are torch's, so that a folder that serves is one that was exported right; others are onnxruntime's.
+    """
     rows = np.linspace(0, len(sample.tokens) - 1, min(GOLDEN_CASES, len(sample.tokens))).astype(int)
-    raw = predict(network, sample.tokens[rows], sample.features[rows])
-    cases = []
-    for i, row in enumerate(rows.tolist()):
-        tokens = sample.tokens[row]
-        history = tokens[tokens[:, CHANNELS.index("type")] > 0]
-        cases.append(
-            GoldenCase(
-                history.tolist(),
-                sample.features[row].astype(float).tolist(),
-                float(raw.churn[i]),
-                raw.purchase[i].astype(float).tolist(),
-                raw.value[i].astype(float).tolist(),
-            )
-        )
-    return cases
+    tokens, features = sample.tokens[rows], sample.features[rows]
+    raw = predict(network, tokens, features)
+    if variant != "fp32":
+        raw = _as_scores(outputs(graph, tokens, features), raw.purchase.shape[1])
+    lines = []
+    for i, row in enumerate(tokens):
+        history = row[row[:, CHANNELS.index("type")] > 0].tolist()
+        numbers = [x[i].astype(float).tolist() for x in (features, raw.churn, raw.purchase, raw.value, raw.category)]
+        lines.append(msgspec.json.encode(GoldenCase(history, *numbers)) + b"\n")
+    return b"".join(lines)
 
 
-def _recipe(run: Run, digest: str) -> dict[str, str | int | float | bool]:
-    """All settings in one flat table, without the folder that the data lay in."""
-    data = {k: v for k, v in msgspec.to_builtins(run.data).items() if k != "source"}
-    plan = {k: v for k, v in msgspec.to_builtins(run.plan).items() if k != "labels"}
-    parts = {"data": data, "plan": plan, "model": msgspec.to_builtins(run.model), "fit": msgspec.to_builtins(run.fit)}
-    flat = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
+def _as_scores(columns: Array, horizons: int) -> RawScores:
+    churn, purchase, value, category = np.split(columns.astype(np.float32), [1, 1 + horizons, 3 + horizons], axis=1)
+    return RawScores(churn[:, 0], purchase, value, category)
+
+
+def _recipe(run: Run, digest: str, losses: dict[str, Loss]) -> dict[str, str | int | float | bool]:
+    """All settings in one flat table, without the folders that files lay in, and what compression lost."""
+    flat = dict(_flat("", msgspec.to_builtins(run.settings)))
     counts = {f"counts.{key}": value for key, value in run.counts.items()}
-    return {"data.source": run.data.name, **flat, **counts, "weights_sha256": digest}
+    lost = {f"loss.{name}.{k}": float(f"{v:.3g}") for name, x in losses.items() for k, v in asdict(x).items()}
+    files = {"data.source": run.settings.data.name, "data.groups": Path(run.settings.data.groups).name}
+    return {**flat, **files, **counts, **lost, "weights_sha256": digest}
+
+
+def _flat(prefix: str, tree: dict[str, Any]) -> Iterator[tuple[str, str | int | float | bool]]:
+    """Leaves of nested settings by dotted name; lists as text, what is not set left out."""
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flat(f"{name}.", value)
+        elif isinstance(value, list | tuple):
+            yield name, ",".join(f"{x:g}" if isinstance(x, float) else str(x) for x in value)
+        elif value is not None:
+            yield name, value

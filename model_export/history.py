@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -17,12 +17,16 @@ import numpy.typing as npt
 from stream.contract.events import EVENT
 from stream.datasets.formats import FORMATS, read_events
 from stream.datasets.shoppers import CURRENCY, Market
+from stream.datasets.topic import end_offsets, is_topic, read_topic
 from stream.decode import Decoder, Money
 from stream.errors import ConfigError
+from stream.sentiment import Sentiment
 
-__all__ = ["SIMULATOR", "DataConfig", "EventLog", "load", "read_log"]
+__all__ = ["SIMULATOR", "DataConfig", "EventLog", "fingerprint", "load", "read_log"]
 
 Array = npt.NDArray[Any]
+#: Texts → sentiments ``(n,)``.
+Reader = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 SIMULATOR: Final = "simulator"
 #: The simulated market opens on this Monday; a fixed one, so that a seed names one history.
 SIMULATION_START: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -34,12 +38,12 @@ _EVENT_BYTES_MAX: Final = 1 << 20
 _NOW: Final = float(2**32)
 
 
-class DataConfig(msgspec.Struct, frozen=True):
-    """Where the events come from: a file of a known format, or the simulator."""
+class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the events come from: a file of a known format, ``kafka://host:port/topic``, or the simulator."""
 
     source: str = SIMULATOR
     format: str = "jsonl"
-    #: Envelope of a JSON-lines file; all other formats are read as Segment events.
+    #: Envelope of a JSON-lines file or a topic; all other formats are read as Segment events.
     envelope: str = "segment"
     #: Reporting currency; empty: that of the format, else USD.
     currency: str = ""
@@ -49,6 +53,10 @@ class DataConfig(msgspec.Struct, frozen=True):
     seed: int = 7
     #: Most events read: about 100 bytes of memory each.
     events_max: int = 20_000_000
+    #: Folder of the sentiment model that the worker reads reviews with; empty: it does not.
+    sentiment: str = ""
+    #: CSV of user, group: evaluation reports fairness by group; no model ever sees it.
+    groups: str = ""
 
     @property
     def name(self) -> str:
@@ -73,6 +81,10 @@ class EventLog:
     users: npt.NDArray[np.int64]
     rows: Array
     dropped: Counter[str]
+    #: hash bucket → name of the categories seen.
+    categories: dict[int, str]
+    #: Sentiment of each event's review, -1 to 1; nan where there is none.
+    sentiment: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,6 +93,11 @@ class EventLog:
     def span(self) -> tuple[int, int]:
         """First and last event time, in seconds."""
         return int(self.rows["time"][0]), int(self.rows["time"][-1])
+
+    def until(self, end: int) -> EventLog:
+        """The history as it was known at ``end`` (seconds): what an earlier evaluation would have seen."""
+        n = int(np.searchsorted(self.rows["time"], end, "right"))
+        return replace(self, users=self.users[:n], rows=self.rows[:n], sentiment=self.sentiment[:n])
 
 
 @dataclass(slots=True)
@@ -92,39 +109,62 @@ class _Record:
 def load(config: DataConfig) -> EventLog:
     """Read a data set; raises ConfigError where nothing usable is found, or more than ``events_max`` events."""
     envelope = "segment" if config.source == SIMULATOR or config.format != "jsonl" else config.envelope
-    return read_log(_values(config), envelope=envelope, currency=config.money, events_max=config.events_max)
+    reader = Sentiment(Path(config.sentiment)).run if config.sentiment else None
+    return read_log(
+        _values(config), envelope=envelope, currency=config.money, events_max=config.events_max, read_texts=reader
+    )
 
 
-def read_log(values: Iterable[bytes], *, envelope: str, currency: str, events_max: int) -> EventLog:
-    """Decode event bytes as the service would and sort them by event time (stable)."""
+def fingerprint(config: DataConfig) -> bytes:
+    """What tells these events from others under the same name; for a topic, where it ends now."""
+    if config.source == SIMULATOR:
+        return b""
+    if is_topic(config.source):
+        return msgspec.json.encode(list(end_offsets(config.source).items()))
+    return Path(config.source).read_bytes()
+
+
+def read_log(
+    values: Iterable[bytes], *, envelope: str, currency: str, events_max: int, read_texts: Reader | None = None
+) -> EventLog:
+    """Decode event bytes as the service would and sort them by event time (stable); ``read_texts`` reads reviews."""
     decoder = Decoder(envelope, Money(currency), bytes_max=_EVENT_BYTES_MAX, future_skew_s=0)
     index: dict[str, int] = {}
     users: list[Array] = []
     rows: list[Array] = []
+    texts: dict[int, str] = {}
     dropped: Counter[str] = Counter()
     records = (_Record(offset, value) for offset, value in enumerate(values))
     while chunk := list(islice(records, _CHUNK)):
         if chunk[-1].offset >= events_max:
             raise ConfigError(
-                f"data set has more than {events_max:,} events; give a smaller file or raise --events-max"
+                f"data set has more than {events_max:,} events; give a smaller file or raise data.events_max"
             )
         decoded = decoder.decode(chunk, _NOW)
         dropped.update(dead.reason for dead in decoded.dead)
         dropped["ignored"] += decoded.n_ignored
+        if read_texts is not None:
+            begin = sum(map(len, rows))
+            texts.update((begin + i, text) for i, text in decoded.reviews)
         users.append(np.array([index.setdefault(user, len(index)) for user in decoded.batch.users], np.int64))
         rows.append(decoded.batch.rows)
     if not index:
         raise ConfigError(
-            f"data set has no usable event (dropped: {_reasons(dropped)}); check --data, --format and --envelope"
+            f"data set has no usable event (dropped: {_reasons(dropped)}); "
+            "check data.source, data.format and data.envelope"
         )
-    return _sorted(list(index), np.concatenate(users), np.concatenate(rows), +dropped)
+    sentiment = np.full(sum(map(len, rows)), np.nan, np.float32)
+    if read_texts is not None and texts:
+        sentiment[list(texts)] = read_texts(list(texts.values()))
+    log = EventLog(list(index), np.concatenate(users), np.concatenate(rows), +dropped, decoder.categories, sentiment)
+    return _sorted(log)
 
 
-def _sorted(names: list[str], users: Array, rows: Array, dropped: Counter[str]) -> EventLog:
-    order = np.argsort(rows["time"], kind="stable")
-    rows = rows[order].astype(EVENT)
+def _sorted(log: EventLog) -> EventLog:
+    order = np.argsort(log.rows["time"], kind="stable")
+    rows = log.rows[order].astype(EVENT)
     rows["offset"] = np.arange(len(rows))
-    return EventLog(names, users[order], rows, dropped)
+    return replace(log, users=log.users[order], rows=rows, sentiment=log.sentiment[order])
 
 
 def _values(config: DataConfig) -> Iterator[bytes]:
@@ -132,8 +172,10 @@ def _values(config: DataConfig) -> Iterator[bytes]:
         market = Market(config.users, SIMULATION_START, config.seed)
         until = SIMULATION_START + timedelta(days=config.days)
         return (event.encode() for event in market.events(until))
+    if is_topic(config.source):
+        return read_topic(config.source, records_max=config.events_max)
     if config.format not in FORMATS:
-        raise ConfigError(f"format is {config.format!r}, expected one of {', '.join(FORMATS)}; set --format")
+        raise ConfigError(f"format is {config.format!r}, expected one of {', '.join(FORMATS)}; set data.format")
     return (event.record()[1] for event in read_events(Path(config.source), config.format))
 
 

@@ -1,9 +1,8 @@
-"""The event BERT: one position per event, fused with the numeric features, three heads.
+"""The fused model: the event encoder's vector mixed with the numeric features by a gate, and the heads.
 
-Token channels are embedded and summed, run through Hugging Face's ``BertModel``, averaged over the events that
-are there, and mixed with the features by a gate. A linear path from the features to the outputs stands beside,
-and training starts it at the logistic regression: the network learns only what that misses. Positions count from
-the newest event: what a user did last has the same place however long the history is.
+A linear path from the features to the outputs stands beside, one for users at an age of silence and one for users who
+did something just now, of whom the same numbers mean something else. Training starts both at the logistic regression:
+the network learns only what that misses.
 """
 
 from __future__ import annotations
@@ -15,32 +14,38 @@ import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BertConfig, BertModel
 
-from stream.contract.columns import HISTORY_LEN
-from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES
+from model_export.encoder import EncoderConfig, EventEncoder
+from model_export.text.products import ProductTable
+from stream.contract.tokens import FEATURES
 
-__all__ = ["LOG_SIGMA_MAX", "EventBert", "ModelConfig"]
+__all__ = ["LOG_SIGMA_MAX", "EventBert", "ModelConfig", "Shape"]
 
 #: The serving side clamps log-sigma here too: exp(mu + sigma²/2) explodes for wide tails.
 LOG_SIGMA_MAX: Final = math.log(2.0)
-#: Added to the attention logits of padding; exp() of it is 0 in fp32 and in fp16.
-MASKED: Final = -10_000
 #: onnxruntime multiplies the last rows of a matrix by other kernels, which round otherwise, unless their number
 #: is a multiple of four. With four copies of each row a user scores the same to the bit, alone or in any batch.
 ROW_COPIES: Final = 4
-_TYPE: Final = CHANNELS.index("type")
+_RECENCY: Final = FEATURES.index("recency")
 
 
-class ModelConfig(msgspec.Struct, frozen=True):
-    """The size of the network. Larger reads more out of long histories and costs throughput in proportion."""
+class ModelConfig(EncoderConfig, frozen=True, forbid_unknown_fields=True):
+    """The network: its encoder, and what stands beside."""
 
-    hidden: int = 32
-    layers: int = 2
-    heads: int = 4
-    intermediate: int = 64
-    dropout: float = 0.2
+    #: Off for ablations: the numeric features, so that the event BERT stands alone.
+    use_numeric: bool = True
+    #: The next-category head chooses among this many most frequent categories; 0: no such head.
+    categories: int = 32
+    #: Width to which the vectors of product texts are reduced.
+    product_width: int = 16
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What the data makes of a network: its outputs, and the size of its table of product texts."""
+
     purchase_heads: int = 2
+    categories: int = 0
+    product_rows: int = 0
 
 
 class EventBert(nn.Module):
@@ -51,22 +56,22 @@ class EventBert(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, shape: Shape, products: ProductTable | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.shape = config, shape
         hidden, n = config.hidden, len(FEATURES)
-        tables = [nn.Embedding(size, hidden, padding_idx=0) for size in CHANNEL_SIZES.values()]
-        for table in tables:
-            # Small, as BERT's own: at torch's unit variance the tables stay the noise they began as.
-            nn.init.normal_(table.weight[1:], std=0.02)
-        self.channels = nn.ModuleList(tables)
-        self.bert = BertModel(_bert_config(config), add_pooling_layer=False)  # type: ignore[no-untyped-call]
+        if products is None and shape.product_rows:
+            products = ProductTable.empty(shape.product_rows, config.product_width)
+        self.encoder = EventEncoder(config, products)
         self.numeric = nn.Sequential(nn.Linear(n, hidden), nn.GELU(), nn.Dropout(config.dropout))
         self.gate = nn.Linear(2 * hidden, hidden)
         self.mix = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Dropout(config.dropout))
-        outputs = 1 + config.purchase_heads + 2
+        outputs = 1 + shape.purchase_heads + 2
         self.heads = nn.Linear(hidden, outputs)
         self.linear = nn.Linear(n, outputs, bias=False)
+        #: What is added for users who did something just now: slopes, and a constant.
+        self.just_now = nn.Parameter(torch.zeros(outputs, n + 1))
+        self.category = nn.Linear(hidden, shape.categories) if shape.categories else None
         # Features are cut to the range seen in training: beyond it a line would go on, the truth may not.
         self.register_buffer("low", torch.full((n,), -1e9))
         self.register_buffer("high", torch.full((n,), 1e9))
@@ -76,35 +81,39 @@ class EventBert(nn.Module):
         nn.init.zeros_(self.heads.weight)
         nn.init.zeros_(self.linear.weight)
 
-    def forward(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``churn (batch,)``, ``purchase (batch, horizons)``, ``value (batch, 2)``."""
-        x = (torch.minimum(torch.maximum(features, self.low), self.high) - self.mean) / self.scale
-        out = self._fuse(_copied(self._read(tokens)), _copied(x))[:, 0]
+    def forward(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+        """``churn (batch,)``, ``purchase (batch, horizons)``, ``value (batch, 2)`` and, with such a head, ``category``.
+
+        The last is ``(batch, categories)``, logits of the category of the next event that has one.
+        """
+        x = _copied(self.standardised(features))
+        mixed = self._mix(_copied(self.encoder(tokens)), x)
+        out = self.heads(mixed)
+        if self.config.use_numeric:
+            out = out + self.linear(x) + functional.linear(self._just_now(features, x), self.just_now)
+        out = out[:, 0]
         log_sigma = LOG_SIGMA_MAX - _squareplus(out[:, -1:])
-        return out[:, 0], out[:, 1:-2], torch.cat((out[:, -2:-1], log_sigma), dim=1)
+        scores = (out[:, 0], out[:, 1:-2], torch.cat((out[:, -2:-1], log_sigma), dim=1))
+        return scores if self.category is None else (*scores, self.category(mixed)[:, 0])
 
-    def _fuse(self, events: Tensor, x: Tensor) -> Tensor:
-        """All raw outputs, ``(batch, copies, outputs)``."""
-        numeric = self.numeric(x)
-        gate = torch.sigmoid(self.gate(torch.cat((events, numeric), dim=2)))
-        out: Tensor = self.heads(self.mix(gate * events + (1 - gate) * numeric)) + self.linear(x)
+    def standardised(self, features: Tensor) -> Tensor:
+        """Features within the range of the training data, in units of its standard deviations."""
+        return (torch.minimum(torch.maximum(features, self.low), self.high) - self.mean) / self.scale
+
+    def _just_now(self, features: Tensor, x: Tensor) -> Tensor:
+        """Standardised features and a 1 where the last event is the scoring instant, zeros elsewhere."""
+        now = (features[:, _RECENCY : _RECENCY + 1] <= 0).to(x.dtype)
+        return torch.cat((x, torch.ones_like(x[:, :, :1])), dim=2) * _copied(now)
+
+    def _mix(self, events: Tensor, x: Tensor) -> Tensor:
+        """``(batch, copies, hidden)`` of both readings of the user."""
+        mixed = events
+        if self.config.use_numeric:
+            numeric = self.numeric(x)
+            gate = torch.sigmoid(self.gate(torch.cat((events, numeric), dim=2)))
+            mixed = gate * events + (1 - gate) * numeric
+        out: Tensor = self.mix(mixed)
         return out
-
-    def _read(self, tokens: Tensor) -> Tensor:
-        """What the history says, ``(batch, hidden)``: the mean over its events."""
-        mask = (tokens[:, :, _TYPE] > 0).to(torch.int64)
-        positions = (mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)).clamp(min=0, max=HISTORY_LEN - 1)
-        embedded = self.channels[0](tokens[:, :, 0])
-        for c, table in enumerate(self.channels[1:], start=1):
-            embedded = embedded + table(tokens[:, :, c])
-        if self.training:
-            embedded = embedded * functional.dropout(torch.ones_like(embedded[:, :, :1]), self.config.dropout)
-        blocked = ((1 - mask) * MASKED).to(embedded.dtype)[:, None, None, :]
-        hidden = self.bert(inputs_embeds=embedded, attention_mask=blocked, position_ids=positions).last_hidden_state
-        weights = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
-        # A product, not a sum over an axis: onnxruntime sums one row alone in another order than one of many.
-        pooled: Tensor = (weights.unsqueeze(1) @ hidden)[:, 0]
-        return pooled
 
 
 def _squareplus(x: Tensor) -> Tensor:
@@ -115,19 +124,3 @@ def _squareplus(x: Tensor) -> Tensor:
 def _copied(rows: Tensor) -> Tensor:
     """``(batch, n)`` as ``(batch, ROW_COPIES, n)``."""
     return rows.unsqueeze(1).expand(-1, ROW_COPIES, -1)
-
-
-def _bert_config(config: ModelConfig) -> BertConfig:
-    return BertConfig(
-        vocab_size=1,  # never read: inputs_embeds takes its place
-        hidden_size=config.hidden,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        intermediate_size=config.intermediate,
-        # Whole events are dropped instead (see _read): drawing these masks took half of a training step on a CPU.
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        max_position_embeddings=HISTORY_LEN,
-        type_vocab_size=1,
-        attn_implementation="eager",  # type: ignore[call-arg]
-    )

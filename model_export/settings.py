@@ -1,58 +1,193 @@
-"""Settings of a training, from flags to the typed parts that each stage reads."""
+"""Settings of a model, from one TOML file: its data, labels, snapshots, network, training and evaluation.
+
+Every table and key may be left out; ``valuestream-model config`` prints all of them with their defaults.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from model_export.dataset import Plan
+from model_export.fit import FitConfig
 from model_export.history import SIMULATOR, DataConfig
 from model_export.model import ModelConfig
-from model_export.run import FitConfig
 from stream.contract.manifest import Labels
+from stream.datasets.topic import Topic, is_topic
 from stream.errors import ConfigError
 
-__all__ = ["Settings", "settings"]
-
-_LABELS = ("eligible_days", "churn_days", "purchase_days", "value_days")
-_HEADS = 4
+__all__ = ["EvaluateConfig", "ExportConfig", "RetrainConfig", "Settings", "TextConfig", "as_toml", "read_settings"]
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """All that a training is told."""
+class LabelConfig(Labels, frozen=True, forbid_unknown_fields=True):
+    """What is predicted, in days; see :class:`stream.contract.manifest.Labels`."""
 
-    data: DataConfig
-    plan: Plan
-    model: ModelConfig
-    fit: FitConfig
+    eligible_days: float = 45.0
+    churn_days: float = 14.0
+    purchase_days: tuple[float, ...] = (7.0, 30.0)
+    value_days: float = 30.0
 
 
-def settings(*, data: str, seed: int, **flags: Any) -> Settings:
-    """Sort flags into parts; raises ConfigError for those that do not go together."""
-    if data != SIMULATOR and not Path(data).is_file():
-        raise ConfigError(f"data is {data!r}, which is no file; give a file of events, or `simulator`")
-    labels = Labels(**{name: flags[name] for name in _LABELS})
-    if labels.value_days not in labels.purchase_days:
-        raise ConfigError(
-            f"--value-days is {labels.value_days:g}, expected one of --purchase-days "
-            f"({','.join(f'{d:g}' for d in labels.purchase_days)}): its probability is that of any value at all"
-        )
-    if flags["hidden"] % _HEADS:
-        raise ConfigError(f"--hidden is {flags['hidden']}, expected a multiple of {_HEADS}, the number of heads")
-    return Settings(
-        DataConfig(source=data, seed=seed, **_of(DataConfig, flags)),
-        Plan(labels, seed=seed, **_of(Plan, flags)),
-        ModelConfig(
-            heads=_HEADS,
-            intermediate=2 * flags["hidden"],
-            purchase_heads=len(labels.purchase_days),
-            **_of(ModelConfig, flags),
-        ),
-        FitConfig(seed=seed, **_of(FitConfig, flags)),
+class TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Product texts that the event BERT reads at item positions."""
+
+    #: Folder, hub name or package of a text BERT; empty: no product texts.
+    checkpoint: str = ""
+    #: CSV or JSON Lines file with the columns item, category and text; empty: the names in the events of the data.
+    catalogue: str = ""
+
+
+class EvaluateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model is measured beside the baselines."""
+
+    #: Temporal snapshots: the same history, ended earlier and earlier by ``step_days``.
+    snapshots: int = 3
+    step_days: float = 14.0
+    #: Trainings of each network and tree model, whose metrics are averaged.
+    seeds: tuple[int, ...] = (7, 8, 9)
+    #: Draws of users for the 95 % intervals.
+    resamples: int = 300
+    #: Also measure what the network's parts are worth, on the first seed.
+    ablations: bool = False
+
+
+class ExportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the model folder says beside the network."""
+
+    #: Churn probability at which the medium and the high band begin.
+    medium: float = 0.4
+    high: float = 0.7
+    #: Users with fewer events get data_sufficiency "low" and the calibration of such users.
+    sufficient_events: int = 5
+
+
+class RetrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a challenger takes the champion's place."""
+
+    #: Least fall of the mean log-loss of all probability heads, in nats.
+    margin: float = 0.0005
+    #: Epochs in which the champion's weights are trained on.
+    epochs: int = 2
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that a model is made of; relative paths are read from the working directory."""
+
+    #: Name of the model in every score.
+    name: str = "event-bert"
+    #: The same seed gives the same weights on a CPU.
+    seed: int = 7
+    data: DataConfig = DataConfig()
+    labels: LabelConfig = LabelConfig()
+    snapshots: Plan = Plan()
+    model: ModelConfig = ModelConfig()
+    text: TextConfig = TextConfig()
+    #: A larger network that is trained first and whose probabilities this one learns from.
+    teacher: ModelConfig | None = None
+    fit: FitConfig = FitConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+    retrain: RetrainConfig = RetrainConfig()
+
+
+def read_settings(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
+    """Read a TOML file (none: all defaults), then set ``table.key=value`` pairs.
+
+    Raises ConfigError that names the key for what is unknown, of the wrong type, or does not go together.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = msgspec.toml.decode(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"settings {path} cannot be read ({error.strerror}); give a TOML file") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"settings {path} is not TOML: {error}") from None
+    for pair in overrides:
+        _set(tree, pair)
+    try:
+        settings = msgspec.convert(tree, Settings, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"settings {path or 'given'}: {error}; `valuestream-model config` prints all keys") from None
+    _check(settings)
+    return settings
+
+
+def as_toml(settings: Settings) -> str:
+    """All settings as TOML that :func:`read_settings` reads back; what is not set is left out."""
+    tree: dict[str, Any] = msgspec.to_builtins(settings)
+    plain = {key: value for key, value in tree.items() if not isinstance(value, dict) and value is not None}
+    lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in plain.items()]
+    for name, table in tree.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{name}]", *(f"{k} = {msgspec.json.encode(v).decode()}" for k, v in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _set(tree: dict[str, Any], pair: str) -> None:
+    name, equals, value = pair.partition("=")
+    *tables, key = name.strip().split(".")
+    if not equals or not key:
+        raise ConfigError(f"found --set {pair!r}, expected table.key=value, such as fit.epochs=5")
+    for table in tables:
+        tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"found --set {pair!r}, but {table} is a value, expected a table")
+    try:
+        tree[key] = msgspec.toml.decode(f"value = {value}")["value"]
+    except msgspec.DecodeError:
+        tree[key] = value.strip()
+
+
+def _check(settings: Settings) -> None:
+    labels, data = settings.labels, settings.data
+    days = (labels.eligible_days, labels.churn_days, labels.value_days, *labels.purchase_days)
+    _expect(bool(labels.purchase_days) and min(days) > 0, "labels", "days above 0", days)
+    _expect(
+        tuple(sorted(set(labels.purchase_days))) == labels.purchase_days,
+        "labels.purchase_days",
+        "rising horizons, each once",
+        labels.purchase_days,
     )
+    _expect(
+        labels.value_days in labels.purchase_days,
+        "labels.value_days",
+        f"one of purchase_days {labels.purchase_days}: its probability is that of any value at all",
+        labels.value_days,
+    )
+    if is_topic(data.source):
+        Topic.parse(data.source)
+    elif data.source != SIMULATOR:
+        _expect(
+            Path(data.source).is_file(), "data.source", "a file of events, kafka://host:port/topic or simulator",
+            data.source,
+        )  # fmt: skip
+    for name, table in (("model", settings.model), ("teacher", settings.teacher)):
+        if table is not None:
+            _expect(table.heads > 0, f"{name}.heads", "more than 0", table.heads)
+            _expect(table.hidden % table.heads == 0, f"{name}.hidden", f"a multiple of {table.heads}", table.hidden)
+            _expect(table.dropout < 1, f"{name}.dropout", "less than 1", table.dropout)
+    export = settings.export
+    _expect(0 < export.medium < export.high < 1, "export.medium", f"less than high {export.high:g}", export.medium)
+    _expect(bool(settings.evaluate.seeds), "evaluate.seeds", "at least one seed", list(settings.evaluate.seeds))
+    for name, number in _numbers(settings):
+        _expect(number >= 0, name, "0 or more", number)
+    positive = {"fit.batch_size": settings.fit.batch_size, "fit.epochs": settings.fit.epochs,
+                "fit.threads": settings.fit.threads, "snapshots.every_days": settings.snapshots.every_days,
+                "evaluate.snapshots": settings.evaluate.snapshots}  # fmt: skip
+    for name, number in positive.items():
+        _expect(number > 0, name, "more than 0", number)
 
 
-def _of(part: type[msgspec.Struct], flags: dict[str, Any]) -> dict[str, Any]:
-    return {name: flags[name] for name in part.__struct_fields__ if name in flags}
+def _numbers(settings: Settings) -> list[tuple[str, float]]:
+    tree: Mapping[str, Any] = msgspec.to_builtins(settings)
+    tables = [(name, table) for name, table in tree.items() if isinstance(table, dict)]
+    return [(f"{t}.{k}", v) for t, table in tables for k, v in table.items() if isinstance(v, int | float)]
+
+
+def _expect(holds: bool, name: str, expected: str, found: Any) -> None:
+    if not holds:
+        raise ConfigError(f"{name} is {found!r}, expected {expected}; set it in the settings file")

@@ -1,8 +1,9 @@
 """Changelog values: one packed, versioned value per user, written at each checkpoint and read at recovery.
 
 Layout, little-endian: version (u1) · USER · history entries, oldest first · seen identities, oldest first ·
-number of used buckets (u1) · for each: slot (u1), BUCKET. Only what is used is written, so a value is as long
-as its user is active: 170 bytes after one event, about 1.5 KB with a full history.
+number of used buckets (u1) · for each: slot (u1), BUCKET · offsets of reviews that await their sentiment (i8 each).
+Only what is used is written, so a value is as long as its user is active: 118 bytes after one event, about 1.5 KB
+with a full history.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import numpy.typing as npt
 from stream.contract.columns import (
     BUCKET,
     BUCKET_SLOTS,
+    FRESH_USER,
     HISTORY,
     HISTORY_LEN,
     SEEN_LEN,
     STATE_VERSION,
     USER,
+    USER_BYTES,
 )
 from stream.errors import ContractError
 from stream.state import PartitionState
@@ -28,6 +31,7 @@ __all__ = ["load", "pack"]
 
 Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
+_FRESH = FRESH_USER.tobytes()
 _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 
 
@@ -42,6 +46,10 @@ def pack(state: PartitionState, rows: Array) -> list[bytes]:
     heads = users.tobytes()
     bucketed, buckets = state.buckets.take(rows)
     tails = dict(zip(bucketed.tolist(), map(_pack_buckets, buckets), strict=True))
+    if state.awaited:
+        for i, row in enumerate(rows.tolist()):
+            if row in state.awaited:
+                tails[i] = tails.get(i, b"\0") + np.array(state.awaited[row], "<i8").tobytes()
     history_ends = (np.cumsum(users["history_len"], dtype=np.int64) * HISTORY.itemsize).tolist()
     seen_ends = (np.cumsum(users["seen_len"], dtype=np.int64) * 8).tolist()
 
@@ -77,6 +85,7 @@ def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
     if not users:
         return np.zeros(0, np.int64)
     _check_versions(values)
+    values = [value if value[0] == STATE_VERSION else _upgraded(value) for value in values]
     rows = state.rows_of(users)
     size = USER.itemsize
     heads = np.frombuffer(b"".join([v[1 : 1 + size] for v in values]), USER)
@@ -89,18 +98,28 @@ def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
     _scatter(state.seen, rows, heads["seen_len"], np.frombuffer(identities, np.uint64))
     state.users[rows] = heads
     for row, value, h, s in zip(rows.tolist(), values, h_bytes, s_bytes, strict=True):
-        if value[start + h + s]:
-            state.buckets.put(row, _unpack_buckets(value[start + h + s + 1 :]))
+        first = start + h + s + 1
+        end = first + value[first - 1] * _USED_BUCKET.itemsize
+        if end > first:
+            state.buckets.put(row, _unpack_buckets(value[first:end]))
+        if len(value) > end:
+            state.awaited[row] = np.frombuffer(value[end:], "<i8").tolist()
     return rows
 
 
 def _check_versions(values: list[bytes]) -> None:
-    others = {v[0] for v in values} - {STATE_VERSION}
+    others = {v[0] for v in values} - set(USER_BYTES)
     if others:
         raise ContractError(
-            f"state version is {max(others)}, this build reads {STATE_VERSION}; "
+            f"state version is {max(others)}, this build reads {min(USER_BYTES)} to {STATE_VERSION}; "
             "run the release that wrote it, or start with a new --app-id"
         )
+
+
+def _upgraded(value: bytes) -> bytes:
+    """A value of an older version as this one would have written it: the columns it lacks are those of a new user."""
+    end = 1 + USER_BYTES[value[0]]
+    return _VERSION + value[1:end] + _FRESH[end - 1 :] + value[end:]
 
 
 def _scatter(target: Array, rows: Array, lengths: Array, flat: Array) -> None:

@@ -6,29 +6,25 @@ crash is the same to the byte. When it was made is the Kafka timestamp of its re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from stream.contract.manifest import Manifest, Platt
+from stream.contract.manifest import Manifest
 from stream.contract.score import Alert, Churn, LifetimeValue, ModelRef, Purchase, Score
+from stream.figures import Figures, figures_of
 from stream.score import RawScores
 from stream.state import Snapshot
 
-__all__ = ["AlertRule", "Band", "Decided", "Decider", "encode_json", "expected_value", "score_id"]
+__all__ = ["AlertRule", "Band", "Decided", "Decider", "encode_json", "score_id"]
 
 Array = npt.NDArray[Any]
-_DAY_S: Final = 86_400
-#: Log-sigma of the value of a buyer is kept below ln 2: exp(mu + sigma²/2) explodes for wide tails.
-_LOG_SIGMA_MAX: Final = float(np.log(2.0))
-#: No user is worth more than this in one horizon; beyond it the log-normal is extrapolating.
-_VALUE_MAX: Final = 1e7
 
 
 class Band(IntEnum):
@@ -50,10 +46,14 @@ class AlertRule:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Scores of ``n`` users, the alerts among them, and the numbers that go back into state, each ``(n,)``."""
+    """Scores of ``n`` users, the alerts among them, and the numbers that go back into state, each ``(n,)``.
+
+    ``alerted`` are the indices of the users whom the alerts are about.
+    """
 
     scores: list[Score]
     alerts: list[Alert]
+    alerted: Array
     churn: Array
     purchase: Array
     ltv: Array
@@ -69,54 +69,76 @@ class Decider:
         self._model = ModelRef(manifest.name, manifest.version, model_sha256)
         self._rule = rule
         labels = manifest.labels
-        self._value_head = labels.purchase_days.index(labels.value_days)
+        self._value_head = 1 + labels.purchase_days.index(labels.value_days)
 
     def decide(self, snapshot: Snapshot, as_of: Array, raw: RawScores) -> Decided:
         """Scores and alerts of the users of ``snapshot`` at ``as_of`` (seconds)."""
-        calibration = self._manifest.calibration
-        churn = _calibrated(raw.churn, calibration.churn)
-        purchase = np.column_stack([_calibrated(raw.purchase[:, h], p) for h, p in enumerate(calibration.purchase)])
-        buys = purchase[:, self._value_head]
-        ltv = expected_value(buys, raw.value) * calibration.value_factor
-        churn, purchase, ltv = np.round(churn, 6), np.round(purchase, 6), np.round(ltv, 4)
-        scores = self._scores(snapshot, as_of, churn, purchase, ltv)
+        enough = snapshot.users["n_events"] >= self._manifest.sufficient_events
+        figures = figures_of(self._manifest, as_of, raw, enough)
+        scores = self._scores(snapshot, as_of, enough, figures)
+        churn = figures.probability[:, 0]
         alert_band, alert_time, fired = self._rule_state(snapshot.users, as_of, churn)
         before = snapshot.users["alert_band"]
-        alerts = [self._alert(scores[i], int(before[i])) for i in np.flatnonzero(fired).tolist()]
-        return Decided(scores, alerts, churn, np.round(buys, 6), ltv, alert_band, alert_time)
+        alerted = np.flatnonzero(fired)
+        alerts = [self._alert(scores[i], int(before[i])) for i in alerted.tolist()]
+        buys = figures.probability[:, self._value_head]
+        return Decided(scores, alerts, alerted, churn, buys, figures.value, alert_band, alert_time)
 
-    def _scores(self, snapshot: Snapshot, as_of: Array, churn: Array, purchase: Array, ltv: Array) -> list[Score]:
-        m = self._manifest
-        medium, high = m.bands
-        bands = np.where(churn >= high, "high", np.where(churn >= medium, "medium", "low")).tolist()
-        sufficient = (snapshot.users["n_events"] >= m.sufficient_events).tolist()
+    def _scores(self, snapshot: Snapshot, as_of: Array, enough: Array, figures: Figures) -> list[Score]:
         rows = zip(
             snapshot.ids,
             as_of.tolist(),
+            _iso(as_of),
             snapshot.users["applied_offset"].tolist(),
+            snapshot.users["sentiment_offset"].tolist(),
             snapshot.users["n_events"].tolist(),
-            sufficient,
-            churn.tolist(),
-            bands,
-            purchase.tolist(),
-            ltv.tolist(),
+            enough.tolist(),
+            self._churn(figures),
+            self._purchase(figures),
+            self._value(figures),
+            figures.next_purchase,
+            figures.next_category,
             strict=True,
         )
         return [
             Score(
-                score_id=score_id(user, offset, at, self._model.sha256),
+                score_id=score_id(user, offset, at, self._model.sha256, noted),
                 user_id=user,
-                as_of=_iso(at),
+                as_of=iso,
                 model=self._model,
                 n_events=n,
-                data_sufficiency="ok" if enough else "low",
-                churn=Churn(p_churn, band, m.labels.churn_days),
-                purchase=[Purchase(p, d) for p, d in zip(p_buys, m.labels.purchase_days, strict=True)],
-                ltv=LifetimeValue(value, round(1 - p_buys[self._value_head], 6), m.currency, m.labels.value_days),
+                data_sufficiency="ok" if sufficient else "low",
+                churn=churn,
+                purchase=list(purchase),
+                ltv=ltv,
                 applied_offset=offset,
+                expected_next_purchase=next_purchase,
+                next_category=next_category,
             )
-            for user, at, offset, n, enough, p_churn, band, p_buys, value in rows
+            for user, at, iso, offset, noted, n, sufficient, churn, purchase, ltv, next_purchase, next_category in rows
         ]
+
+    def _churn(self, figures: Figures) -> list[Churn]:
+        medium, high = self._manifest.bands
+        days, p = self._manifest.labels.churn_days, figures.probability[:, 0]
+        bands = np.where(p >= high, "high", np.where(p >= medium, "medium", "low")).tolist()
+        rows = zip(p.tolist(), bands, figures.rank[0], _intervals(figures.low[:, 0], figures.high[:, 0]), strict=True)
+        return [Churn(p, band, days, rank, interval) for p, band, rank, interval in rows]
+
+    def _purchase(self, figures: Figures) -> Iterator[tuple[Purchase, ...]]:
+        heads = []
+        for h, days in enumerate(self._manifest.labels.purchase_days, start=1):
+            intervals = _intervals(figures.low[:, h], figures.high[:, h])
+            rows = zip(figures.probability[:, h].tolist(), figures.rank[h], intervals, strict=True)
+            heads.append([Purchase(p, days, rank, interval) for p, rank, interval in rows])
+        return zip(*heads, strict=True)
+
+    def _value(self, figures: Figures) -> list[LifetimeValue]:
+        currency, days = self._manifest.currency, self._manifest.labels.value_days
+        p_zero = np.round(1 - figures.probability[:, self._value_head], 6)
+        intervals = _intervals(figures.value_low, figures.value_high)
+        rows = zip(figures.value.tolist(), p_zero.tolist(), figures.value_rank, intervals, strict=True)
+        return [LifetimeValue(value, zero, currency, days, rank, interval) for value, zero, rank, interval in rows]
 
     def _rule_state(self, users: Array, as_of: Array, churn: Array) -> tuple[Array, Array, Array]:
         """The alert band each user is in now, the time of their last alert, and whether one fires."""
@@ -141,17 +163,13 @@ class Decider:
         )
 
 
-def expected_value(buys: Array, value: Array) -> Array:
-    """Mean of the zero-inflated log-normal, ``p · exp(mu + sigma²/2)`` (Wang, Liu & Miao 2019), sigma clamped."""
-    sigma = np.exp(np.minimum(value[:, 1].astype(np.float64), _LOG_SIGMA_MAX))
-    mean = np.exp(np.minimum(value[:, 0].astype(np.float64) + sigma**2 / 2, np.log(_VALUE_MAX)))
-    out: Array = buys * mean
-    return out
+def score_id(user: str, applied_offset: int, as_of: int, model_sha256: str, sentiment_offset: int = -1) -> str:
+    """128-bit name of a score: the same state, instant and model give the same name.
 
-
-def score_id(user: str, applied_offset: int, as_of: int, model_sha256: str) -> str:
-    """128-bit name of a score: the same state, instant and model give the same name."""
-    return xxhash.xxh3_128_hexdigest(f"{user}\0{applied_offset}\0{as_of}\0{model_sha256}".encode())
+    The sentiment of a review comes after the review, so it changes the state at the same applied offset.
+    """
+    seen = f"{applied_offset}" if sentiment_offset < 0 else f"{applied_offset}+{sentiment_offset}"
+    return xxhash.xxh3_128_hexdigest(f"{user}\0{seen}\0{as_of}\0{model_sha256}".encode())
 
 
 def encode_json(value: Score | Alert) -> bytes:
@@ -159,12 +177,10 @@ def encode_json(value: Score | Alert) -> bytes:
     return msgspec.json.encode(value)
 
 
-def _calibrated(logits: Array, platt: Platt) -> Array:
-    z = platt.slope * logits.astype(np.float64) + platt.intercept
-    # The logistic function as tanh, which does not overflow.
-    out: Array = 0.5 * (1.0 + np.tanh(0.5 * z))
-    return out
+def _intervals(low: Array, high: Array) -> list[tuple[float, float]]:
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def _iso(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _iso(seconds: Array) -> list[str]:
+    iso: list[str] = np.datetime_as_string(seconds.astype("datetime64[s]"), timezone="UTC").tolist()
+    return iso

@@ -27,7 +27,7 @@ from stream.contract.events import (
 )
 from stream.errors import ConfigError, EventError
 
-__all__ = ["PRESETS", "DeadLetter", "Decoded", "Decoder", "Money", "Record"]
+__all__ = ["PRESETS", "REVIEW_CHARS_MAX", "DeadLetter", "Decoded", "Decoder", "Money", "Record", "hash_bucket"]
 
 _ROW: Final = struct.Struct("<qQIiHHB")
 _USER_ID_MAX: Final = 256
@@ -37,10 +37,13 @@ _TIME_MAX: Final = 2**32 - 1
 #: Names remembered with their hash bucket, and the longest of them: together at most some 10 MB.
 _HASH_CACHE_MAX: Final = 100_000
 _NAME_REMEMBERED_MAX: Final = 64
+#: Of longer reviews the beginning is read: BERT takes at most 512 tokens, some 2,500 characters of English.
+REVIEW_CHARS_MAX: Final = 4_000
 # Plain integers: looking a member up and comparing it costs more than the rest of the row.
 _OTHER: Final = int(EventType.OTHER)
 _PURCHASE: Final = int(EventType.PURCHASE)
 _REFUND: Final = int(EventType.REFUND)
+_REVIEW: Final = int(EventType.REVIEW)
 #: What senders write where they have no id or no amount.
 _ABSENT: Final = (None, "")
 
@@ -64,12 +67,16 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A batch of usable events, ``records`` they came from, dead letters, and how many were of no interest."""
+    """A batch of usable events, ``records`` they came from, dead letters, and how many were of no interest.
+
+    ``reviews`` are the texts of the reviews among the events, each with its index into the batch.
+    """
 
     batch: EventBatch
     records: list[Any]
     dead: list[DeadLetter]
     n_ignored: int
+    reviews: list[tuple[int, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,8 @@ class Fields(msgspec.Struct, frozen=True):
     currency: str | None = None
     #: Where the amount is not given: the lines whose price × quantity make it.
     lines: Sequence[_Product | _Flat] = ()
+    #: What a review says. Of any type, as an event whose text cannot be read is still an event.
+    text: Any = None
 
 
 # -- presets ----------------------------------------------------------------------------------------------
@@ -129,6 +138,7 @@ class _Properties(_Product, frozen=True):
     value: float | int | str | None = None
     currency: str | None = None
     products: list[_Product] | None = None
+    review_body: Any = None
 
 
 class _Segment(msgspec.Struct, frozen=True):
@@ -167,6 +177,7 @@ def _segment(e: _Segment) -> Fields | None:
         amount,
         p.currency,
         p.products or (p,),
+        p.review_body,
     )
 
 
@@ -181,10 +192,13 @@ class _Flat(msgspec.Struct, frozen=True):
     price: float | int | str | None = None
     quantity: float | int | str | None = None
     currency: str | None = None
+    text: Any = None
 
 
 def _flat(e: _Flat) -> Fields:
-    return Fields(e.type, e.user_id, e.ts, e.event_id, e.order_id, e.category, e.item_id, None, e.currency, (e,))
+    return Fields(
+        e.type, e.user_id, e.ts, e.event_id, e.order_id, e.category, e.item_id, None, e.currency, (e,), e.text
+    )
 
 
 _FLAT_NAMES: Final[dict[str, EventType]] = {
@@ -221,7 +235,13 @@ class Decoder:
         self._money = money
         self._bytes_max = bytes_max
         self._future_skew_s = future_skew_s
-        self._hash_bucket = _HashBuckets()
+        self._category_bucket = _HashBuckets()
+        self._item_bucket = _HashBuckets()
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Hash bucket → name of the categories met, as far as they are remembered; of two in one bucket the first."""
+        return self._category_bucket.names()
 
     def decode(self, records: Sequence[Record], now: float) -> Decoded:
         """Decode records in order; ``now`` is our clock in seconds, the bound for event times."""
@@ -230,6 +250,7 @@ class Decoder:
         rows: list[bytes] = []
         used: list[Any] = []
         dead: list[DeadLetter] = []
+        reviews: list[tuple[int, str]] = []
         for record in records:
             try:
                 fields = self._fields(record)
@@ -238,10 +259,12 @@ class Decoder:
                     rows.append(self._row(record.offset, fields, latest))
                     users.append(user)
                     used.append(record)
+                    if fields.text and (text := self._review(fields)):
+                        reviews.append((len(used) - 1, text))
             except EventError as error:
                 dead.append(DeadLetter(record, error.reason, str(error)))
         batch = EventBatch(users, np.frombuffer(b"".join(rows), EVENT))
-        return Decoded(batch, used, dead, len(records) - len(used) - len(dead))
+        return Decoded(batch, used, dead, len(records) - len(used) - len(dead), reviews)
 
     def _fields(self, record: Record) -> Fields | None:
         value = record.value
@@ -273,10 +296,16 @@ class Decoder:
             xxhash.xxh3_64_intdigest(identity.encode()) or 1,
             _seconds(fields.time, latest),
             self._value(kind, fields) if kind in (_PURCHASE, _REFUND) else 0,
-            self._hash_bucket(fields.category),
-            self._hash_bucket(fields.item),
+            self._category_bucket(fields.category),
+            self._item_bucket(fields.item),
             kind,
         )
+
+    def _review(self, fields: Fields) -> str:
+        """The beginning of what a review says; empty for other events and where there is no text."""
+        if self._types.get(fields.name.lower()) != _REVIEW or not isinstance(fields.text, str):
+            return ""
+        return fields.text.strip()[:REVIEW_CHARS_MAX]
 
     def _value(self, kind: int, fields: Fields) -> int:
         """Net value: of a purchase what was paid, of a refund the same below zero (all else has none)."""
@@ -285,8 +314,19 @@ class Decoder:
         return -abs(value) if kind == _REFUND else value
 
 
+def hash_bucket(name: str | int | None) -> int:
+    """The bucket 1..65535 by which a category or item is known in state and tokens; 0 where none is given.
+
+    >>> hash_bucket("shoes"), hash_bucket(17) == hash_bucket("17"), hash_bucket("")
+    (42997, True, 0)
+    """
+    if name is None or name == "":
+        return 0
+    return 1 + xxhash.xxh3_64_intdigest(str(name).encode()) % 65_535
+
+
 class _HashBuckets:
-    """Strings to 1..65535 (0: not given); remembers the strings it met last."""
+    """:func:`hash_bucket`, which remembers the names it met last."""
 
     def __init__(self) -> None:
         self._known: dict[str | int, int] = {}
@@ -298,11 +338,14 @@ class _HashBuckets:
         if bucket is None:
             if len(self._known) >= _HASH_CACHE_MAX:
                 self._known.clear()
-            text = str(name)
-            bucket = 1 + xxhash.xxh3_64_intdigest(text.encode()) % 65_535
-            if len(text) <= _NAME_REMEMBERED_MAX:
+            bucket = hash_bucket(name)
+            if len(str(name)) <= _NAME_REMEMBERED_MAX:
                 self._known[name] = bucket
         return bucket
+
+    def names(self) -> dict[int, str]:
+        """Bucket → name of those remembered, the first where several share a bucket."""
+        return {bucket: str(name) for name, bucket in reversed(self._known.items())}
 
 
 def _user(user: str | int | None) -> str:

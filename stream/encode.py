@@ -27,8 +27,8 @@ def encode(snapshot: Snapshot, as_of: Array) -> npt.NDArray[np.int32]:
     gaps = np.diff(times, axis=1, prepend=times[:, :1])
     channels = {
         "type": history["type"].astype(np.int64),
-        "category": _fold(history["category"], "category"),
-        "item": _fold(history["item"], "item"),
+        "category": history["category"].astype(np.int64),
+        "item": history["item"].astype(np.int64),
         "price": _log_steps(np.abs(history["value"].astype(np.int64)), 1, "price"),
         "gap": _log_steps(gaps, 1, "gap"),
         "hour_of_week": 1 + (times // _HOUR_S + _EPOCH_HOUR) % 168,
@@ -41,11 +41,6 @@ def encode(snapshot: Snapshot, as_of: Array) -> npt.NDArray[np.int32]:
 def padded_length(longest: int) -> int:
     """The shortest of the contract's lengths that holds ``longest`` events."""
     return next(length for length in LENGTHS if length >= longest)
-
-
-def _fold(hashes: Array, channel: str) -> Array:
-    """A 16-bit hash bucket (0: not given) folded into the channel's size."""
-    return np.where(hashes > 0, 1 + (hashes.astype(np.int64) - 1) % (CHANNEL_SIZES[channel] - 1), 0)
 
 
 def _log_steps(x: Array, per_octave: int, channel: str) -> Array:

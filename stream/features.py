@@ -1,7 +1,7 @@
 """Features: state and a scoring instant → the numeric features, in the one order of the contract.
 
-Counts and money go in as ``log1p`` (signed for money), times as ``log1p`` of days, so that every feature is a
-few units wide; the model holds the scaler that was fitted on the training data.
+Counts and money go in as ``log1p`` (signed for money), times as ``log1p`` of days, sentiments as they are (-1 to 1),
+so that every feature is a few units wide; the model holds the scaler that was fitted on the training data.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stream.contract.columns import BUCKET_LEVELS, DAY_S, HISTORY_LEN, WINDOWS
+from stream.contract.columns import BUCKET_LEVELS, DAY_S, HISTORY_LEN, SENTIMENT_SCALE, WINDOWS
 from stream.contract.events import N_TYPES, VALUE_SCALE
 from stream.contract.tokens import FEATURES
 from stream.state import Snapshot
@@ -49,6 +49,9 @@ def features(snapshot: Snapshot, as_of: Array) -> npt.NDArray[np.float32]:
         np.log1p(gap_mean),
         np.log1p(gap_std),
         np.log1p(recency / np.maximum(gap_mean, 1 / 24)),
+        np.log1p(users["reviews"]),
+        users["sentiment_sum"] / (SENTIMENT_SCALE * np.maximum(users["reviews"], 1)),
+        users["sentiment_last"] / SENTIMENT_SCALE,
     ]
     out = np.column_stack(columns).astype(np.float32)
     assert out.shape[1] == len(FEATURES), "features and FEATURES disagree. This is a bug."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from stream.decode import DeadLetter
 from stream.queue import SILENCE, ScoreQueue
 from stream.state import PartitionState, Snapshot
 
-__all__ = ["Partition", "Position"]
+__all__ = ["Partition", "Position", "Review"]
 
 Array = npt.NDArray[Any]
 #: After this long without an event the partition's event time goes on with the wall clock.
@@ -51,6 +52,15 @@ class Position:
         return cls(offset, int(ours[1]), float(ours[2])) if ours else cls(offset)
 
 
+class Review(NamedTuple):
+    """A review whose sentiment is still to come: state row, source offset, and the position just ``before`` it."""
+
+    row: int
+    offset: int
+    text: str
+    before: Position
+
+
 @dataclass(slots=True)
 class Partition:
     """One source partition. ``next_offset`` is the first record that it has not taken in."""
@@ -64,6 +74,8 @@ class Partition:
     highwater: int | None = None
     dirty: list[Array] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
+    #: Reviews that wait for their sentiment, in offset order.
+    reviews: deque[Review] = field(default_factory=deque)
     #: What the last checkpoint made durable.
     durable: Position = field(default_factory=Position)
 
@@ -72,9 +84,13 @@ class Partition:
         """Records that the broker has and this partition has not taken in."""
         return 0 if self.highwater is None else max(0, self.highwater - self.next_offset)
 
-    def position(self) -> Position:
-        """The position as of now."""
+    def reached(self) -> Position:
+        """How far the source was taken in."""
         return Position(self.next_offset, self.state.watermark, self.arrival)
+
+    def position(self) -> Position:
+        """How far the source is done: not past a review that waits for its sentiment, as its text is only there."""
+        return self.reviews[0].before if self.reviews else self.reached()
 
     def resume(self, position: Position) -> None:
         """Go on from what was committed."""
@@ -113,9 +129,10 @@ class Partition:
         return np.clip(np.searchsorted(IDLE_AGES_S, age, side="right") - 1, 0, stage_max)
 
     def note_scores(self, rows: Array, snapshot: Snapshot, stages: Array, decided: Decided) -> None:
-        """Write acknowledged scores into the state. Events that came meanwhile keep the user stale."""
+        """Write acknowledged scores into the state. Events and sentiments that came meanwhile keep the user stale."""
         users = self.state.users
         users["scored_offset"][rows] = snapshot.users["applied_offset"]
+        users["scored_sentiment"][rows] = snapshot.users["sentiment_offset"]
         unchanged = users["applied_offset"][rows] == snapshot.users["applied_offset"]
         users["idle_stage"][rows[unchanged]] = stages[unchanged]
         users["churn"][rows] = decided.churn

@@ -3,6 +3,7 @@
 ::
 
     records ─ decode ─ state ─┬─ queue ─ features, encode ─ score ─ decide ─ publish scores, alerts
+                              ├─ reviews ─ sentiment ─ state, queue
                               └─ checkpoint: changelog and dead letters acknowledged ─ position
 
 ``ingest`` never waits for a score; ``score`` marks a user as scored only when the broker has the score;
@@ -15,9 +16,10 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,10 +28,13 @@ from stream.contract.columns import DAY_S, IDLE_AGES_S
 from stream.decide import Decided, Decider, encode_json
 from stream.decode import DeadLetter, Decoded, Decoder
 from stream.encode import encode
+from stream.errors import ScoringError
+from stream.explain import Explainer
 from stream.features import features
 from stream.partition import Partition, Position
 from stream.publish import Outgoing, dead_letter
 from stream.queue import priorities
+from stream.reviews import Reviews
 from stream.score import RawScores, Scorer
 from stream.state import Applied, Snapshot
 
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "Sink", "Topics"]
 
 Array = npt.NDArray[Any]
+#: Where more users of a partition wait for a score, its alerts go out without reasons.
+EXPLAIN_QUEUE_MAX: Final = 256
 
 
 class Sink(Protocol):
@@ -81,9 +88,12 @@ class Pipeline:
         topics: Topics,
         metrics: Metrics,
         clock: Clock,
+        reviews: Reviews,
+        explainer: Explainer | None = None,
     ) -> None:
         self._decoder, self._scorer, self._decider = decoder, scorer, decider
         self._sink, self._topics, self._metrics, self._clock = sink, topics, metrics, clock
+        self._reviews, self._explainer = reviews, explainer
         self._inference = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         eligible_s = scorer.manifest.labels.eligible_days * DAY_S
         #: The last age of silence at which a user is still eligible, as an index into IDLE_AGES_S.
@@ -100,16 +110,17 @@ class Pipeline:
         now = self._clock.time()
         with self._timed("decode"):
             decoded = self._decoder.decode(records, now)
-        watermark = partition.state.watermark
+        before = partition.reached()
         with self._timed("state"):
             applied = partition.state.apply(decoded.batch)
         partition.next_offset = records[-1].offset + 1
-        if partition.state.watermark > watermark:
+        if partition.state.watermark > before.watermark:
             partition.arrival = now
         late = [_late(decoded.records[i], partition) for i in applied.late.tolist()]
         partition.dead += decoded.dead + late
         partition.dirty.append(applied.rows)
         self._queue(partition, decoded, applied)
+        self._reviews.take_in(partition, before, decoded, applied)
         self._count(decoded, late, applied)
 
     def _queue(self, partition: Partition, decoded: Decoded, applied: Applied) -> None:
@@ -160,10 +171,33 @@ class Pipeline:
     async def _finish(self, taken: Taken, snapshot: Snapshot, stages: Array, as_of: Array, raw: RawScores) -> None:
         with self._timed("decide"):
             decided = self._decider.decide(snapshot, as_of, raw)
+        if decided.alerts and self._explainer:
+            decided = await self._explained(self._explainer, taken.partition, snapshot, as_of, decided)
         with self._timed("publish"):
             await self._publish(taken.partition.number, decided)
         taken.partition.note_scores(taken.rows, snapshot, stages, decided)
         self._count_scores(snapshot, decided, taken.arrivals, as_of)
+
+    async def _explained(
+        self, explainer: Explainer, partition: Partition, snapshot: Snapshot, as_of: Array, decided: Decided
+    ) -> Decided:
+        """The same with reasons in its alerts; without them where others wait, or where the model fails."""
+        unexplained = self._metrics.alerts_unexplained
+        if len(partition.queue) > EXPLAIN_QUEUE_MAX:
+            unexplained.labels("load").inc(len(decided.alerts))
+            return decided
+        loop = asyncio.get_running_loop()
+        try:
+            with self._timed("explain"):
+                reasons = await loop.run_in_executor(
+                    self._inference, explainer.explain, snapshot.take(decided.alerted), as_of[decided.alerted]
+                )
+        except ScoringError:
+            unexplained.labels("error").inc(len(decided.alerts))
+            return decided
+        unexplained.labels("bound").inc(max(0, len(decided.alerts) - explainer.users_max))
+        alerts = [msgspec.structs.replace(a, reasons=of) for a, of in zip(decided.alerts, reasons, strict=True)]
+        return replace(decided, alerts=alerts)
 
     def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
         with self._timed("features"):
@@ -227,10 +261,13 @@ class Pipeline:
             self._metrics.dead_letters.labels(dead.reason).inc()
 
     def _count_scores(self, snapshot: Snapshot, decided: Decided, arrivals: Array, as_of: Array) -> None:
-        by_event = snapshot.users["scored_offset"] < snapshot.users["applied_offset"]
-        n_events = int(by_event.sum())
+        users = snapshot.users
+        by_event = users["scored_offset"] < users["applied_offset"]
+        by_review = ~by_event & (users["scored_sentiment"] < users["sentiment_offset"])
+        n_events, n_reviews = int(by_event.sum()), int(by_review.sum())
         self._metrics.scores.labels("event").inc(n_events)
-        self._metrics.scores.labels("silence").inc(len(by_event) - n_events)
+        self._metrics.scores.labels("review").inc(n_reviews)
+        self._metrics.scores.labels("silence").inc(len(users) - n_events - n_reviews)
         self._metrics.alerts.labels("churn_high").inc(len(decided.alerts))
         now = self._clock.time()
         for arrival, at in zip(arrivals[by_event].tolist(), as_of[by_event].tolist(), strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,18 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.contract.columns import HISTORY_LEN
-from stream.contract.manifest import GOLDEN_FILE, MODEL_FILE, GoldenCase, Manifest, read_manifest
+from stream.contract.manifest import GOLDEN_FILE, MANIFEST_FILE, GoldenCase, Manifest, read_manifest
 from stream.contract.tokens import CHANNELS
 from stream.encode import padded_length
 from stream.errors import ConfigError, ContractError, ScoringError
 
-__all__ = ["DEMO_MODEL", "RawScores", "Scorer"]
+__all__ = ["DEMO_MODEL", "RawScores", "Scorer", "golden_file", "open_session"]
 
 Array = npt.NDArray[Any]
 DEMO_MODEL: Final = Path(__file__).parent / "models" / "demo"
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-#: Largest difference from a golden case, in logits: ten times what other CPUs were seen to differ by in fp32.
-GOLDEN_TOLERANCE: Final = 1e-4
+#: Largest difference from a golden case, in logits. fp32: ten times what other CPUs were seen to differ by. fp16 and
+#: int8: room for a CPU that rounds an activation to the next step, at most a fifth of what verify lets them lose.
+GOLDEN_TOLERANCE: Final = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
 #: onnxruntime's CPU kernels take rows by four and the rest one by one, which adds in another order (measured: 5e-7
 #: in logits). Groups are filled up to a multiple, so that a user's scores are the same to the bit in any company.
 _ROWS_MULTIPLE: Final = 8
@@ -38,30 +39,33 @@ _ROWS_MULTIPLE: Final = 8
 class RawScores:
     """Uncalibrated outputs of ``n`` users: ``churn`` (n,), ``purchase`` (n, horizons), ``value`` (n, 2).
 
-    ``n_positions`` is how many token positions were run for them, padding included.
+    ``category`` (n, K) has K = 0 where the model has no such head, and may be left out then. ``n_positions`` is how
+    many token positions were run for them, padding included.
     """
 
     churn: npt.NDArray[np.float32]
     purchase: npt.NDArray[np.float32]
     value: npt.NDArray[np.float32]
+    category: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     n_positions: int = 0
 
     def split(self, sizes: Sequence[int]) -> list[RawScores]:
         """The outputs of each of several groups of users that were run together."""
         ends = np.cumsum(sizes).tolist()
         groups = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        return [RawScores(self.churn[g], self.purchase[g], self.value[g]) for g in groups]
+        return [RawScores(self.churn[g], self.purchase[g], self.value[g], self.category[g]) for g in groups]
 
 
 class Scorer:
-    """One model folder in one inference session."""
+    """One model folder in one inference session; ``variant`` is one of the manifest's: a number format of the model."""
 
-    def __init__(self, folder: Path, *, provider: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, folder: Path, *, provider: str = "cpu", threads: int = 1, variant: str = "fp32") -> None:
         self.manifest: Manifest
         self.manifest, self.sha256 = read_manifest(folder)
-        self.provider = provider
-        self._session = _session(folder / MODEL_FILE, provider, threads)
-        self._check_golden(folder / GOLDEN_FILE)
+        self.provider, self.variant = provider, variant
+        self._outputs = ["churn", "purchase", "value", *(["category"] if self.manifest.categories else [])]
+        self._session = open_session(folder / _model_file(folder, self.manifest, variant), provider, threads)
+        self._check_golden(folder / golden_file(variant))
 
     def run(self, tokens: npt.NDArray[np.int32], features: npt.NDArray[np.float32]) -> RawScores:
         """Score ``(n, length, channels)`` and ``(n, features)``; a row's scores do not depend on the others.
@@ -69,23 +73,24 @@ class Scorer:
         Users are run in groups of like history length, so that short histories are not padded to the longest.
         """
         n, n_positions = len(tokens), 0
-        churn, purchase = np.empty(n, np.float32), np.empty((n, len(self.manifest.labels.purchase_days)), np.float32)
-        value = np.empty((n, 2), np.float32)
+        widths = ((), (len(self.manifest.labels.purchase_days),), (2,), (len(self.manifest.categories),))
+        out = [np.empty((n, *width), np.float32) for width in widths]
         lengths = (tokens[:, :, CHANNELS.index("type")] > 0).sum(axis=1)
         padded = np.array([padded_length(i) for i in range(tokens.shape[1] + 1)])[lengths]
         for length in np.unique(padded).tolist():
             rows = np.flatnonzero(padded == length)
             filled = np.append(rows, np.repeat(rows[0], -len(rows) % _ROWS_MULTIPLE))
             outputs = self._infer(np.ascontiguousarray(tokens[filled, :length]), features[filled])
-            churn[rows], purchase[rows], value[rows] = (output[: len(rows)] for output in outputs)
+            # Without a category head there are three outputs, and the fourth stays empty.
+            for column, output in zip(out, outputs, strict=False):
+                column[rows] = output[: len(rows)]
             n_positions += len(filled) * length
-        return RawScores(churn, purchase, value, n_positions)
+        churn, purchase, value, category = out
+        return RawScores(churn, purchase, value, category, n_positions)
 
     def _infer(self, tokens: Array, features: Array) -> list[Array]:
         try:
-            outputs: list[Array] = self._session.run(
-                ["churn", "purchase", "value"], {"tokens": tokens, "features": features}
-            )
+            outputs: list[Array] = self._session.run(self._outputs, {"tokens": tokens, "features": features})
         except Exception as error:
             raise ScoringError(f"the model could not be run on a batch of {len(tokens)}: {error}") from error
         if not all(np.isfinite(output).all() for output in outputs):
@@ -97,13 +102,42 @@ class Scorer:
     def _check_golden(self, path: Path) -> None:
         tokens, features, expected = _read_golden(path)
         raw = self.run(tokens, features)
-        found = np.column_stack((raw.churn, raw.purchase, raw.value))
+        found, tolerance = (
+            np.column_stack((raw.churn, raw.purchase, raw.value, raw.category)),
+            GOLDEN_TOLERANCE[self.variant],
+        )
+        if found.shape != expected.shape:
+            raise ContractError(
+                f"{path}: the model has {found.shape[1]} outputs, the golden cases {expected.shape[1]}; "
+                "export the model again"
+            )
         worst = float(np.abs(found - expected).max())
-        if not worst <= GOLDEN_TOLERANCE:
+        if not worst <= tolerance:
             raise ContractError(
                 f"{path}: outputs differ from the golden cases by {worst:.1e}, expected at most "
-                f"{GOLDEN_TOLERANCE:.0e}; the model or the runtime is not what was exported: export it again"
+                f"{tolerance:.0e}; the model or the runtime is not what was exported: export it again"
             )
+
+
+def golden_file(variant: str) -> str:
+    """Name of the file of golden cases of a variant of the model; its outputs are those of that variant.
+
+    >>> golden_file("fp32"), golden_file("int8")
+    ('golden.jsonl', 'golden.int8.jsonl')
+    """
+    return GOLDEN_FILE if variant == "fp32" else f"golden.{variant}.jsonl"
+
+
+def _model_file(folder: Path, manifest: Manifest, variant: str) -> str:
+    found = {str(name): file for name, file in manifest.variants.items()}
+    if variant not in found:
+        raise ConfigError(
+            f"model folder {folder} has no variant {variant!r}, it has {', '.join(sorted(found))}; "
+            "choose one of them or export the model with it"
+        )
+    if golden_file(variant) not in manifest.files:
+        raise ContractError(f"{folder / MANIFEST_FILE} does not list {golden_file(variant)}; export the model again")
+    return found[variant]
 
 
 def _read_golden(path: Path) -> tuple[Array, Array, Array]:
@@ -114,7 +148,7 @@ def _read_golden(path: Path) -> tuple[Array, Array, Array]:
         for row, case in zip(tokens, cases, strict=True):
             row[: len(case.tokens)] = case.tokens
         features = np.array([c.features for c in cases], np.float32)
-        expected = np.array([[c.churn, *c.purchase, *c.value] for c in cases])
+        expected = np.array([[c.churn, *c.purchase, *c.value, *c.category] for c in cases])
     except (msgspec.DecodeError, ValueError) as error:
         raise ContractError(f"{path} cannot be read: {error}; export the model again") from None
     if not cases:
@@ -122,7 +156,8 @@ def _read_golden(path: Path) -> tuple[Array, Array, Array]:
     return tokens, features, expected
 
 
-def _session(model: Path, provider: str, threads: int) -> Any:
+def open_session(model: Path, provider: str, threads: int) -> Any:
+    """An onnxruntime session that runs where it was told to; raises ConfigError or ContractError where it cannot."""
     _check_install(provider)
     import onnxruntime
 

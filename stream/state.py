@@ -15,7 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.buckets import Buckets
-from stream.contract.columns import DAY_S, HISTORY, HISTORY_LEN, IDLE_AGES_S, SEEN_LEN, USER
+from stream.contract.columns import (
+    DAY_S,
+    FRESH_USER,
+    HISTORY,
+    HISTORY_LEN,
+    IDLE_AGES_S,
+    SEEN_LEN,
+    SENTIMENT_SCALE,
+    USER,
+)
 from stream.contract.events import EventBatch, EventType
 
 __all__ = ["Applied", "PartitionState", "Snapshot"]
@@ -57,6 +66,17 @@ class Snapshot:
     bucketed: Array
     buckets: Array
 
+    def take(self, which: Array) -> Snapshot:
+        """The users at these indices, which ascend."""
+        bucketed = np.isin(self.bucketed, which)
+        return Snapshot(
+            [self.ids[i] for i in which.tolist()],
+            self.users[which],
+            self.history[which],
+            np.searchsorted(which, self.bucketed[bucketed]),
+            self.buckets[bucketed],
+        )
+
     @classmethod
     def joined(cls, snapshots: Sequence[Snapshot]) -> Snapshot:
         """The users of several snapshots, one after the other."""
@@ -71,7 +91,7 @@ class Snapshot:
 
 
 class PartitionState:
-    """The users of one partition. ``apply`` folds events in; ``snapshot`` copies users out."""
+    """The users of one partition. ``apply`` and ``note_sentiments`` fold in; ``snapshot`` copies users out."""
 
     def __init__(self, lateness_s: float) -> None:
         self.lateness_s = int(lateness_s)
@@ -81,6 +101,9 @@ class PartitionState:
         self.history: Array = np.zeros((_ROWS_MIN, HISTORY_LEN), HISTORY)
         self.seen: Array = np.zeros((_ROWS_MIN, SEEN_LEN), np.uint64)
         self.buckets = Buckets()
+        #: Row → source offsets, ascending, of the accepted reviews whose sentiment is still to come. By them a replay
+        #: knows the accepted reviews: the offset of a user's last event does not say which before it were repeats.
+        self.awaited: dict[int, list[int]] = {}
         #: Largest event time seen, in seconds: the partition's watermark before lateness.
         self.watermark = 0
 
@@ -108,8 +131,7 @@ class PartitionState:
             self.ids.append(user)
             if row >= len(self.users):
                 self._grow(2 * len(self.users))
-            self.users[row]["applied_offset"] = -1
-            self.users[row]["scored_offset"] = -1
+            self.users[row] = FRESH_USER[0]
         return row
 
     def _grow(self, size: int) -> None:
@@ -265,6 +287,40 @@ class PartitionState:
         in_reach = newest // DAY_S - entries["time"] // DAY_S < _BUCKET_SPAN_S // DAY_S
         self.buckets.add(users[in_reach], entries[in_reach])
 
+    # -- folding sentiments in ----------------------------------------------------------------------------
+
+    def await_sentiment(self, row: int, offset: int) -> None:
+        """Remember that the review at this offset was accepted and has no sentiment yet."""
+        self.awaited.setdefault(row, []).append(offset)
+
+    def note_sentiments(self, rows: Array, offsets: Array, sentiments: Array) -> None:
+        """Fold in the sentiments (-1 to 1) of reviews by the rows of their users and their source offsets.
+
+        A user's reviews may come in any order within a call and ascend from call to call: one that is not past the
+        last that was noted is known already and leaves no trace.
+        """
+        order = np.lexsort((offsets, rows))
+        rows, offsets = rows[order], offsets[order]
+        before = self.users["sentiment_offset"][rows]
+        before[1:] = np.where(rows[1:] == rows[:-1], np.maximum(before[1:], offsets[:-1]), before[1:])
+        fresh = offsets > before
+        users, starts, counts = _groups(rows[fresh])
+        if not len(users):
+            return
+        hundredths = np.rint(SENTIMENT_SCALE * sentiments[order][fresh].astype(np.float64)).astype(np.int64)
+        last = starts + counts - 1
+        self.users["reviews"][users] += counts.astype(np.uint32)
+        self.users["sentiment_sum"][users] += np.add.reduceat(hundredths, starts)
+        self.users["sentiment_last"][users] = hundredths[last]
+        self.users["sentiment_offset"][users] = offsets[fresh][last]
+        for row, noted in zip(users.tolist(), offsets[fresh][last].tolist(), strict=True):
+            self._still_awaited(row, noted)
+
+    def _still_awaited(self, row: int, noted: int) -> None:
+        later = [offset for offset in self.awaited.pop(row, ()) if offset > noted]
+        if later:
+            self.awaited[row] = later
+
     # -- looking users up ---------------------------------------------------------------------------------
 
     def snapshot(self, rows: Array) -> Snapshot:
@@ -283,9 +339,11 @@ class PartitionState:
         return np.maximum(np.searchsorted(IDLE_AGES_S, age, side="right") - 1, 0)
 
     def unscored(self) -> Array:
-        """Rows whose last score has not seen their last event."""
+        """Rows whose last score has not seen their last event, or the sentiment of their last review."""
         users = self.users[: len(self)]
-        return np.flatnonzero(users["scored_offset"] < users["applied_offset"])
+        return np.flatnonzero(
+            (users["scored_offset"] < users["applied_offset"]) | (users["scored_sentiment"] < users["sentiment_offset"])
+        )
 
 
 def _order_keys(entries: Array) -> Array:

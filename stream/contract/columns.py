@@ -16,21 +16,26 @@ __all__ = [
     "BUCKET_LEVELS",
     "BUCKET_SLOTS",
     "DAY_S",
+    "FRESH_USER",
     "HISTORY",
     "HISTORY_LEN",
     "IDLE_AGES_S",
     "SEEN_LEN",
+    "SENTIMENT_SCALE",
     "STATE_VERSION",
     "USER",
+    "USER_BYTES",
     "WINDOWS",
 ]
 
-#: Version of the packed value; a reader refuses a newer one.
-STATE_VERSION: Final = 1
+#: Version of the packed value; a reader refuses a newer one. 2: sentiment of reviews.
+STATE_VERSION: Final = 2
 #: Events kept one by one for each user: the model's history.
 HISTORY_LEN: Final = 64
 #: Event identities kept for each user, by which repeated events are known.
 SEEN_LEN: Final = 64
+#: Sentiments are kept as whole hundredths, so that their sum does not depend on order.
+SENTIMENT_SCALE: Final = 100
 
 DAY_S: Final = 86_400
 #: Ages of silence at which a user is scored again, in seconds (0: at the event itself).
@@ -41,7 +46,9 @@ HISTORY: Final = np.dtype([("time", "<u4"), ("value", "<i4"), ("category", "<u2"
 
 #: One user. Times are event time in seconds (0: never), money is in hundredths. ``applied_offset`` is the
 #: source offset of the last event that changed the state, ``scored_offset`` the one that the last score saw
-#: (-1: none), ``idle_stage`` the index into ``IDLE_AGES_S`` at which it was made.
+#: (-1: none), ``idle_stage`` the index into ``IDLE_AGES_S`` at which it was made. ``sentiment_offset`` is the source
+#: offset of the last review whose sentiment is in the state, ``scored_sentiment`` the one that the last score saw
+#: (-1: none); sentiments are in hundredths, -100 to 100. New columns go last, see ``USER_BYTES``.
 USER: Final = np.dtype(
     [
         ("applied_offset", "<i8"),
@@ -62,8 +69,19 @@ USER: Final = np.dtype(
         ("seen_next", "u1"),
         ("idle_stage", "u1"),
         ("alert_band", "u1"),
+        ("sentiment_offset", "<i8"),
+        ("scored_sentiment", "<i8"),
+        ("sentiment_sum", "<i8"),
+        ("reviews", "<u4"),
+        ("sentiment_last", "i1"),
     ]
 )
+#: What a user is before the first event.
+FRESH_USER: Final = np.zeros(1, USER)
+FRESH_USER[["applied_offset", "scored_offset", "sentiment_offset", "scored_sentiment"]] = -1
+FRESH_USER.flags.writeable = False
+#: State version → how many bytes of ``USER`` a value of that version has; the rest is as in ``FRESH_USER``.
+USER_BYTES: Final = {1: 66, STATE_VERSION: USER.itemsize}
 
 #: (width in seconds, number of buckets) of each level: 12 × 5 min, 24 × 1 h, 30 × 1 d.
 BUCKET_LEVELS: Final = ((300, 12), (3_600, 24), (DAY_S, 30))

@@ -4,7 +4,9 @@
 
     model.onnx       inputs  tokens (batch, length, channels) int32, features (batch, n) float32
                      outputs churn (batch,), purchase (batch, horizons), value (batch, 2), all float32:
-                             logits, and the log-normal's mu and log-sigma of a buyer's value
+                             logits, and the log-normal's mu and log-sigma of a buyer's value;
+                             optional: category (batch, K), logits of the classes ``Manifest.categories``
+    model.*.onnx     the same in other number formats, where ``Manifest.variants`` names them
     manifest.json    this module's Manifest
     golden.jsonl     inputs and expected outputs, replayed at start-up
 """
@@ -13,8 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -27,10 +30,12 @@ __all__ = [
     "MANIFEST_FILE",
     "MODEL_FILE",
     "Calibration",
+    "Calibrator",
     "GoldenCase",
+    "HeadCalibration",
     "Labels",
     "Manifest",
-    "Platt",
+    "Variant",
     "read_manifest",
 ]
 
@@ -39,12 +44,12 @@ MANIFEST_FILE: Final = "manifest.json"
 GOLDEN_FILE: Final = "golden.jsonl"
 _FILE_NAME: Final = re.compile(r"\w[\w.-]*")
 
-
-class Platt(msgspec.Struct, frozen=True):
-    """Platt scaling: probability = sigmoid(slope × logit + intercept) (Platt 1999), fitted on a held-out window."""
-
-    slope: float = 1.0
-    intercept: float = 0.0
+#: Number format of a model file's weights.
+Variant = Literal["fp32", "int8", "fp16"]
+#: Percentiles 0 to 100 of a number among held-out users, in ascending order; empty: not measured.
+Percentiles = tuple[float, ...]
+#: A calibrated probability that has a logit.
+InnerProbability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class Labels(msgspec.Struct, frozen=True):
@@ -57,12 +62,47 @@ class Labels(msgspec.Struct, frozen=True):
     value_days: float
 
 
-class Calibration(msgspec.Struct, frozen=True):
-    """What turns raw outputs into numbers worth acting on; ``value_factor`` removes the total bias of value."""
+class Calibrator(msgspec.Struct, frozen=True):
+    """Logit → probability, fitted on a held-out window; served by :func:`stream.calibration.calibrated`.
 
-    churn: Platt
-    purchase: tuple[Platt, ...]
+    ``platt``: sigmoid(slope × logit + intercept) (Platt 1999). ``isotonic``: centred isotonic regression (Oron &
+    Flournoy 2017) through the knots ``logits`` → ``probabilities``, linear in log-odds between them, so that ranking
+    is kept; beyond the outer knots log-odds go on by ``slope``.
+    """
+
+    method: Literal["platt", "isotonic"] = "platt"
+    slope: float = 1.0
+    intercept: float = 0.0
+    logits: tuple[float, ...] = ()
+    probabilities: tuple[InnerProbability, ...] = ()
+    #: Held-out users behind one probability, those of its tenth; sets the width of the Wilson interval.
+    n: int = 0
+
+
+class HeadCalibration(msgspec.Struct, frozen=True):
+    """Calibrators of one head: users with at least ``sufficient_events`` events, and those with fewer."""
+
+    enough: Calibrator
+    few: Calibrator
+    #: Of the calibrated probability.
+    percentiles: Percentiles = ()
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """What turns raw outputs into numbers worth acting on."""
+
+    churn: HeadCalibration
+    purchase: tuple[HeadCalibration, ...]
+    #: Removes the total bias of expected value.
     value_factor: float = 1.0
+    #: Of the expected value, in the manifest's currency.
+    value_percentiles: Percentiles = ()
+    #: Scales the log-normal's sigma so that its central 80 % hold the value of 80 % of held-out buyers.
+    value_sigma_factor: float = 1.0
+    #: Moves its median, in sigmas, so that as many of them lie below as above.
+    value_shift: float = 0.0
+    #: Category logits are divided by it (temperature scaling, Guo et al. 2017).
+    category_temperature: float = 1.0
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
@@ -89,6 +129,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     tokens_version: int = TOKENS_VERSION
     channel_sizes: dict[str, int] = msgspec.field(default_factory=CHANNEL_SIZES.copy)
     history_len: int = HISTORY_LEN
+    #: Number format → file of the model in it.
+    variants: dict[Variant, str] = msgspec.field(default_factory=lambda: {"fp32": MODEL_FILE})
+    #: Classes of the model's output ``category``, in its order; empty: the model has no such output.
+    categories: tuple[str, ...] = ()
+    #: Typical value of each feature, in the order of ``features``: what explanations put in place of a user's own.
+    typical: tuple[float, ...] = ()
 
 
 class GoldenCase(msgspec.Struct, frozen=True):
@@ -99,6 +145,17 @@ class GoldenCase(msgspec.Struct, frozen=True):
     churn: float
     purchase: list[float]
     value: list[float]
+    category: list[float] = []
+
+
+class _Inputs(msgspec.Struct, frozen=True):
+    """What a model expects to be fed; read first, as a manifest of another version may look quite different."""
+
+    features_version: int = FEATURES_VERSION
+    tokens_version: int = TOKENS_VERSION
+    features: tuple[str, ...] = FEATURES
+    channel_sizes: dict[str, int] = msgspec.field(default_factory=CHANNEL_SIZES.copy)
+    history_len: int = HISTORY_LEN
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
@@ -114,11 +171,12 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         )
     data = path.read_bytes()
     try:
+        _check_inputs(path, msgspec.json.decode(data, type=_Inputs))
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError(f"{path} cannot be read: {error}; export the model again") from None
-    _check_versions(path, manifest)
-    for name in (MODEL_FILE, GOLDEN_FILE):
+    _check_parts(path, manifest)
+    for name in (GOLDEN_FILE, *manifest.variants.values()):
         if name not in manifest.files:
             raise ContractError(f"{path} does not list {name}; export the model again")
     for name, expected in manifest.files.items():
@@ -126,30 +184,49 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     return manifest, hashlib.sha256(data).hexdigest()
 
 
-def _check_versions(path: Path, manifest: Manifest) -> None:
-    serves = {
-        "features_version": FEATURES_VERSION,
-        "tokens_version": TOKENS_VERSION,
-        "features": FEATURES,
-        "channel_sizes": CHANNEL_SIZES,
-        "history_len": HISTORY_LEN,
-    }
-    for name, ours in serves.items():
-        found = getattr(manifest, name)
-        if found != ours:
-            shown = (found, ours) if isinstance(ours, int) else ("another set", "the contract's")
+def _check_inputs(path: Path, inputs: _Inputs) -> None:
+    ours = _Inputs()
+    for name in _Inputs.__struct_fields__:
+        found, expected = getattr(inputs, name), getattr(ours, name)
+        if found != expected:
+            shown = (found, expected) if isinstance(expected, int) else ("another set", "the contract's")
             raise ContractError(
                 f"{path}: {name} is {shown[0]}, this build serves {shown[1]}; "
                 "train and export the model again with this release"
             )
-    if manifest.labels.value_days not in manifest.labels.purchase_days:
+
+
+def _check_parts(path: Path, manifest: Manifest) -> None:
+    labels, calibration = manifest.labels, manifest.calibration
+    if labels.value_days not in labels.purchase_days:
         raise ContractError(f"{path}: labels.value_days is not one of purchase_days; export the model again")
-    if len(manifest.calibration.purchase) != len(manifest.labels.purchase_days):
+    if len(calibration.purchase) != len(labels.purchase_days):
         raise ContractError(f"{path}: calibration.purchase does not match purchase_days; export the model again")
+    for head in (calibration.churn, *calibration.purchase):
+        for calibrator in (head.enough, head.few):
+            _check_calibrator(path, calibrator)
     medium, high = manifest.bands
     if not 0 <= medium < high <= 1:
         raise ContractError(
             f"{path}: bands are {manifest.bands}, expected 0 ≤ medium < high ≤ 1; export the model again"
+        )
+    if "fp32" not in manifest.variants:
+        raise ContractError(
+            f"{path}: variants are {sorted(manifest.variants)}, expected fp32 among them; export the model again"
+        )
+
+
+def _check_calibrator(path: Path, calibrator: Calibrator) -> None:
+    knots = (calibrator.logits, calibrator.probabilities)
+    ascending = all(low < high for knot in knots for low, high in pairwise(knot))
+    if len(knots[0]) != len(knots[1]) or bool(knots[0]) != (calibrator.method == "isotonic") or not ascending:
+        raise ContractError(
+            f"{path}: calibrator {calibrator.method} has knots {len(knots[0])} × {len(knots[1])}, expected pairs in"
+            " strictly ascending order for isotonic and none for platt; export the model again"
+        )
+    if calibrator.slope < 0:
+        raise ContractError(
+            f"{path}: a calibrator's slope is {calibrator.slope}, expected at least 0; export the model again"
         )
 
 

@@ -12,10 +12,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-__all__ = ["Alert", "Churn", "LifetimeValue", "ModelRef", "Purchase", "Score", "json_schema"]
+__all__ = ["Alert", "Churn", "LifetimeValue", "ModelRef", "NextCategory", "Purchase", "Reason", "Score", "json_schema"]
 
 #: A calibrated probability.
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+#: Share of held-out users, in percent, whose number is lower than this one (ties count half).
+Percentile = Annotated[float, msgspec.Meta(ge=0, le=100)]
+#: Wilson score interval (Wilson 1927), 95 %, of the share among as many held-out users of like probability as there
+#: were: how well the probability is known, not how sure the outcome is.
+Interval = tuple[Probability, Probability]
 
 
 class ModelRef(msgspec.Struct, frozen=True):
@@ -32,6 +37,8 @@ class Churn(msgspec.Struct, frozen=True):
     probability: Probability
     band: Literal["low", "medium", "high"]
     horizon_days: float
+    percentile: Percentile | None = None
+    interval: Interval | None = None
 
 
 class Purchase(msgspec.Struct, frozen=True):
@@ -39,15 +46,31 @@ class Purchase(msgspec.Struct, frozen=True):
 
     probability: Probability
     horizon_days: float
+    percentile: Percentile | None = None
+    interval: Interval | None = None
 
 
 class LifetimeValue(msgspec.Struct, frozen=True):
-    """Expected net value in the horizon, and the probability that it is nothing."""
+    """Expected net value in the horizon, and the probability that it is nothing.
+
+    ``interval`` runs from the 10 % to the 90 % quantile of the zero-inflated log-normal (Wang, Liu & Miao 2019):
+    quantile q is 0 where q ≤ p_zero, else that of a buyer's value at (q - p_zero) / (1 - p_zero). Value is skewed:
+    the mean, ``expected``, may lie above the interval.
+    """
 
     expected: float
     p_zero: Probability
     currency: str
     horizon_days: float
+    percentile: Percentile | None = None
+    interval: tuple[float, float] | None = None
+
+
+class NextCategory(msgspec.Struct, frozen=True):
+    """Probability that the user's next event that has a category has this one."""
+
+    category: str
+    probability: Probability
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.score.v1", tag_field="schema"):
@@ -64,6 +87,20 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.score.v1
     ltv: LifetimeValue
     #: Source offset of the last event that the score has seen.
     applied_offset: int
+    #: UTC date of the median time to the next order, under a hazard that is constant between the purchase horizons
+    #: and goes on as in the last (Friedman 1982); null where it is more than 365 days after ``as_of``.
+    expected_next_purchase: str | None = None
+    #: The most probable three, best first; empty where the model does not tell.
+    next_category: list[NextCategory] = []
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why a user is at risk: ``effect`` is how much of the churn logit goes when this is taken away (above 0)."""
+
+    #: silence, fewer_visits, spend_down, no_recent_order, short_history, carts_abandoned, refunds or bad_review.
+    code: str
+    text: str
+    effect: float
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.alert.v1", tag_field="schema"):
@@ -77,7 +114,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.alert.v1
     rule: Literal["churn_high"]
     previous_band: str | None
     score: Score
-    reasons: list[str]
+    #: Strongest first, at most four; empty where nothing true could be said, or under load.
+    reasons: list[Reason]
 
 
 def json_schema(record: type[Score] | type[Alert]) -> dict[str, Any]:

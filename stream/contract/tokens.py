@@ -13,14 +13,15 @@ from stream.contract.events import EventType
 
 __all__ = ["CHANNELS", "CHANNEL_SIZES", "FEATURES", "FEATURES_VERSION", "LENGTHS", "TOKENS_VERSION"]
 
-TOKENS_VERSION: Final = 1
-FEATURES_VERSION: Final = 1
+TOKENS_VERSION: Final = 2
+FEATURES_VERSION: Final = 2
 
-#: channel → number of its values (0 is padding, or "not given"). One position per event.
+#: channel → number of its values (0 is padding, or "not given"). One position per event. Category and item are the
+#: hash buckets of the state as they are: the model folds them, or looks them up in its table of product texts.
 CHANNEL_SIZES: Final = {
     "type": 16,
-    "category": 512,
-    "item": 2048,
+    "category": 65_536,
+    "item": 65_536,
     "price": 32,
     "gap": 32,
     "hour_of_week": 169,
@@ -47,4 +48,7 @@ FEATURES: Final = (
     "gap_mean",
     "gap_std",
     "recency_over_gap",
+    "reviews",
+    "sentiment_mean",
+    "sentiment_last",
 )

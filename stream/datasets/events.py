@@ -24,6 +24,8 @@ class Properties(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     total: float | None = None
     currency: str | None = None
     name: str | None = None
+    review_body: str | None = None
+    rating: float | None = None
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", tag="track", rename="camel", gc=False):

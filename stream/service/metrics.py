@@ -26,8 +26,8 @@ __all__ = ["OUTCOMES", "PREFIX", "SLO_SECONDS", "STAGES", "TRIGGERS", "MetricDoc
 PREFIX: Final = "valuestream"
 
 OUTCOMES: Final = ("applied", "duplicate", "replayed", "late", "dead_letter", "ignored")
-STAGES: Final = ("decode", "state", "features", "encode", "infer", "decide", "publish")
-TRIGGERS: Final = ("event", "silence")
+STAGES: Final = ("decode", "state", "sentiment", "features", "encode", "infer", "decide", "explain", "publish")
+TRIGGERS: Final = ("event", "review", "silence")
 _CHECKPOINTS: Final = ("ok", "failed")
 
 #: The service level: an event is scored within this time of reaching the broker. It is a bucket edge, so
@@ -80,6 +80,7 @@ class Metrics:
         self._ingestion()
         self._durability()
         self._scoring()
+        self._sentiment()
         self._latency()
         self._versions()
         ProcessCollector(registry=self.registry)
@@ -266,11 +267,50 @@ class Metrics:
             "a jump is a change of the customers, of the data or of the model; compare with a deployment before acting"
             " on users.",
         )
+        self.alerts_unexplained = self._counter(
+            "alerts_unexplained",
+            ("reason",),
+            "Alerts sent without reasons: others waited for a score (load), too many at once (bound), or the model"
+            " failed (error).",
+            "load: add workers or raise --batch-users-max; bound: raise --explain-users-max; error: read the log.",
+        )
+        for why in ("load", "bound", "error"):
+            self.alerts_unexplained.labels(reason=why)
         self.scoring_errors = self._counter(
             "scoring_errors",
             (),
             "Batches that could not be scored; their users stay queued.",
             "read the log for the error of the provider; if it repeats, go back to the model before.",
+        )
+
+    # Sentiment of reviews ------------------------------------------------------------------------------
+    def _sentiment(self) -> None:
+        self.reviews_scored = self._counter(
+            "reviews_scored",
+            (),
+            "Reviews whose sentiment went into their user's state.",
+            "if it stops while reviews are pending, see valuestream_sentiment_errors_total; 0 for ever means that no"
+            " --sentiment-dir is set, or that no event carries a text.",
+        )
+        self.reviews_pending = self._gauge(
+            "reviews_pending",
+            (),
+            "Reviews that wait for their sentiment; offsets are not committed past the oldest.",
+            "if it stays near --reviews-pending-max, the sentiment model is too slow: add workers, threads or a GPU, or"
+            " take a smaller model.",
+        )
+        self.reviews_waits = self._counter(
+            "reviews_waits",
+            (),
+            "Times that ingestion waited because too many reviews were pending.",
+            "some in a backlog are normal; if it keeps rising, treat it like pending reviews, or raise"
+            " --reviews-pending-max where they come in bursts.",
+        )
+        self.sentiment_errors = self._counter(
+            "sentiment_errors",
+            (),
+            "Batches of reviews whose sentiment could not be had; they stay pending.",
+            "read the log for the error of the provider; if it repeats, go back to the sentiment model before.",
         )
 
     # Latency -------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ def observe(partitions: Sequence[Partition], metrics: Metrics, health: Health, c
     metrics.state_users.set(sum(len(p.state) for p in partitions))
     metrics.state_bytes.set(sum(p.state.nbytes for p in partitions))
     metrics.dirty_users.set(sum(len(rows) for p in partitions for rows in p.dirty))
+    metrics.reviews_pending.set(sum(len(p.reviews) for p in partitions))
     metrics.queue_depth.set(sum(len(p.queue) for p in partitions))
     metrics.queue_oldest_wait.set(max((p.queue.oldest_wait_s(monotonic) for p in partitions), default=0.0))
     health.lag(sum(p.lag for p in partitions))

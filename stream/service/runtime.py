@@ -13,10 +13,12 @@ from stream import changelog
 from stream.decide import AlertRule, Decider
 from stream.decode import Decoder, Money
 from stream.errors import ContractError, ScoringError, ValuestreamError
+from stream.explain import Explainer
 from stream.partition import Partition, Position
 from stream.pipeline import Pipeline, Topics
 from stream.publish import Publisher
 from stream.queue import OWED, ScoreQueue
+from stream.reviews import Reviews, SentimentModel
 from stream.score import Scorer
 from stream.service import health as health_checks
 from stream.service.clock import Clock
@@ -44,9 +46,17 @@ _LOAD_CHUNK: Final = 10_000
 class Worker:
     """One worker process, made inside its event loop. ``run`` returns after a stop and raises what made it fail."""
 
-    def __init__(self, settings: Settings, scorer: Scorer, partitions: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        scorer: Scorer,
+        partitions: int,
+        clock: Clock,
+        sentiment: SentimentModel | None = None,
+    ) -> None:
         self._settings, self._scorer, self._clock = settings, scorer, clock
         self.metrics = Metrics()
+        self._reviews = Reviews(sentiment, settings.reviews_pending_max, self.metrics, clock)
         self.health = health_checks.Health(clock)
         self.partitions: dict[int, Partition] = {}
         self._publisher = Publisher(**aiokafka_config(settings))
@@ -85,7 +95,10 @@ class Worker:
         rule = AlertRule(s.alert_churn_high, s.alert_churn_clear, s.alert_cooldown_s)
         topics = Topics(changelog_topic(s), s.scores_topic, s.alerts_topic, s.dlq_topic)
         decider = Decider(manifest, self._scorer.sha256, rule)
-        return Pipeline(decoder, self._scorer, decider, self._publisher, topics, self.metrics, self._clock)
+        explainer = Explainer(self._scorer, users_max=s.explain_users_max) if s.explain_users_max else None
+        return Pipeline(
+            decoder, self._scorer, decider, self._publisher, topics, self.metrics, self._clock, self._reviews, explainer
+        )
 
     # -- life -----------------------------------------------------------------------------------------------
 
@@ -134,7 +147,8 @@ class Worker:
             self._fail(error)
 
     def _jobs(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        return [self._checkpoint_forever, self._sweep_forever, self._observe_forever, *[self._score_forever] * _SCORERS]
+        timers = [self._checkpoint_forever, self._sweep_forever, self._observe_forever]
+        return [*timers, *[self._score_forever] * _SCORERS, self._review_forever]
 
     # -- Faust ----------------------------------------------------------------------------------------------
 
@@ -148,6 +162,7 @@ class Worker:
     async def _ingest(self, fetches: Any) -> None:
         async for fetch in fetches.noack().events():
             try:
+                await self._reviews.room(lambda: self.partitions.values())
                 partition = self.partitions.get(fetch.message.partition)
                 # A fetch that waited through a rebalance may begin past the committed offset: it is read again.
                 ours = fetch.message.generation_id == self._generation and not self._draining
@@ -288,6 +303,19 @@ class Worker:
             return 0
         finally:
             self._scoring -= 1
+
+    async def _review_forever(self) -> None:
+        while True:
+            if self._draining or not await self._score_reviews():
+                await asyncio.sleep(_NAP_S)
+
+    async def _score_reviews(self) -> int:
+        try:
+            return await self._reviews.score(list(self.partitions.values()))
+        except ScoringError as error:
+            logger.error("sentiment failed, trying again: %s", error)
+            await asyncio.sleep(_RETRY_S)
+            return 0
 
     def _rest_s(self, busy_s: float) -> float:
         """Behind a backlog scoring gives way to ingestion: it rests in proportion to what it took."""

@@ -87,11 +87,26 @@ class Settings(BaseSettings):
     provider: Literal["cpu", "cuda"] = _setting(
         "cpu", "Scoring", "Where the model runs. Start-up fails rather than fall back to another."
     )
+    model_variant: Literal["fp32", "int8", "fp16"] = _setting(
+        "fp32", "Scoring", "Number format of the model, of those in its folder; its card says what each loses."
+    )
     inference_threads: int = _setting(1, "Scoring", "CPU threads of one inference.", ge=1)
+    sentiment_dir: Path | None = _setting(
+        None, "Scoring", "Sentiment model folder; where not given, the texts of reviews are not read."
+    )
+    reviews_pending_max: int = _setting(
+        2_000,
+        "Scoring",
+        "Ingestion waits while this many reviews wait for their sentiment; more takes larger bursts and replays more.",
+        ge=1,
+    )
     refresh_interval_s: float = _setting(
         1.0, "Scoring", "A user with fresh events is scored at most once in this time.", ge=0
     )
     batch_users_max: int = _setting(256, "Scoring", "Users scored in one inference.", ge=1)
+    explain_users_max: int = _setting(
+        16, "Scoring", "Alerted users of a batch whose reasons are looked for, at the cost of nine scores each.", ge=0
+    )
     idle_sweep_s: float = _setting(1.0, "Scoring", "How often silent users are looked for.", gt=0)
 
     # Alerts ------------------------------------------------------------------------------------------

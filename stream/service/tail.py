@@ -180,7 +180,7 @@ class _AlertLines(_Lines):
         alert = msgspec.json.decode(record.value or b"null", type=Alert)
         score = alert.score
         rule = f"{alert.rule}: {alert.previous_band or 'new':>6} → {_band(score.churn.band)}"
-        why = f"  because {', '.join(map(printable, alert.reasons))}" if alert.reasons else ""
+        why = f"  because {'; '.join(printable(reason.text) for reason in alert.reasons)}" if alert.reasons else ""
         return f"{shown_time(score.as_of)}  {self._user(score.user_id)}  {rule}  {score_words(score, band=False)}{why}"
 
 
@@ -191,7 +191,9 @@ def score_words(score: Score, *, band: bool = True) -> str:
         churn += f" {_band(score.churn.band)}"
     buys = ", ".join(f"{p.probability:4.0%} in {p.horizon_days:g} d" for p in score.purchase)
     value = f"{score.ltv.expected:>9,.2f} {printable(score.ltv.currency)} in {score.ltv.horizon_days:g} d"
-    return f"{churn}   buys {buys}   worth {value}   {score.n_events:>5,} events, data {score.data_sufficiency}"
+    order = f"next order {printable(score.expected_next_purchase or '–'):<10}"
+    known = f"{score.n_events:>5,} events, data {score.data_sufficiency}"
+    return f"{churn}   buys {buys}   worth {value}   {order}   {known}"
 
 
 def _band(band: str) -> str:

@@ -25,6 +25,7 @@ from stream.service.options import GroupedCommand, settings_options
 from stream.service.settings import Settings
 from stream.service.tail import open_topics, printable, score_words, shown_time
 from stream.service.topics import changelog_topic
+from stream.service.words import score_details
 from stream.state import PartitionState, Snapshot
 
 __all__ = ["partition_of", "user"]
@@ -211,7 +212,7 @@ def _words(found: _Found) -> str:
         "last score, in state",
         f"  {_score_words(facts['last_score'], currency)}",
         "newest record in the scores topic",
-        f"  {_record_words(found.score)}",
+        *(f"  {line}" for line in _record_lines(found.score)),
     ]
     return "\n".join(lines)
 
@@ -239,10 +240,10 @@ def _score_words(score: dict[str, Any] | None, currency: str) -> str:
     )
 
 
-def _record_words(score: Score | None) -> str:
+def _record_lines(score: Score | None) -> list[str]:
     if score is None:
-        return "none yet"
-    return f"{shown_time(score.as_of)}  {score_words(score)}"
+        return ["none yet"]
+    return [f"{shown_time(score.as_of)}  {score_words(score)}", *score_details(score)]
 
 
 def _money(hundredths: Any) -> float:

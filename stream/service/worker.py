@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 
 from stream.errors import ConfigError, ValuestreamError
 from stream.score import DEMO_MODEL, Scorer
+from stream.sentiment import Sentiment
 from stream.service import logs
 from stream.service.clock import Clock, SystemClock
 from stream.service.options import GroupedCommand, settings_options
@@ -36,16 +37,30 @@ def worker(settings: Settings) -> None:
 
 def run_worker(settings: Settings, clock: Clock) -> None:
     """Check everything that can be checked before start, then serve until SIGTERM or Ctrl-C."""
-    scorer = Scorer(settings.model_dir or DEMO_MODEL, provider=settings.provider, threads=settings.inference_threads)
+    scorer = Scorer(
+        settings.model_dir or DEMO_MODEL,
+        provider=settings.provider,
+        threads=settings.inference_threads,
+        variant=settings.model_variant,
+    )
+    sentiment = _sentiment(settings)
     partitions, problems = check_topics(settings)
     if problems:
         raise ConfigError("; ".join(problems))
-    uvloop.run(_serve(settings, scorer, partitions, clock))
+    uvloop.run(_serve(settings, scorer, sentiment, partitions, clock))
 
 
-async def _serve(settings: Settings, scorer: Scorer, partitions: int, clock: Clock) -> None:
+def _sentiment(settings: Settings) -> Sentiment | None:
+    if settings.sentiment_dir is None:
+        return None
+    return Sentiment(settings.sentiment_dir, provider=settings.provider, threads=settings.inference_threads)
+
+
+async def _serve(
+    settings: Settings, scorer: Scorer, sentiment: Sentiment | None, partitions: int, clock: Clock
+) -> None:
     loop = asyncio.get_running_loop()
-    service = Worker(settings, scorer, partitions, clock)
+    service = Worker(settings, scorer, partitions, clock, sentiment)
 
     def stop() -> None:
         logger.info("stopping")

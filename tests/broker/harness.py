@@ -29,6 +29,7 @@ from stream.decide import AlertRule, Decider, encode_json
 from stream.decode import Decoder, Money
 from stream.encode import encode
 from stream.features import features
+from stream.reviews import SentimentModel
 from stream.score import DEMO_MODEL, Scorer
 from stream.service.broker import free_port
 from stream.service.kafka import aiokafka_config, kafka_python_config
@@ -234,8 +235,8 @@ class Oracle:
     scores: dict[str, bytes]
 
 
-def oracle(settings: Settings, model: Path = DEMO_MODEL) -> Oracle:
-    """Replay the source topic offline."""
+def oracle(settings: Settings, model: Path = DEMO_MODEL, sentiment: SentimentModel | None = None) -> Oracle:
+    """Replay the source topic offline; with a sentiment model, every accepted review's text is read."""
     scorer = Scorer(model)
     decider = Decider(scorer.manifest, scorer.sha256, AlertRule(0.7, 0.6, 86_400))
     decoder = Decoder(
@@ -250,7 +251,14 @@ def oracle(settings: Settings, model: Path = DEMO_MODEL) -> Oracle:
     states, scores = {}, {}
     for number, records in by_partition.items():
         state = states[number] = PartitionState(settings.lateness_s)
-        state.apply(decoder.decode(records, time.time()).batch)
+        decoded = decoder.decode(records, time.time())
+        applied = state.apply(decoded.batch)
+        if sentiment is not None:
+            user_of = dict(zip(applied.accepted.tolist(), applied.users.tolist(), strict=True))
+            reviews = [(i, text) for i, text in decoded.reviews if i in user_of]
+            rows = np.array([user_of[i] for i, _ in reviews], np.int64)
+            offsets = decoded.batch.rows["offset"][[i for i, _ in reviews]]
+            state.note_sentiments(rows, offsets, sentiment.run([text for _, text in reviews]))
         if len(state):
             rows = np.arange(len(state))
             snapshot = state.snapshot(rows)

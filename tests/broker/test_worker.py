@@ -24,7 +24,7 @@ pytestmark = pytest.mark.broker
 
 NAMES = ("Product Viewed", "Product Viewed", "Products Searched", "Product Added", "Order Completed")
 #: Columns of USER that scoring writes; how often a user is scored on the way depends on the machine's speed.
-SCORED = ("scored_offset", "idle_stage", "churn", "purchase", "ltv", "alert_band", "alert_time")
+SCORED = ("scored_offset", "scored_sentiment", "idle_stage", "churn", "purchase", "ltv", "alert_band", "alert_time")
 
 
 def shoppers(n: int, users: int, seed: int = 1, repeat: float = 0.02) -> list[Message]:

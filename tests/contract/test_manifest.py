@@ -19,20 +19,24 @@ from stream.contract.manifest import (
     MANIFEST_FILE,
     MODEL_FILE,
     Calibration,
+    Calibrator,
+    HeadCalibration,
     Labels,
     Manifest,
-    Platt,
     read_manifest,
 )
 from stream.errors import ConfigError, ContractError, ValuestreamError
 from stream.score import DEMO_MODEL
 
 FILES = {MODEL_FILE: b"a model", GOLDEN_FILE: b"golden cases"}
+HEAD = HeadCalibration(
+    Calibrator("isotonic", 1.1, -0.2, (-1.0, 0.1, 2.0), (0.1, 1 / 3, 0.9), 500), Calibrator("platt", 0.1, -2.0)
+)
 MANIFEST = Manifest(
     name="m",
     version="1",
     labels=Labels(eligible_days=45, churn_days=14, purchase_days=(7, 30), value_days=30),
-    calibration=Calibration(churn=Platt(), purchase=(Platt(), Platt(2.0, -1.0))),
+    calibration=Calibration(churn=HEAD, purchase=(HEAD, HeadCalibration(Calibrator(), Calibrator(), (0.1, 0.5)))),
     currency="USD",
     bands=(0.4, 0.7),
     sufficient_events=5,
@@ -128,8 +132,8 @@ def test_manifest_that_names_a_file_outside_of_its_folder_is_refused(folder: Pat
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda m: m.update(features_version=2), "features_version is 2, this build serves 1; train and export"),
-        (lambda m: m.update(tokens_version=0), "tokens_version is 0, this build serves 1; train and export"),
+        (lambda m: m.update(features_version=1), "features_version is 1, this build serves 2; train and export"),
+        (lambda m: m.update(tokens_version=0), "tokens_version is 0, this build serves 2; train and export"),
         (lambda m: m.update(history_len=128), "history_len is 128, this build serves 64; train and export"),
         (lambda m: m["features"].reverse(), "features is another set, this build serves the contract's"),
         (lambda m: m["features"].pop(), "features is another set, this build serves the contract's"),
@@ -138,6 +142,8 @@ def test_manifest_that_names_a_file_outside_of_its_folder_is_refused(folder: Pat
         (lambda m: m["calibration"]["purchase"].pop(), "calibration.purchase does not match purchase_days; export"),
         (lambda m: m.update(bands=[0.7, 0.4]), "bands are (0.7, 0.4), expected 0 ≤ medium < high ≤ 1; export"),
         (lambda m: m.update(bands=[0.4, 1.5]), "bands are (0.4, 1.5), expected 0 ≤ medium < high ≤ 1; export"),
+        (lambda m: m.update(variants={"int8": GOLDEN_FILE}), "variants are ['int8'], expected fp32 among them; export"),
+        (lambda m: m["variants"].update(fp16="half.onnx"), "does not list half.onnx; export the model again"),
     ],
 )
 def test_manifest_of_another_contract_is_refused_with_found_and_expected(
@@ -145,6 +151,44 @@ def test_manifest_of_another_contract_is_refused_with_found_and_expected(
 ) -> None:
     write(folder, change)
     refused(folder, ContractError, str(folder / MANIFEST_FILE), says)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"logits": [-1.0, 0.1]}, "calibrator isotonic has knots 2 × 3, expected pairs in strictly ascending order"),
+        ({"logits": [-1.0, 0.1, 0.1]}, "calibrator isotonic has knots 3 × 3, expected pairs in strictly ascending"),
+        ({"probabilities": [0.1, 0.9, 0.5]}, "calibrator isotonic has knots 3 × 3, expected pairs"),
+        ({"logits": [], "probabilities": []}, "calibrator isotonic has knots 0 × 0, expected pairs"),
+        ({"method": "platt"}, "calibrator platt has knots 3 × 3, expected pairs in strictly ascending order for"),
+        ({"slope": -0.5}, "a calibrator's slope is -0.5, expected at least 0; export the model again"),
+        ({"probabilities": [0.0, 0.5, 0.9]}, "Expected `float` > 0.0"),
+    ],
+)
+@pytest.mark.parametrize("cohort", ["enough", "few"])
+def test_calibrator_that_would_not_keep_the_ranking_is_refused(
+    folder: Path, change: dict[str, Any], says: str, cohort: str
+) -> None:
+    spoiled = {**json.loads(msgspec.json.encode(HEAD.enough)), **change}
+    for change_head in (
+        lambda m: m["calibration"]["churn"].update({cohort: spoiled}),
+        lambda m: m["calibration"]["purchase"][1].update({cohort: spoiled}),
+    ):
+        write(folder, change_head)
+        refused(folder, ContractError, str(folder / MANIFEST_FILE), says)
+
+
+def test_manifest_of_the_first_release_is_refused_by_its_version_not_by_its_look(folder: Path) -> None:
+    first = {"churn": {"slope": 1.0, "intercept": 0.0}, "purchase": [{"slope": 1.0, "intercept": 0.0}] * 2}
+    write(folder, lambda m: m.update(features_version=1, calibration=first))
+    refused(folder, ContractError, "features_version is 1, this build serves 2; train and export the model again")
+
+
+def test_manifest_without_the_fields_of_this_release_has_one_variant_and_no_categories(folder: Path) -> None:
+    write(folder, lambda m: [m.pop(name) for name in ("variants", "categories", "typical")])
+    manifest, _ = read_manifest(folder)
+    assert manifest.variants == {"fp32": MODEL_FILE}
+    assert (manifest.categories, manifest.typical) == ((), ())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaProducer
 
-from stream.contract.score import Alert, Churn, LifetimeValue, ModelRef, Purchase, Score
+from stream.contract.score import Alert, Churn, LifetimeValue, ModelRef, Purchase, Reason, Score
 from stream.decide import encode_json
 from stream.errors import ConfigError
 from stream.service.kafka import kafka_python_config
@@ -44,7 +44,11 @@ def score_of(user: str, churn: float = 0.83, band: Any = "high") -> Score:
 
 def alert_of(user: str, before: str | None) -> Alert:
     return Alert(
-        alert_id=f"id-{user}", rule="churn_high", previous_band=before, score=score_of(user), reasons=["14 days silent"]
+        alert_id=f"id-{user}",
+        rule="churn_high",
+        previous_band=before,
+        score=score_of(user),
+        reasons=[Reason("silence", "no visit for 14 days", 1.5)],
     )
 
 
@@ -119,7 +123,7 @@ def test_alert_line_says_the_rule_the_bands_before_and_now_and_the_reasons(setti
         publish(settings, settings.alerts_topic, ("ann", encode_json(alert_of("ann", before))))
         last = tail(alerts, settings, "--max", "2" if before is None else "1").stdout.splitlines()[-1]
         assert said in last
-        assert last.endswith("because 14 days silent")
+        assert last.endswith("because no visit for 14 days")
 
 
 @broker_test

@@ -19,21 +19,37 @@ from hypothesis import strategies as st
 
 import stream.contract.score
 from stream.contract.columns import USER
-from stream.contract.manifest import Manifest, Platt, read_manifest
-from stream.contract.score import Alert, Score, json_schema
-from stream.decide import AlertRule, Band, Decided, Decider, encode_json, expected_value, score_id
-from stream.score import DEMO_MODEL, RawScores
+from stream.contract.manifest import Calibration, Calibrator, HeadCalibration, Labels, Manifest
+from stream.contract.score import Alert, Churn, Purchase, Score, json_schema
+from stream.decide import AlertRule, Band, Decided, Decider, encode_json, score_id
+from stream.score import RawScores
 from stream.state import Snapshot
 from tests.stages.test_encode import event, fold_users
 from tests.stages.test_state import DAY, START
 
-MANIFEST, SHA256 = read_manifest(DEMO_MODEL)
+SHA256 = "a" * 64
+HUNDREDTHS = tuple(i / 100 for i in range(101))
 #: Logits are then log-odds, so that a test can say which probability it means.
-PLAIN = msgspec.structs.replace(
-    MANIFEST,
-    calibration=msgspec.structs.replace(
-        MANIFEST.calibration, churn=Platt(), purchase=tuple(Platt() for _ in MANIFEST.labels.purchase_days)
-    ),
+SAME = HeadCalibration(Calibrator(n=100), Calibrator(n=0), HUNDREDTHS)
+PLAIN = Manifest(
+    name="m",
+    version="1",
+    labels=Labels(eligible_days=45, churn_days=14, purchase_days=(7, 30), value_days=30),
+    calibration=Calibration(SAME, (SAME, SAME), 1.0, tuple(10.0 * i for i in range(101))),
+    currency="USD",
+    bands=(0.4, 0.7),
+    sufficient_events=5,
+    trained_on=("2024-01-01T00:00:00Z", "2024-06-01T00:00:00Z"),
+    recipe={},
+    metrics={},
+    files={},
+    categories=("shoes", "hats", "coats", "bags"),
+)
+CURVED = HeadCalibration(
+    Calibrator("isotonic", 0.9, 0.1, (-2.0, 0.0, 1.0), (0.05, 0.2, 0.8), 300), Calibrator(slope=0.3, n=7), HUNDREDTHS
+)
+MANIFEST = msgspec.structs.replace(
+    PLAIN, calibration=Calibration(CURVED, (CURVED, CURVED), 1.3, (0.0, 0.0, 50.0, 1e4), 1.7, -0.3, 2.0)
 )
 RULE = AlertRule(high=0.7, clear=0.6, cooldown_s=DAY)
 
@@ -47,7 +63,14 @@ def raw(churn: Any, purchase: Any = (0.2, 0.4), mu: float = 3.0, log_sigma: floa
     """Raw scores of one user for each churn probability."""
     logits = logit(np.atleast_1d(churn))
     n = len(logits)
-    return RawScores(logits, np.tile(logit(purchase), (n, 1)), np.tile(np.float32([mu, log_sigma]), (n, 1)))
+    value, category = np.array([mu, log_sigma], np.float32), np.log(np.array([0.1, 0.5, 0.1, 0.3], np.float32))
+    return RawScores(
+        logits, np.tile(logit(purchase), (n, 1)), np.tile(value, (n, 1)), category=np.tile(category, (n, 1))
+    )
+
+
+def rows_of(scores: RawScores, rows: Any) -> RawScores:
+    return RawScores(scores.churn[rows], scores.purchase[rows], scores.value[rows], category=scores.category[rows])
 
 
 def snapshot(n: int = 1, **columns: Any) -> Snapshot:
@@ -63,6 +86,10 @@ def decide(
 ) -> Decided:
     as_of = snap.users["last_time"].astype(np.int64) + age_s
     return Decider(manifest, SHA256, rule).decide(snap, as_of, scores)
+
+
+def heads(score: Score) -> list[Churn | Purchase]:
+    return [score.churn, *score.purchase]
 
 
 # The records ------------------------------------------------------------------------------------------
@@ -83,27 +110,39 @@ def validator(name: str) -> Any:
 
 
 LOGITS = st.floats(-1e4, 1e4, width=32)
-RAW = st.tuples(
-    LOGITS, LOGITS, LOGITS, st.floats(-(2.0**100), 2.0**100, width=32), st.floats(-(2.0**100), 2.0**100, width=32)
-)
+WIDE = st.floats(-(2.0**100), 2.0**100, width=32)
+RAW = st.tuples(*[LOGITS] * 3, WIDE, WIDE, *[LOGITS] * 4)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(RAW, min_size=1, max_size=4), st.sampled_from([0, DAY, 30 * DAY]))
-def test_every_score_and_alert_fits_its_schema_and_makes_sense(rows: list[tuple[float, ...]], age_s: int) -> None:
+@given(st.lists(RAW, min_size=1, max_size=4), st.sampled_from([0, DAY, 30 * DAY]), st.sampled_from([1, 6]))
+def test_every_score_and_alert_fits_its_schema_and_makes_sense(
+    rows: list[tuple[float, ...]], age_s: int, n_events: int
+) -> None:
     outputs = np.array(rows, np.float32)
-    snap = snapshot(len(rows))
+    snap = snapshot(len(rows), n_events=n_events)
+    scores = RawScores(outputs[:, 0], outputs[:, 1:3], outputs[:, 3:5], category=outputs[:, 5:])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decided = decide(snap, RawScores(outputs[:, 0], outputs[:, 1:3], outputs[:, 3:5]), age_s, manifest=MANIFEST)
+        decided = decide(snap, scores, age_s, manifest=MANIFEST)
     for record in (*decided.scores, *decided.alerts):
-        validator("score" if isinstance(record, Score) else "alert").validate(json.loads(encode_json(record)))
+        found = encode_json(record)
+        validator("score" if isinstance(record, Score) else "alert").validate(json.loads(found))
+        assert msgspec.json.decode(found, type=type(record)) == record
     for score in decided.scores:
-        assert 0 <= score.churn.probability <= 1
-        assert all(0 <= p.probability <= 1 for p in score.purchase)
-        assert 0 <= score.ltv.expected <= 1e7 * MANIFEST.calibration.value_factor
-        (buys,) = [p.probability for p in score.purchase if p.horizon_days == score.ltv.horizon_days]
-        assert score.ltv.p_zero == pytest.approx(1 - buys, abs=1e-9)
+        for head in heads(score):
+            assert head.interval is not None and head.percentile is not None
+            assert 0 <= head.interval[0] <= head.probability <= head.interval[1] <= 1
+            assert 0 <= head.percentile <= 100
+        ltv = score.ltv
+        assert ltv.interval is not None and ltv.percentile is not None
+        assert 0 <= ltv.interval[0] <= ltv.interval[1] <= 1e7 * MANIFEST.calibration.value_factor
+        assert 0 <= ltv.expected <= 1e7 * MANIFEST.calibration.value_factor
+        assert 0 <= ltv.percentile <= 100
+        (buys,) = [p.probability for p in score.purchase if p.horizon_days == ltv.horizon_days]
+        assert ltv.p_zero == pytest.approx(1 - buys, abs=1e-9)
+        assert score.expected_next_purchase is None or score.expected_next_purchase >= score.as_of[:10]
+        assert len({c.category for c in score.next_category}) == 3
 
 
 @pytest.mark.parametrize("column", ["churn", "purchase", "ltv"])
@@ -135,7 +174,7 @@ def test_score_made_again_is_the_same_to_the_byte() -> None:
     assert [*map(encode_json, first.scores)] == [*map(encode_json, second.scores)]
     assert [*map(encode_json, first.alerts)] == [*map(encode_json, second.alerts)]
     for i in range(3):
-        alone = decide(one_of(snap, i), RawScores(outputs.churn[[i]], outputs.purchase[[i]], outputs.value[[i]]), DAY)
+        alone = decide(one_of(snap, i), rows_of(outputs, [i]), DAY)
         assert encode_json(alone.scores[0]) == encode_json(first.scores[i])
 
 
@@ -179,25 +218,67 @@ def test_data_is_sufficient_from_the_manifests_number_of_events() -> None:
     assert [s.n_events for s in scores] == [few - 1, few, few + 1]
 
 
-# Lifetime value ---------------------------------------------------------------------------------------
+# What the numbers say ---------------------------------------------------------------------------------
 
 
-def test_expected_value_is_the_mean_of_what_buyers_and_others_spend() -> None:
-    mu, sigma, buys = 3.0, 0.5, 0.25
-    rng = np.random.default_rng(3)
-    spent = np.exp(rng.normal(mu, sigma, 400_000)) * (rng.random(400_000) < buys)
-    found = expected_value(np.array([buys]), np.float32([[mu, np.log(sigma)]]))
-    assert found[0] == pytest.approx(spent.mean(), rel=0.02)
+def test_users_with_few_events_get_their_cohorts_curve_and_a_wider_interval() -> None:
+    known, new = decide(snapshot(2, n_events=[5, 4]), raw([0.3, 0.3]), manifest=MANIFEST).scores
+    for head, few in zip(heads(known), heads(new), strict=True):
+        assert head.interval is not None and few.interval is not None
+        assert np.diff(few.interval) > 3 * np.diff(head.interval)
+    assert new.churn.probability == pytest.approx(1 / (1 + np.exp(-0.3 * np.log(3 / 7))), abs=1e-6)
+    assert known.churn.probability != new.churn.probability
 
 
-def test_expected_value_never_explodes_and_grows_with_what_it_is_made_of() -> None:
-    huge = expected_value(np.array([1.0]), np.float32([[np.inf, np.inf], [3e38, 3e38], [-3e38, 3e38]]))
-    assert huge.tolist() == [pytest.approx(1e7), pytest.approx(1e7), 0.0]
-    by_mu = expected_value(np.ones(50), np.column_stack((np.linspace(-20, 30, 50), np.zeros(50))))
-    by_sigma = expected_value(np.ones(50), np.column_stack((np.ones(50), np.linspace(-20, 20, 50))))
-    for grows in (by_mu, by_sigma):
-        assert (np.diff(grows) >= 0).all()
-        assert np.isfinite(grows).all()
+def test_percentile_says_where_a_user_stands() -> None:
+    (score,) = decide(snapshot(), raw(0.9, purchase=(0.2, 0.4), mu=5.0)).scores
+    assert score.churn.percentile == 90
+    assert [p.percentile for p in score.purchase] == [20, 40]
+    assert score.ltv.percentile == pytest.approx(score.ltv.expected / 10, abs=0.1)
+
+
+def test_percentile_that_was_not_measured_is_null() -> None:
+    head = HeadCalibration(Calibrator(), Calibrator())
+    manifest = msgspec.structs.replace(PLAIN, calibration=Calibration(head, (head, head)))
+    (score,) = decide(snapshot(), raw(0.9), manifest=manifest).scores
+    assert (score.churn.percentile, score.purchase[0].percentile, score.ltv.percentile) == (None, None, None)
+    validator("score").validate(json.loads(encode_json(score)))
+
+
+def test_value_is_scaled_with_its_interval() -> None:
+    halved = msgspec.structs.replace(PLAIN, calibration=msgspec.structs.replace(PLAIN.calibration, value_factor=0.5))
+    whole, half = (decide(snapshot(), raw(0.1, (0.9, 0.95)), manifest=m).scores[0].ltv for m in (PLAIN, halved))
+    assert whole.interval is not None and half.interval is not None
+    assert half.expected == pytest.approx(whole.expected / 2, abs=1e-3)
+    assert half.interval == pytest.approx([bound / 2 for bound in whole.interval], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("purchase", "date"),
+    [
+        ((0.5, 0.9), "2023-11-21"),  # Even odds within the first seven days: day 7.
+        ((0.2, 0.5), "2023-12-14"),  # Within thirty: day 30.
+        ((0.99, 0.999), "2023-11-15"),  # Day 1.05.
+        ((0.01, 0.02), None),  # Sixty-odd times the piece from day 7 to 30: after more than a year.
+        ((1e-30, 1e-30), None),
+    ],
+)
+def test_next_order_is_expected_at_the_median(purchase: tuple[float, float], date: str | None) -> None:
+    (score,) = decide(snapshot(), raw(0.5, purchase)).scores
+    assert score.as_of[:10] == "2023-11-14"
+    assert score.expected_next_purchase == date
+
+
+def test_next_categories_are_named_best_first() -> None:
+    (score,) = decide(snapshot(), raw(0.5)).scores
+    assert [c.category for c in score.next_category] == ["hats", "bags", "shoes"]
+    assert [c.probability for c in score.next_category] == pytest.approx([0.5, 0.3, 0.1], abs=1e-6)
+
+
+def test_model_without_categories_names_none() -> None:
+    scores = replace(raw([0.5, 0.6]), category=np.zeros((2, 0), np.float32))
+    decided = decide(snapshot(2), scores, manifest=msgspec.structs.replace(PLAIN, categories=()))
+    assert [s.next_category for s in decided.scores] == [[], []]
 
 
 # Alerts -----------------------------------------------------------------------------------------------

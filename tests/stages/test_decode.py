@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.contract.events import EVENT, SEGMENT_NAMES, EventType
-from stream.decode import PRESETS, Decoded, Decoder, Money
+from stream.decode import PRESETS, REVIEW_CHARS_MAX, Decoded, Decoder, Money, hash_bucket
 from stream.errors import ConfigError, EventError
 
 NOW = 1_735_689_600.0
@@ -44,12 +44,13 @@ Make = Callable[..., dict[str, Any]]
 
 def segment(**words: Any) -> dict[str, Any]:
     outside = {"user": "userId", "time": "timestamp", "event_id": "messageId"}
-    inside = {"item": "product_id", "amount": "total"}
+    inside = {"item": "product_id", "amount": "total", "text": "review_body"}
     names = {
         "view": "Product Viewed",
         "purchase": "Order Completed",
         "refund": "Order Refunded",
         "cart": "Product Added",
+        "review": "Product Reviewed",
     }
     kind = words.pop("kind", "view")
     event: dict[str, Any] = {"type": "track", "event": names.get(kind, kind), "properties": {}}
@@ -548,5 +549,47 @@ def test_names_that_never_repeat_do_not_fill_memory(preset: str, make: Make, mon
         events = [make(item=f"i{i}-{j}", category="c" * 60_000 if j == 99 else j) for j in range(100)]
         out = one.decode([Record(j, json.dumps(e).encode()) for j, e in enumerate(events)], NOW)
         assert len(out.batch) == 100
-    assert len(one._hash_bucket._known) <= 100
-    assert max(len(str(name)) for name in one._hash_bucket._known) < 100
+    for buckets in (one._category_bucket, one._item_bucket):
+        assert len(buckets._known) <= 100
+        assert max(len(str(name)) for name in buckets._known) < 100
+
+
+def test_names_of_the_categories_met_are_told_by_their_bucket_and_no_items(preset: str, make: Make) -> None:
+    one = decoder(preset)
+    events = [make(category="shoes", item="p1"), make(category=17), make(category=""), make(), make(category="shoes")]
+    rows = one.decode([Record(i, json.dumps(e).encode()) for i, e in enumerate(events)], NOW).batch.rows
+    assert one.categories == {hash_bucket("shoes"): "shoes", hash_bucket(17): "17"}
+    assert rows["category"].tolist() == [hash_bucket(name) for name in ("shoes", 17, "", None, "shoes")]
+    assert rows["item"].tolist() == [hash_bucket("p1"), 0, 0, 0, 0]
+
+
+# Reviews ----------------------------------------------------------------------------------------------
+
+
+def test_text_of_a_review_comes_beside_its_event(preset: str, make: Make) -> None:
+    bad, view = b"not json", make(kind="view")
+    out = decode(preset, bad, make(kind="review", text=" fits well "), bad, view, make(kind="review", text="tore"))
+    assert out.reviews == [(0, "fits well"), (2, "tore")]
+    assert [EventType(t).name for t in out.batch.rows["type"].tolist()] == ["REVIEW", "VIEW", "REVIEW"]
+
+
+@pytest.mark.parametrize("text", [None, "", "  \n", 5, 0, True, ["good"], {"body": "good"}], ids=repr)
+def test_review_without_a_text_is_still_an_event(preset: str, make: Make, text: object) -> None:
+    out = decode(preset, make(kind="review", text=text))
+    assert (len(out.batch), out.reviews, out.dead) == (1, [], [])
+
+
+@pytest.mark.parametrize("kind", ["view", "purchase", "something else"])
+def test_text_of_another_event_is_no_review(preset: str, make: Make, kind: str) -> None:
+    out = decode(preset, make(kind=kind, text="fits well"))
+    assert (len(out.batch), out.reviews) == (1, [])
+
+
+def test_text_of_a_dead_letter_is_not_kept(preset: str, make: Make) -> None:
+    out = decode(preset, make(kind="review", text="fits well", user=None))
+    assert (len(out.dead), out.reviews) == (1, [])
+
+
+def test_of_a_long_review_the_beginning_is_kept(preset: str, make: Make) -> None:
+    ((_, text),) = decode(preset, make(kind="review", text="é" * (REVIEW_CHARS_MAX + 5))).reviews
+    assert text == "é" * REVIEW_CHARS_MAX

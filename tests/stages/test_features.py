@@ -120,5 +120,14 @@ def test_after_a_month_of_silence_the_windows_are_empty_and_the_totals_stay() ->
     assert after["recency"] == about(np.log1p(31))
 
 
+def test_sentiments_of_reviews_are_counted_averaged_and_the_last_is_told() -> None:
+    state = fold_users([event(START, EventType.REVIEW)], [event(START, EventType.REVIEW)])
+    state.note_sentiments(np.array([0, 0, 0]), np.array([5, 6, 7]), np.array([1.0, 0.5, -0.75]))
+    with_reviews, without = (dict(zip(FEATURES, row, strict=True)) for row in features_of(state, [0, 1]).tolist())
+    assert with_reviews["reviews"] == about(np.log1p(3))
+    assert (with_reviews["sentiment_mean"], with_reviews["sentiment_last"]) == (about(0.25), about(-0.75))
+    assert (without["reviews"], without["sentiment_mean"], without["sentiment_last"]) == (0, 0, 0)
+
+
 def test_no_users_have_no_features() -> None:
     assert features_of(fold_users([event(START)]), []).shape == (0, len(FEATURES))

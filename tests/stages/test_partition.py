@@ -68,7 +68,9 @@ class Bench:
 
 def decided(n: int, churn: float = 0.25) -> Decided:
     zeros = np.zeros(n)
-    return Decided([], [], np.full(n, churn), zeros + 0.5, zeros + 9, zeros.astype(np.uint8) + 1, zeros + 7)
+    return Decided(
+        [], [], np.zeros(0, np.int64), np.full(n, churn), zeros + 0.5, zeros + 9, zeros.astype(np.uint8) + 1, zeros + 7
+    )
 
 
 # The clock of events ----------------------------------------------------------------------------------
@@ -248,6 +250,7 @@ def test_acknowledged_scores_are_noted_and_make_their_users_dirty() -> None:
     bench.partition.take_dirty()
     bench.score()
     users = bench.partition.state.users[:3]
+    assert users["scored_sentiment"].tolist() == users["sentiment_offset"].tolist()
     assert users["scored_offset"].tolist() == users["applied_offset"].tolist() == [0, 1, 2]
     assert users[["churn", "purchase", "ltv", "alert_band", "alert_time"]].tolist() == [(0.25, 0.5, 9.0, 1, 7)] * 3
     assert bench.partition.state.unscored().tolist() == []

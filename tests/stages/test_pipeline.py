@@ -6,15 +6,19 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import pytest
 
+from stream.contract.score import Alert
 from stream.decide import AlertRule, Decider
 from stream.decode import Decoder, Money
+from stream.explain import Explainer
 from stream.partition import Partition
 from stream.pipeline import Pipeline, Topics
 from stream.publish import Outgoing
 from stream.queue import ScoreQueue
+from stream.reviews import Reviews
 from stream.score import DEMO_MODEL, Scorer
 from stream.service.clock import ManualClock
 from stream.service.metrics import Metrics
@@ -56,11 +60,15 @@ class MemorySink:
 class Bench:
     """A pipeline with one partition, a clock that is moved by hand, and events by the second."""
 
-    def __init__(self, scorer: Scorer, refresh_interval_s: float = 1.0) -> None:
+    def __init__(self, scorer: Scorer, refresh_interval_s: float = 1.0, explain_users_max: int = 2) -> None:
         self.clock, self.sink, self.metrics = ManualClock(), MemorySink(), Metrics()
         decider = Decider(scorer.manifest, scorer.sha256, AlertRule(0.7, 0.6, DAY))
         decoder = Decoder("flat", Money("USD"), bytes_max=10_000, future_skew_s=300)
-        self.pipeline = Pipeline(decoder, scorer, decider, self.sink, TOPICS, self.metrics, self.clock)
+        reviews = Reviews(None, 1, self.metrics, self.clock)
+        explainer = Explainer(scorer, users_max=explain_users_max)
+        self.pipeline = Pipeline(
+            decoder, scorer, decider, self.sink, TOPICS, self.metrics, self.clock, reviews, explainer
+        )
         self.partition = Partition(0, PartitionState(DAY), ScoreQueue(refresh_interval_s))
         self.offset = 0
 
@@ -211,3 +219,46 @@ def of_user(bench: Bench, user: str) -> list[Outgoing]:
 
 def as_of(record: Outgoing) -> np.datetime64:
     return np.datetime64(json.loads(record.value or b"")["as_of"].removesuffix("Z"))
+
+
+async def silent_alerts(bench: Bench, users: int) -> list[Alert]:
+    """Alerts of so many shoppers who looked around for a week and then stayed away for a month."""
+    for _ in range(7):
+        for user in range(users):
+            bench.event(f"u{user}")
+        bench.clock.advance(seconds=DAY)
+    await bench.score()
+    bench.clock.advance(seconds=30 * DAY)
+    await bench.sweep()
+    return [msgspec.json.decode(r.value or b"", type=Alert) for r in bench.sink.sent.get("alerts", [])]
+
+
+async def test_alert_says_in_words_why(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    (alert,) = await silent_alerts(bench, 1)
+    assert 1 <= len(alert.reasons) <= 4
+    assert any(reason.text.startswith("no visit for ") for reason in alert.reasons)
+    assert unexplained(bench) == {"load": 0, "bound": 0, "error": 0}
+
+
+async def test_reasons_have_a_bound_and_alerts_do_not(scorer: Scorer) -> None:
+    bench = Bench(scorer, explain_users_max=2)
+    alerts = await silent_alerts(bench, 5)
+    assert len(alerts) == 5
+    assert [bool(alert.reasons) for alert in alerts] == [True, True, False, False, False]
+    assert unexplained(bench) == {"load": 0, "bound": 3, "error": 0}
+
+
+async def test_alerts_go_out_without_reasons_while_others_wait_for_a_score(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.pipeline.EXPLAIN_QUEUE_MAX", -1)
+    bench = Bench(scorer)
+    (alert,) = await silent_alerts(bench, 1)
+    assert alert.reasons == []
+    assert unexplained(bench) == {"load": 1, "bound": 0, "error": 0}
+
+
+def unexplained(bench: Bench) -> dict[str, float]:
+    names = ("load", "bound", "error")
+    return {name: bench.metrics.alerts_unexplained.labels(name)._value.get() for name in names}

@@ -59,7 +59,7 @@ def users() -> tuple[np.ndarray, np.ndarray]:
 
 
 def columns(raw: RawScores) -> np.ndarray:
-    return np.column_stack((raw.churn, raw.purchase, raw.value))
+    return np.column_stack((raw.churn, raw.purchase, raw.value, raw.category))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,19 @@ def test_shapes_are_those_of_the_manifest_also_for_nobody(scorer: Scorer, users:
         raw = scorer.run(users[0][:n], users[1][:n])
         assert (raw.churn.shape, raw.value.shape) == ((n,), (n, 2))
         assert raw.purchase.shape == (n, len(scorer.manifest.labels.purchase_days))
+        assert raw.category.shape == (n, len(scorer.manifest.categories))
         assert raw.n_positions >= (users[0][:n, :, 0] > 0).sum()
+
+
+def test_groups_that_were_run_together_are_split_as_they_were_joined(together: np.ndarray) -> None:
+    outputs = together.astype(np.float32)
+    raw = RawScores(outputs[:, 0], outputs[:, 1:3], outputs[:, 3:5], outputs[:, 3:])
+    parts = raw.split([2, 0, N - 2])
+    assert [len(part.churn) for part in parts] == [2, 0, N - 2]
+    for name in ("churn", "purchase", "value", "category"):
+        assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(raw, name))
+    without = RawScores(raw.churn, raw.purchase, raw.value).split([1, N - 1])
+    assert [part.category.shape[1] for part in without] == [0, 0]
 
 
 def test_model_that_cannot_run_or_gives_nan_is_retriable(scorer: Scorer, users: tuple[np.ndarray, np.ndarray]) -> None:
@@ -166,7 +178,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object] = lambda ma
     """Change the manifest and sign the files anew, as an exporter with a fault would."""
     path = folder / MANIFEST_FILE
     manifest = json.loads(path.read_bytes())
-    manifest["files"] = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in (MODEL_FILE, GOLDEN_FILE)}
+    manifest["files"] = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in manifest["files"]}
     change(manifest)
     path.write_text(json.dumps(manifest), encoding="utf-8")
 
@@ -223,6 +235,47 @@ def test_golden_case_of_another_shape_is_refused(folder: Path, spoil: Callable[[
         Scorer(folder)
 
 
+def test_variant_that_the_folder_does_not_have_is_refused_with_those_it_has(folder: Path) -> None:
+    rewrite(folder, lambda m: m.update(variants={"fp32": MODEL_FILE}))
+    with pytest.raises(ConfigError, match=r"has no variant 'int8', it has fp32; choose one of them or export"):
+        Scorer(folder, variant="int8")
+
+
+def test_variant_without_golden_cases_of_its_own_is_refused(folder: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["variants"]["int8"] = MODEL_FILE
+        manifest["files"].pop("golden.int8.jsonl", None)
+
+    rewrite(folder, change)
+    with pytest.raises(ContractError, match=r"does not list golden.int8.jsonl; export the model again"):
+        Scorer(folder, variant="int8")
+
+
+@pytest.mark.parametrize(("variant", "tolerance"), [("int8", 1e-1), ("fp16", 1e-2)])
+def test_variant_is_held_to_its_own_golden_cases_and_tolerance(folder: Path, variant: str, tolerance: float) -> None:
+    name = f"golden.{variant}.jsonl"
+    rewrite(folder, lambda m: m["variants"].update({variant: MODEL_FILE}))
+    cases = golden(folder)
+    before = cases[-1]["churn"]
+    for factor in (0.9, 1.1):
+        cases[-1]["churn"] = before + factor * tolerance
+        (folder / name).write_text("".join(json.dumps(c) + "\n" for c in cases), encoding="utf-8")
+        rewrite(folder, lambda m: m["files"].update({name: hashlib.sha256((folder / name).read_bytes()).hexdigest()}))
+        if factor < 1:
+            assert Scorer(folder, variant=variant).variant == variant
+    with pytest.raises(ContractError, match=rf"{name}: outputs differ from the golden cases by"):
+        Scorer(folder, variant=variant)
+
+
+def test_golden_cases_of_another_number_of_outputs_are_refused(folder: Path) -> None:
+    cases = golden(folder)
+    for case in cases:
+        case["category"] = [*case.get("category", []), 0.0]
+    put_golden(folder, cases)
+    with pytest.raises(ContractError, match=r"the model has \d+ outputs, the golden cases \d+; export the model again"):
+        Scorer(folder)
+
+
 @pytest.mark.parametrize("name", [MODEL_FILE, GOLDEN_FILE])
 def test_altered_file_is_refused_by_name(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
@@ -242,7 +295,8 @@ def test_model_that_is_no_onnx_is_refused_by_name(folder: Path) -> None:
 def test_model_of_other_features_is_refused_before_it_is_loaded(folder: Path) -> None:
     rewrite(folder, lambda m: m.update(features_version=FEATURES_VERSION + 1))
     (folder / MODEL_FILE).unlink()
-    with pytest.raises(ContractError, match=r"features_version is 2, this build serves 1; train and export the model"):
+    versions = f"features_version is {FEATURES_VERSION + 1}, this build serves {FEATURES_VERSION}"
+    with pytest.raises(ContractError, match=f"{versions}; train and export the model"):
         Scorer(folder)
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream import changelog
-from stream.contract.columns import HISTORY_LEN, SEEN_LEN, WINDOWS
+from stream.contract.columns import HISTORY_LEN, SEEN_LEN, USER, WINDOWS
 from stream.contract.events import EVENT, N_TYPES, EventBatch, EventType
 from stream.contract.tokens import FEATURES
 from stream.errors import ContractError
@@ -195,13 +195,125 @@ def test_identity_is_forgotten_after_that_many_others_and_not_before() -> None:
 def test_a_newer_packed_state_is_refused_with_both_versions() -> None:
     state = fold([[Plain(START, "u", 1, 2)]])
     value = changelog.pack(state, np.array([0]))[0]
-    with pytest.raises(ContractError, match="state version is 9, this build reads 1"):
+    with pytest.raises(ContractError, match="state version is 9, this build reads 1 to 2"):
         changelog.load(PartitionState(0), ["u"], [b"\x09" + value[1:]])
 
 
 def test_packed_value_of_a_new_user_is_small() -> None:
     state = fold([[Plain(START, "u", 1, 2)]])
     assert len(changelog.pack(state, np.array([0]))[0]) < 200
+
+
+#: ``USER`` as version 1 wrote it; written out again here on purpose, as those values lie in people's topics.
+USER_V1 = np.dtype(
+    [
+        *(("applied_offset", "<i8"), ("scored_offset", "<i8"), ("revenue", "<i8"), ("n_events", "<u4")),
+        *(("orders", "<u4"), ("first_time", "<u4"), ("last_time", "<u4"), ("last_order_time", "<u4")),
+        *(("alert_time", "<u4"), ("churn", "<f4"), ("purchase", "<f4"), ("ltv", "<f4"), ("history_len", "u1")),
+        *(("history_next", "u1"), ("seen_len", "u1"), ("seen_next", "u1"), ("idle_stage", "u1"), ("alert_band", "u1")),
+    ]
+)
+
+
+def as_version_1(value: bytes) -> bytes:
+    """A packed value as version 1 would have written it."""
+    head = np.frombuffer(value[1 : 1 + USER.itemsize], USER)
+    old = np.zeros(1, USER_V1)
+    for name in USER_V1.names or ():
+        old[name] = head[name]
+    return b"\x01" + old.tobytes() + value[1 + USER.itemsize :]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(streams(), st.integers(0, 2**32))
+def test_values_of_version_1_are_read_and_know_of_no_sentiment(
+    stream: tuple[list[Plain], list[list[Plain]]], seed: int
+) -> None:
+    state = fold(stream[1])
+    state.users["scored_offset"][: len(state)] = state.users["applied_offset"][: len(state)]
+    values = changelog.pack(state, np.arange(len(state)))
+    mixed = [as_version_1(v) if random.Random(seed + i).random() < 0.7 else v for i, v in enumerate(values)]
+    recovered = PartitionState(10_000 * DAY)
+    changelog.load(recovered, state.ids, mixed)
+    assert packed(recovered) == packed(state)
+    assert recovered.unscored().tolist() == []
+
+
+# Sentiments -------------------------------------------------------------------------------------------
+
+
+@st.composite
+def noted(draw: st.DrawFn) -> tuple[list[tuple[int, int, float]], list[list[tuple[int, int, float]]]]:
+    """Reviews (row, offset, sentiment), and the same cut into calls, shuffled in each and some told again later."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    rows = draw(st.integers(1, 4))
+    offsets = sorted(rng.sample(range(1_000), draw(st.integers(1, 40))))
+    reviews = [(rng.randrange(rows), offset, rng.randrange(-100, 101) / 100) for offset in offsets]
+    calls, told = [], 0
+    while told < len(reviews):
+        start = rng.randrange(told + 1)
+        told = rng.randrange(told, len(reviews)) + 1
+        again = rng.choices(reviews[start:told], k=3)
+        calls.append(rng.sample([*reviews[start:told], *again], told - start + 3))
+    return reviews, calls
+
+
+def note(state: PartitionState, reviews: list[tuple[int, int, float]]) -> None:
+    rows, offsets, sentiments = zip(*reviews, strict=True)
+    state.note_sentiments(np.array(rows), np.array(offsets), np.array(sentiments, np.float32))
+
+
+def four_users() -> PartitionState:
+    return fold([[Plain(START, f"u{i}", i + 1, 2) for i in range(4)]])
+
+
+@settings(max_examples=200, deadline=None)
+@given(noted())
+def test_each_review_counts_once_in_whatever_batches_and_order_its_sentiment_comes(
+    stream: tuple[list[tuple[int, int, float]], list[list[tuple[int, int, float]]]],
+) -> None:
+    reviews, calls = stream
+    state = four_users()
+    for call in calls:
+        note(state, call)
+    for row in range(4):
+        mine = [(offset, round(100 * sentiment)) for r, offset, sentiment in reviews if r == row]
+        last_offset, last = mine[-1] if mine else (-1, 0)
+        user = state.users[row]
+        assert (user["reviews"], user["sentiment_sum"]) == (len(mine), sum(hundredths for _, hundredths in mine))
+        assert (user["sentiment_offset"], user["sentiment_last"]) == (last_offset, last)
+
+
+def test_no_sentiments_change_nothing() -> None:
+    state = four_users()
+    before = packed(state)
+    state.note_sentiments(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    assert packed(state) == before
+
+
+def test_awaited_reviews_read_back_and_are_awaited_until_their_sentiment_comes() -> None:
+    state = fold([[Plain(START + i, "u", i + 1, 2) for i in range(HISTORY_LEN + 9)]])
+    for offset in (3, 7, 9):
+        state.await_sentiment(0, offset)
+    recovered = PartitionState(10_000 * DAY)
+    changelog.load(recovered, state.ids, changelog.pack(state, np.arange(1)))
+    assert packed(recovered) == packed(state)
+    assert recovered.awaited == {0: [3, 7, 9]}
+    note(recovered, [(0, 7, 0.5), (0, 3, -1.0)])
+    assert recovered.awaited == {0: [9]}
+    note(recovered, [(0, 9, 0.5)])
+    assert recovered.awaited == {}
+
+
+def test_sentiment_that_the_last_score_has_not_seen_makes_the_score_stale() -> None:
+    state = four_users()
+    users = state.users[:4]
+    users["scored_offset"] = users["applied_offset"]
+    assert state.unscored().tolist() == []
+    note(state, [(2, 2, 0.5)])
+    assert state.unscored().tolist() == [2]
+    users["scored_sentiment"] = users["sentiment_offset"]
+    assert state.unscored().tolist() == []
 
 
 def test_windows_of_a_hot_user_stay_exact_past_the_history() -> None:

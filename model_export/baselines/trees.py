@@ -1,0 +1,109 @@
+"""LightGBM (Ke et al. 2017): one model a head and one for value, on the window features and any more columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import lightgbm as lgb
+import numpy as np
+import numpy.typing as npt
+
+from model_export.baselines import Predicted, log_odds, outcomes
+from model_export.dataset import Examples
+from stream.contract.manifest import Labels
+
+__all__ = ["LightGbm"]
+
+Array = npt.NDArray[Any]
+Inputs = Callable[[Examples], Array]
+#: From stiff to supple: the best on validation is taken, for each head by itself. Random thresholds (Geurts et al.
+#: 2006) mostly win: on Online Retail, log-loss of churn .5566 against .5595.
+_SETTINGS: Final = (
+    {"num_leaves": 7, "min_data_in_leaf": 50},
+    {"num_leaves": 7, "min_data_in_leaf": 20, "extra_trees": True},
+    {"num_leaves": 15, "min_data_in_leaf": 50, "extra_trees": True},
+)
+_SHARED: Final = {
+    "learning_rate": 0.05,
+    "lambda_l2": 5.0,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "feature_fraction": 0.7,
+    "max_bin": 127,
+}
+_ROUNDS_MAX: Final = 1_000
+_PATIENCE: Final = 40
+_BINARY: Final = {"objective": "binary", "metric": "binary_logloss"}
+#: Between Poisson (1) and gamma (2): a mass at 0, a long tail above.
+_TWEEDIE: Final = {"objective": "tweedie", "metric": "tweedie", "tweedie_variance_power": 1.5}
+
+
+class LightGbm:
+    """Boosted trees; ``inputs`` gives the columns ``(n, d)`` of examples, the features if not given."""
+
+    def __init__(self, seed: int = 0, inputs: Inputs = lambda examples: examples.features, threads: int = 1) -> None:
+        self._inputs = inputs
+        self._fixed = {
+            **_SHARED,
+            "seed": seed,
+            "num_threads": threads,
+            "deterministic": True,
+            "force_row_wise": True,
+            "feature_pre_filter": False,  # else min_data_in_leaf could not differ on the same bins
+            "verbosity": -1,
+        }
+        self._heads: list[lgb.Booster | float] = []
+        self._value: lgb.Booster | float = 0.0
+
+    def fit(self, train: Examples, validation: Examples, labels: Labels) -> None:  # noqa: ARG002
+        """Fit on ``train``, stopped early and with the setting that is best on ``validation``."""
+        bins = lgb.Dataset(self._inputs(train), params=self._fixed, free_raw_data=False)
+        held_out = lgb.Dataset(self._inputs(validation), reference=bins, free_raw_data=False)
+        heads = zip(outcomes(train).T, outcomes(validation).T, strict=True)
+        self._heads = [self._fit(_BINARY, bins, y, held_out, later) for y, later in heads]
+        self._value = self._fit(_TWEEDIE, bins, train.value, held_out, validation.value)
+
+    def refit(self, recent: Examples, as_of: int) -> None:  # noqa: ARG002
+        """Fit on ``recent`` instead, with the settings and the number of trees that were found."""
+        bins = lgb.Dataset(self._inputs(recent), params=self._fixed, free_raw_data=False)
+        self._heads = [self._refit(head, bins, y) for head, y in zip(self._heads, outcomes(recent).T, strict=True)]
+        self._value = self._refit(self._value, bins, recent.value)
+
+    def predict(self, examples: Examples) -> Predicted:
+        """Scores of ``examples``."""
+        columns = self._inputs(examples)
+        logits = [_scores(head, columns, raw=True) for head in self._heads]
+        return Predicted(np.column_stack(logits), _scores(self._value, columns, raw=False))
+
+    def _fit(
+        self, task: dict[str, Any], bins: lgb.Dataset, y: Array, held_out: lgb.Dataset, later: Array
+    ) -> lgb.Booster | float:
+        if y.min() == y.max():
+            return float(log_odds(y[0])) if task is _BINARY else float(y[0])
+        bins.set_label(y)
+        held_out.set_label(later)
+        fits = [
+            lgb.train(
+                {**self._fixed, **task, **setting},
+                bins,
+                _ROUNDS_MAX,
+                valid_sets=[held_out],
+                callbacks=[lgb.early_stopping(_PATIENCE, verbose=False)],
+            )
+            for setting in _SETTINGS
+        ]
+        return min(fits, key=lambda fit: fit.best_score["valid_0"][task["metric"]])
+
+    def _refit(self, found: lgb.Booster | float, bins: lgb.Dataset, y: Array) -> lgb.Booster | float:
+        if isinstance(found, float) or y.min() == y.max():
+            return found
+        bins.set_label(y)
+        # A booster remembers the most rounds it was allowed as one of its parameters, which outranks the argument.
+        return lgb.train({**found.params, "num_iterations": found.best_iteration}, bins)
+
+
+def _scores(model: lgb.Booster | float, columns: Array, *, raw: bool) -> Array:
+    if isinstance(model, float):
+        return np.full(len(columns), model)
+    return np.asarray(model.predict(columns, raw_score=raw), np.float64)

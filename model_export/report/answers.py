@@ -1,0 +1,184 @@
+"""Answers: whether the model is worth acting on, whom to contact, whether to believe a probability, and value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from model_export.evaluation import Evaluation
+from model_export.measures import lift_and_gain, reliability, tally
+from model_export.report.markup import details, figure, grid, note, paragraph, section, table, verdict
+from model_export.report.material import FUSED, VALUE, Array, Material
+from model_export.report.plots import gain, reliability_diagram, value_by_decile
+from model_export.report.shares import Shares
+from model_export.report.words import (
+    RIVAL,
+    compared,
+    main_metric,
+    metric_name,
+    model_name,
+    number,
+    percent,
+    task_titles,
+    verdict_of,
+    with_interval,
+)  # fmt: skip
+
+__all__ = ["calibration", "contact", "headlines", "value"]
+
+_VALUE_METRICS: Final = ("gini", "spearman", "decile_mape", "total_bias", "rmse")
+
+
+def headlines(material: Material) -> str:
+    """A verdict for each task, and what it means."""
+    evaluation = material.evaluation
+    titles = task_titles(evaluation.settings.labels)
+    return section("In short", *(_headline(material, task, titles[task]) for task in evaluation.tasks))
+
+
+def _headline(material: Material, task: str, title: str) -> str:
+    evaluation, metric = material.evaluation, main_metric(task)
+    rival = evaluation.differences[task].get(RIVAL)
+    word = verdict_of(metric, rival[metric]) if rival else "not compared"
+    found = with_interval(metric, evaluation.tasks[task][FUSED][metric])
+    ranks = f"It ranks users {compared(metric, rival[metric], model_name(RIVAL))}. " if rival else ""
+    sentences = [f"{ranks}Its {metric_name(metric)} is {found}.", _believable(evaluation, task)]
+    if task in material.heads:
+        sentences.append(_found_by_contacting(material, task))
+    return verdict(title, word, [*sentences, *_beaten_by(evaluation, task)])
+
+
+def _believable(evaluation: Evaluation, task: str) -> str:
+    """How far the numbers are off, before and after calibration."""
+    after, before = evaluation.tasks[task][FUSED], evaluation.uncalibrated[task][FUSED]
+    if task == VALUE:
+        bias = with_interval("total_bias", after["total_bias"])
+        return f"The sum over all users is off by {bias}; {number('total_bias', before['total_bias'][1])} before."
+    rival = evaluation.differences[task].get(RIVAL)
+    beside = f" In this it is {compared('ece', rival['ece'], model_name(RIVAL))}." if rival else ""
+    return (
+        f"Its probabilities are off by {with_interval('ece', after['ece'])} on average (ECE; "
+        f"{number('ece', before['ece'][1])} before calibration).{beside}"
+    )
+
+
+def _found_by_contacting(material: Material, head: str) -> str:
+    tenths = lift_and_gain(material.probability(head), material.actual(head))
+    if not tenths:
+        return "Nobody did so at the newest snapshot."
+    first, third, does = tenths[0], tenths[2], "leave" if head == "churn" else "buy"
+    return (
+        f"The tenth of users ranked highest holds {percent(first.gain)} of those who {does}, {first.lift:.1f} times "
+        f"their share among all; the first three tenths hold {percent(third.gain)}."
+    )
+
+
+def _beaten_by(evaluation: Evaluation, task: str) -> Iterator[str]:
+    """Other models, not variants of ours, that rank better beyond the interval."""
+    metric = main_metric(task)
+    for model, of in evaluation.differences[task].items():
+        if not model.startswith(FUSED) and model != RIVAL and verdict_of(metric, of[metric]) == "worse":
+            yield f"It also ranks users {compared(metric, of[metric], model_name(model))}."
+
+
+def contact(material: Material) -> str:
+    """Cumulative gain and lift by tenth."""
+    titles = task_titles(material.evaluation.settings.labels)
+    heads = material.drawn_heads
+    tenths = {head: lift_and_gain(material.probability(head), material.actual(head)) for head in heads}
+    rows = [
+        [
+            f"{i + 1}",
+            *(cell for head in heads for cell in (f"{tenths[head][i].lift:.2f}", percent(tenths[head][i].gain))),
+        ]
+        for i in range(10)
+    ]
+    columns = ["tenth", *(f"{head} {what}" for head in heads for what in ("lift", "gain"))]
+    return section(
+        "Whom to contact",
+        paragraph(
+            "Users in order of the model, most likely first. Gain: the share of all who do it among those contacted so "
+            "far. Lift: their share in a tenth over that among all users; a lift of 1 is what chance gives."
+        ),
+        grid(*(figure(gain(titles[head], material.curves(head)), head) for head in heads)),
+        details("Lift and gain by tenth", table("Tenths of users, highest predictions first.", columns, rows)),
+    )
+
+
+def calibration(material: Material) -> str:
+    """Reliability diagrams before and after calibration."""
+    titles = task_titles(material.evaluation.settings.labels)
+    figures = [_reliability(material, head, titles[head]) for head in material.drawn_heads]
+    return section(
+        "Can a probability be believed?",
+        paragraph(
+            "Users in ten groups of equal size by probability: of those told 30 %, 30 % should do it. Points on the "
+            "diagonal are right; bars are 95 % intervals of what came true, all snapshots together."
+        ),
+        grid(*figures),
+    )
+
+
+def _reliability(material: Material, head: str, title: str) -> str:
+    raw, served, actual = material.all_snapshots(head)
+    names = ("predicted", "observed", "n")
+    before, after = (
+        [np.array([getattr(of_bin, name) for of_bin in reliability(p, actual)]) for name in names]
+        for p in (raw, served)
+    )
+    ece = material.evaluation.tasks[head][FUSED]["ece"]
+    ece_before = material.evaluation.uncalibrated[head][FUSED]["ece"]
+    shares = Shares.of([str(i) for i in range(1, len(after[0]) + 1)], after[2], after[0], after[1])
+    return figure(
+        reliability_diagram(title, (before[0], before[1]), shares),
+        f"{head}: ECE {number('ece', ece_before[1])} before, {with_interval('ece', ece)} after calibration "
+        "(mean over seeds).",
+    )
+
+
+def value(material: Material) -> str:
+    """Predicted and actual value by tenth, and how good the sum and the order are."""
+    evaluation = material.evaluation
+    if VALUE not in evaluation.tasks:
+        return ""
+    actual, scores = material.newest.value, material.drawn()
+    per_tenth = len(actual) / 10
+    after, truth = (sums / per_tenth for sums in tally(scores.value, actual).by_decile())
+    before = tally(scores.value_raw, actual).by_decile()[0] / per_tenth
+    title = task_titles(evaluation.settings.labels)[VALUE]
+    return section(
+        "What users are worth",
+        grid(
+            figure(
+                value_by_decile(title, evaluation.currency, truth, after, before),
+                f"Mean per user in {evaluation.currency}; the sum over all users is "
+                f"{number('total_bias', evaluation.uncalibrated[VALUE][FUSED]['total_bias'][1])} off before and "
+                f"{number('total_bias', evaluation.tasks[VALUE][FUSED]['total_bias'][1])} after recalibration.",
+            ),
+            _tenths_of_value(evaluation.currency, truth, after, before),
+        ),
+        _value_before_and_after(evaluation),
+    )
+
+
+def _tenths_of_value(currency: str, actual: Array, after: Array, before: Array) -> str:
+    rows = [
+        [f"{tenth + 1}", *(f"{of[tenth]:,.2f}" for of in (actual, after, before))] for tenth in range(len(actual))[::-1]
+    ]
+    caption = f"Mean value of a user in {currency}; tenth 10 is predicted to be worth most."
+    return table(caption, ["tenth", "actual", "predicted", "before recalibration"], rows)
+
+
+def _value_before_and_after(evaluation: Evaluation) -> str:
+    rows = [
+        [model, when, *(with_interval(metric, of[model][metric]) for metric in _VALUE_METRICS)]
+        for model in evaluation.tasks[VALUE]
+        for when, of in (("before", evaluation.uncalibrated[VALUE]), ("after", evaluation.tasks[VALUE]))
+    ]
+    return details(
+        "All models before and after recalibration",
+        table("95 % intervals in brackets.", ["model", "", *(metric_name(m) for m in _VALUE_METRICS)], rows),
+        note("Recalibration multiplies values by one factor, found on the window before the test."),
+    )

@@ -1,0 +1,58 @@
+"""SVG: a small matplotlib figure as an element of a page; no outside reference, same numbers, same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable
+from html import escape
+from typing import Final
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+__all__ = ["HEIGHT", "drawn"]
+
+_WIDTH: Final = 4.0
+#: Inches; of a figure that is not a list of rows.
+HEIGHT: Final = 3.1
+_RC: Final = {
+    "svg.hashsalt": "valuestream", "svg.fonttype": "path", "font.family": ["DejaVu Sans"], "font.size": 9,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#7b8794", "axes.labelcolor": "#1c2733",
+    "axes.titlesize": 10, "axes.titlelocation": "left", "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": "#e6e9ed", "grid.linewidth": 0.7, "lines.linewidth": 1.6, "xtick.color": "#566473",
+    "ytick.color": "#566473", "legend.frameon": False, "legend.fontsize": 8, "figure.constrained_layout.use": True,
+    "text.parse_math": False,
+}  # fmt: skip
+_REFERENCE: Final = re.compile(r"#([\w.-]+)")
+_IDENTIFIER: Final = re.compile(r' id="([\w.-]+)"')
+
+
+def drawn(title: str, text: str, draw: Callable[[Axes], None], height: float = HEIGHT, diagonal: str = "") -> str:
+    """Draw on fresh axes, with a labelled diagonal if wanted; ``text`` is the alternative for those who cannot see."""
+    with matplotlib.style.context([_RC], after_reset=True):
+        figure = Figure(figsize=(_WIDTH, height))
+        ax = figure.subplots()
+        ax.set_title(title)
+        draw(ax)
+        if diagonal:
+            ax.axline((0, 0), slope=1, color="#9aa5b1", linewidth=1, label=diagonal)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return _inlined(file.getvalue(), text, height)
+
+
+def _inlined(svg: str, text: str, height: float) -> str:
+    """The element alone, as wide as its place; its identifiers are its own in the page, or dropped where unused."""
+    inner = svg[svg.index(">", svg.index("<svg")) + 1 :].replace("xlink:href", "href")
+    inner = re.sub(r"<metadata>.*?</metadata>\s*", "", inner, flags=re.DOTALL)
+    used = set(_REFERENCE.findall(inner))
+    own = "f" + hashlib.blake2s(inner.encode(), digest_size=4).hexdigest()
+    inner = _IDENTIFIER.sub(lambda found: f' id="{own}-{found[1]}"' if found[1] in used else "", inner)
+    for pattern in ('href="#', "url(#"):
+        inner = inner.replace(pattern, f"{pattern}{own}-")
+    view = f"0 0 {72 * _WIDTH:g} {72 * height:g}"
+    return f'<svg viewBox="{view}" role="img" aria-label="{escape(text)}">{inner.strip()}'

@@ -1,0 +1,129 @@
+"""Tables: all models with their intervals, errors by class, what the parts are worth, and how it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from model_export.evaluation import Evaluation
+from model_export.measures import classification_report, tally
+from model_export.report.markup import code, details, figure, grid, listing, note, paragraph, section, table
+from model_export.report.material import FUSED, VALUE, Material, best_f1_threshold
+from model_export.report.plots import precision_recall, roc
+from model_export.report.words import metric_name, model_name, rows_of, task_titles, with_interval
+from model_export.settings import as_toml
+
+__all__ = ["ablations", "all_models", "curves", "errors_by_class", "how_measured"]
+
+_MODELS: Final = {
+    FUSED: "the network as it is served",
+    "recency": "logistic regression on days since the last event",
+    "logistic": "logistic regression on all features",
+    "lightgbm": "boosted trees on all features",
+    "bgnbd": "BG/NBD and Gamma-Gamma on the orders",
+    "event_bert": "the network without the numeric features",
+    "lightgbm_bert": "boosted trees on all features and the network's reading of the events",
+}
+
+
+def all_models(evaluation: Evaluation) -> str:
+    """Every model and metric of every task."""
+    titles = task_titles(evaluation.settings.labels)
+    return section(
+        "All models, all metrics",
+        paragraph(
+            "Means over seeds and snapshots (ECE: of all snapshots together) with 95 % intervals from resampling "
+            "users, the same for all models. AUC, PR-AUC, Gini and Spearman: higher is better. Log-loss, Brier, ECE, "
+            "decile MAPE, RMSE and the size of total bias: lower is better."
+        ),
+        *(_models_of(evaluation, task, titles[task]) for task in evaluation.tasks),
+        note("; ".join(f"{m}: {_MODELS.get(m, model_name(m))}" for m in _models(evaluation)) + "."),
+    )
+
+
+def _models_of(evaluation: Evaluation, task: str, title: str) -> str:
+    metrics = list(evaluation.tasks[task][FUSED])
+    head = ["model", *(metric_name(metric) for metric in metrics)]
+    rows = rows_of(evaluation, task, metrics)
+    differences = [
+        [f"{FUSED} − {model}", *(with_interval(metric, of[metric], difference=True) for metric in metrics)]
+        for model, of in evaluation.differences[task].items()
+    ]
+    paired = table("On the same resamples: an interval without 0 is a difference beyond chance.", head, differences)
+    return table(title, head, rows) + details(f"Differences to every model: {title}", paired)
+
+
+def _models(evaluation: Evaluation) -> list[str]:
+    return list(next(iter(evaluation.tasks.values()), {}))
+
+
+def curves(material: Material) -> str:
+    """ROC and precision-recall curves."""
+    titles = task_titles(material.evaluation.settings.labels)
+    figures = []
+    for head in material.drawn_heads:
+        ranked = material.curves(head)
+        figures += [figure(roc(titles[head], ranked), f"{head}: ROC")]
+        figures += [figure(precision_recall(titles[head], ranked), f"{head}: precision and recall")]
+    return section("ROC and precision-recall", grid(*figures))
+
+
+def errors_by_class(material: Material) -> str:
+    """Precision, recall and F1 by class, at one half and at the threshold of best F1."""
+    rows = [row for head in material.drawn_heads for row in _class_rows(material, head)]
+    return section(
+        "Classification report",
+        paragraph(
+            "Fused model, first seed, newest snapshot. The second threshold is the one of best F1, found on these same "
+            "users, so its numbers are a little too good."
+        ),
+        table("Class 1: it happened.", ["task", "threshold", "class", "precision", "recall", "F1", "support"], rows),
+    )
+
+
+def _class_rows(material: Material, head: str) -> Iterator[list[str]]:
+    p, y = material.probability(head), material.actual(head)
+    for threshold in (0.5, best_f1_threshold(tally(p, y))):
+        for name, of in classification_report(p, y, threshold).items():
+            numbers = (f"{x:.3f}" for x in (of.precision, of.recall, of.f1))
+            yield [head, f"{threshold:.3f}", name, *numbers, f"{of.support:,}"]
+
+
+def ablations(evaluation: Evaluation) -> str:
+    """What the parts of the network are worth: its variants against the whole."""
+    variants = [m for m in _models(evaluation) if m == "event_bert" or m.startswith(f"{FUSED}_")]
+    rows = [[task, model, *_differences(evaluation, task, model)] for task in evaluation.tasks for model in variants]
+    return (
+        section(
+            "What the parts are worth",
+            paragraph(
+                "The fused model less a variant of it: where ranking (AUC or Gini) is above 0, or log-loss, ECE or "
+                "RMSE below, the fused model is better. event_bert is the model without numeric features."
+            ),
+            table("95 % intervals in brackets.", ["task", "variant", "AUC or Gini", "log-loss or RMSE", "ECE"], rows),
+            note("Variants named fused_… are trained with the first seed only, fused with all seeds."),
+        )
+        if rows
+        else ""
+    )
+
+
+def _differences(evaluation: Evaluation, task: str, model: str) -> list[str]:
+    of = evaluation.differences[task][model]
+    wanted = ("gini", "rmse") if task == VALUE else ("auc", "log_loss", "ece")
+    cells = [with_interval(metric, of[metric], difference=True) for metric in wanted]
+    return [*cells, *[""] * (3 - len(cells))]
+
+
+def how_measured(evaluation: Evaluation) -> str:
+    """What was left out, the settings, and the command that makes it all anew."""
+    days = [[day, f"{n:,}"] for day, n in evaluation.snapshots]
+    left_out = [[reason, f"{n:,}"] for reason, n in evaluation.left_out.items()]
+    return section(
+        "How this was measured",
+        table("Test snapshots, newest first.", ["until", "examples"], days),
+        table("Left out.", ["reason", "examples"], left_out),
+        paragraph("Save the settings below as settings.toml, and put the path of the data in data.source:"),
+        code("valuestream-model evaluate settings.toml --out FOLDER\nvaluestream-model report FOLDER"),
+        details("Settings", listing(as_toml(evaluation.settings))),
+    )
