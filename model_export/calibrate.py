@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from model_export.calibrators import fit_calibrator, fit_cohort, level_gap, moved
+from model_export.calibrators import base_rate, fit_calibrator, fit_cohort, level_gap, moved
 from model_export.dataset import Examples
 from model_export.measures import head_names
 from stream.calibration import calibrated, log_odds_of, probabilities
 from stream.contract.manifest import Calibration, HeadCalibration, Labels
 from stream.contract.tokens import FEATURES
+from stream.errors import ConfigError
 from stream.expectation import expected_value, log_normal
 from stream.score import RawScores
 
@@ -136,10 +137,12 @@ def has_enough(examples: Examples, sufficient_events: int) -> Array:
 def _fit_head(name: str, logits: Array, labels: Array, users: Array, enough: Array, strict: bool) -> HeadCalibration:
     positives = labels[enough].sum()
     known = enough if min(positives, enough.sum() - positives) >= _OUTCOMES_MIN else np.ones_like(enough)
-    if strict:
+    try:
         curve = fit_calibrator(logits[known], labels[known], users[known], name)
-    else:
-        curve = fit_cohort(logits[known], labels[known], users[known], float(labels.mean()))
+    except ConfigError:
+        if strict:
+            raise
+        curve = base_rate(labels, users)
     return HeadCalibration(
         enough=curve,
         few=fit_cohort(logits[~enough], labels[~enough], users[~enough], float(labels.mean())),

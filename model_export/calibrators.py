@@ -14,7 +14,16 @@ from stream.calibration import calibrated, log_odds, sigmoid
 from stream.contract.manifest import Calibrator
 from stream.errors import ConfigError
 
-__all__ = ["fit_calibrator", "fit_cohort", "fit_isotonic", "fit_platt", "fit_temperature", "level_gap", "moved"]
+__all__ = [
+    "base_rate",
+    "fit_calibrator",
+    "fit_cohort",
+    "fit_isotonic",
+    "fit_platt",
+    "fit_temperature",
+    "level_gap",
+    "moved",
+]
 
 Array = npt.NDArray[Any]
 Fit = Callable[[Array, Array], Calibrator]
@@ -50,19 +59,24 @@ def fit_calibrator(
     return calibrator
 
 
-def fit_cohort(logits: Array, labels: Array, users: Array, base_rate: float) -> Calibrator:
+def base_rate(labels: Array, users: Array, rate: float = 0.5) -> Calibrator:
+    """The share of positives for everyone, drawn towards ``rate`` with the weight of one user."""
+    share = (float(labels.sum()) + rate) / (len(labels) + 1)
+    return Calibrator(slope=0.0, intercept=float(np.log(share / (1 - share))), n=len(np.unique(users)) // _TENTHS)
+
+
+def fit_cohort(logits: Array, labels: Array, users: Array, rate: float) -> Calibrator:
     """Curve of a cohort that may be small, and constant at the cohort's rate where that is all that can be known.
 
     The slope is drawn towards 0 by a normal prior (ridge), which a large cohort outweighs; the rate is drawn towards
-    ``base_rate``, that of the whole window, with the weight of one user.
+    ``rate``, that of the whole window, with the weight of one user.
     """
     positives = float(labels.sum())
     if min(positives, len(labels) - positives) >= _OUTCOMES_MIN:
         curve = _chosen(logits, labels, users, lambda x, y: fit_platt(x, y, _COHORT_RIDGE))
         if curve.slope > 0:
             return curve
-    rate = (positives + base_rate) / (len(labels) + 1)
-    return Calibrator(slope=0.0, intercept=float(np.log(rate / (1 - rate))), n=len(np.unique(users)) // _TENTHS)
+    return base_rate(labels, users, rate)
 
 
 def fit_platt(logits: Array, labels: Array, ridge: float = 1e-9) -> Calibrator:

@@ -100,7 +100,7 @@ class LightGbm:
             return found
         bins.set_label(y)
         # A booster remembers the most rounds it was allowed as one of its parameters, which outranks the argument.
-        return lgb.train({**found.params, "num_iterations": found.best_iteration}, bins)
+        return lgb.train({**found.params, "num_iterations": found.num_trees()}, bins)
 
 
 def _scores(model: lgb.Booster | float, columns: Array, *, raw: bool) -> Array:

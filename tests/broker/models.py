@@ -74,6 +74,7 @@ def write_scoring_model(folder: Path) -> Path:
         recipe={},
         metrics={},
         files=_hashes(folder),
+        typical=(0.0,) * len(FEATURES),
     )
     (folder / scoring.MANIFEST_FILE).write_bytes(msgspec.json.encode(made))
     return folder

@@ -13,8 +13,7 @@ from model_export.dataset import Dataset, Examples, Plan
 from model_export.fit import FitConfig, Task
 from model_export.history import DataConfig
 from model_export.model import ModelConfig
-from model_export.settings import EvaluateConfig, Settings
-from stream.contract.manifest import Labels
+from model_export.settings import EvaluateConfig, LabelConfig, Settings
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES
 
 SMALL = ModelConfig(hidden=16, layers=1, heads=2, categories=0)
@@ -23,7 +22,7 @@ TYPE, CATEGORY = CHANNELS.index("type"), CHANNELS.index("category")
 SHOP = Settings(
     seed=3,
     data=DataConfig(users=150, days=60, seed=3),
-    labels=Labels(eligible_days=20, churn_days=7, purchase_days=(3, 10), value_days=10),
+    labels=LabelConfig(eligible_days=20, churn_days=7, purchase_days=(3, 10), value_days=10),
     snapshots=Plan(every_days=5, window_days=6),
     model=ModelConfig(hidden=8, layers=1, heads=2, categories=4, dropout=0.0),
     fit=FitConfig(epochs=2, batch_size=128, learning_rate=1e-4, class_min=5),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def log_of(*orders: tuple[int, float, float], type_: EventType = EventType.PURCH
     rows = np.zeros(len(users), EVENT)
     rows["time"] = (DAY_0 + days) * DAY_S
     rows["value"], rows["type"] = np.round(values * 100), type_
-    return EventLog([f"u{u}" for u in range(users.max() + 1)], users.astype(np.int64), rows, Counter(), {})
+    names, unread = [f"u{u}" for u in range(users.max() + 1)], np.full(len(rows), np.nan, np.float32)
+    return EventLog(names, users.astype(np.int64), rows, Counter(), {}, unread)
 
 
 def examples(**columns: Array) -> Examples:
@@ -105,6 +107,18 @@ def test_heads_of_one_class_and_value_of_zero_are_predicted_as_such(name: str) -
     predicted = learner.predict(some)
     assert (predicted.logits[:, 0] < -9).all() and (predicted.logits[:, 1:] > 9).all()
     assert not predicted.value.any()
+
+
+@pytest.mark.parametrize("name", ["recency", "logistic", "lightgbm"])
+def test_a_refit_forgets_the_old_examples_and_keeps_the_settings(fitted: dict[str, Baseline], name: str) -> None:
+    """Fitted anew on the examples that it was fitted on, a baseline says the same; on turned labels, the opposite."""
+    train, test = TRAIN, TEST
+    model = copy.deepcopy(fitted[name])
+    before = model.predict(test).logits
+    model.refit(train, 0)
+    assert model.predict(test).logits == pytest.approx(before, abs=1e-3)
+    model.refit(replace(train, churn=1 - train.churn, purchase=1 - train.purchase), 0)
+    assert np.corrcoef(model.predict(test).logits[:, 0], before[:, 0])[0, 1] < -0.9
 
 
 def test_boosted_trees_give_the_same_scores_for_a_seed_and_others_for_another(fitted: dict[str, Baseline]) -> None:

@@ -58,7 +58,7 @@ def sample(n: int = N, seed: int = 0) -> Sample:
 
 def write_run(folder: Path, trained: EventBert, rows: Sample, categories: tuple[str, ...] = CATEGORIES) -> Path:
     head = HeadCalibration(Calibrator(), Calibrator())
-    counts = dict.fromkeys(("train", "validation", "test", "users", "epochs", "best epoch"), 1)
+    counts = dict.fromkeys(("train", "validation", "recent", "test", "users", "epochs", "best epoch"), 1)
     run = Run(
         settings=msgspec.structs.replace(Settings(), model=CONFIG),
         shape=Shape(purchase_heads=2, categories=len(categories)),

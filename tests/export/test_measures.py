@@ -167,9 +167,19 @@ def test_every_value_lies_within_its_interval(kind: Kind) -> None:
     p, y = SAMPLES[kind](np.random.default_rng(11), 300)
     measured = measure([Snapshot(np.arange(300), y, {"model": [p]})], kind, 60).metrics["model"]
     assert all(interval.low <= interval.value <= interval.high for interval in measured.values())
-    assert [interval.value for interval in measured.values()] == pytest.approx(
-        [metric(tally(p, y)) for metric in METRICS[kind].values()]
-    )
+    expected = {name: metric(tally(p, y)) for name, metric in METRICS[kind].items()}
+    assert {name: measured[name].value for name in expected} == pytest.approx(expected)
+
+
+def test_calibration_error_is_of_all_snapshots_together_and_that_of_each_is_kept_too() -> None:
+    rng = np.random.default_rng(5)
+    p = [rng.uniform(0.2, 0.8, 2_000) for _ in range(2)]
+    # Too high at the first instant and as much too low at the second.
+    y = [(rng.random(2_000) < np.clip(q + shift, 0, 1)).astype(float) for q, shift in zip(p, (-0.2, 0.2), strict=True)]
+    snapshots = [Snapshot(np.arange(2_000), yi, {"model": [q]}) for q, yi in zip(p, y, strict=True)]
+    found = measure(snapshots, "probability", 20).metrics["model"]
+    assert found["ece"].value < 0.05
+    assert found["ece_by_snapshot"].value > 0.15
 
 
 def test_a_model_differs_from_itself_by_exactly_nothing() -> None:

@@ -167,7 +167,7 @@ def test_features_beyond_the_range_of_training_are_read_as_its_bounds() -> None:
     [
         (["train", "none.toml", "--out", "r"], "settings none.toml cannot be read"),
         (["train", "--set", "data.source=none.csv", "--out", "r"], "data.source is 'none.csv', expected a file"),
-        (["prepare", "--set", "model.hidden=30", "--out", "r"], "model.hidden is 30, expected a multiple of 4 heads"),
+        (["prepare", "--set", "model.hidden=30", "--out", "r"], "model.hidden is 30, expected a multiple of 4"),
         (["config", "--set", "fit.epoch=3"], "unknown field `epoch` - at `$.fit`"),
         (["train", "--set", "data.days=60", "--set", "data.users=5", "--out", "r"], "data spans"),
         (

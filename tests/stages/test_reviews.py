@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -329,6 +330,7 @@ def undisturbed(log: list[Record], now: float) -> dict[str, bytes]:
 
 
 async def test_ingestion_waits_at_the_bound_until_sentiments_have_come(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="stream.reviews")
     bench = Bench(Texts(), pending_max=3)
     bench.write(*({"text": f"t{i}"} for i in range(6)))
     partitions = {0: bench.partition}
