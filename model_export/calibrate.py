@@ -12,14 +12,17 @@ import numpy.typing as npt
 from model_export.calibrators import base_rate, fit_calibrator, fit_cohort, level_gap, moved
 from model_export.dataset import Examples
 from model_export.measures import head_names
-from stream.calibration import calibrated, log_odds_of, probabilities
+from stream.calibration import log_odds_of, probabilities
 from stream.contract.manifest import Calibration, HeadCalibration, Labels
 from stream.contract.tokens import FEATURES
 from stream.errors import ConfigError
 from stream.expectation import expected_value, log_normal
 from stream.score import RawScores
 
-__all__ = ["calibrate", "calibrate_heads", "calibrated", "fit_calibrator", "has_enough", "predicted", "predicted_value"]
+__all__ = [
+    "calibrate", "calibrate_heads", "follow", "follow_factor", "follow_heads", "has_enough", "predicted",
+    "predicted_value",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 _N_EVENTS: Final = FEATURES.index("n_events")
@@ -39,12 +42,12 @@ def calibrate(
 
     A head that ranks worse than chance there raises ConfigError, or, if not ``strict``, says the base rate.
     """
-    logits = _logits(raw)
+    logits = raw.logits
     enough, snapshot = has_enough(examples, sufficient_events), ~examples.at_event
     heads = calibrate_heads(logits, examples, labels, sufficient_events, strict=strict)
     p = probabilities(logits, heads, enough)
     heads = [msgspec.structs.replace(head, percentiles=_hundredths(p[snapshot, h])) for h, head in enumerate(heads)]
-    expected = expected_value(p[:, _value_head(labels)], raw.value)
+    expected = expected_value(p[:, labels.value_head], raw.value)
     factor = round(float(examples.value.sum() / expected.sum()), 6) if examples.value.any() else 0.0
     sigma_factor, shift = _spread(raw, examples.value, factor)
     return Calibration(
@@ -66,10 +69,10 @@ def follow(
     again, with 0 the level of the newest labels is taken to stay, and between them part of the way.
     """
     enough, snapshot = has_enough(examples, sufficient_events), ~examples.at_event
-    heads = follow_heads([calibration.churn, *calibration.purchase], _logits(raw), examples, sufficient_events, drift)
-    p = probabilities(_logits(raw), heads, enough)
+    heads = follow_heads(calibration.heads, raw.logits, examples, sufficient_events, drift)
+    p = probabilities(raw.logits, heads, enough)
     heads = [msgspec.structs.replace(head, percentiles=_hundredths(p[snapshot, h])) for h, head in enumerate(heads)]
-    expected = expected_value(p[:, _value_head(labels)], raw.value)
+    expected = expected_value(p[:, labels.value_head], raw.value)
     factor = round(follow_factor(calibration.value_factor, expected, examples, drift), 6)
     return msgspec.structs.replace(
         calibration,
@@ -87,7 +90,7 @@ def follow_heads(
     enough = has_enough(examples, sufficient_events)
     odds = log_odds_of(logits, heads, enough)
     out = []
-    for head, z, y in zip(heads, odds.T, (examples.churn, *examples.purchase.T), strict=True):
+    for head, z, y in zip(heads, odds.T, examples.outcomes.T, strict=True):
         by = (1 - drift) * level_gap(z, y)
         out.append(HeadCalibration(moved(head.enough, by), moved(head.few, by)))
     return out
@@ -108,17 +111,14 @@ def calibrate_heads(
 
     A head that ranks worse than chance raises ConfigError, or, if not ``strict``, says the base rate of everyone.
     """
-    targets, enough = np.column_stack((examples.churn, examples.purchase)), has_enough(examples, sufficient_events)
-    return [
-        _fit_head(name, logits[:, h], targets[:, h], examples.user, enough, strict)
-        for h, name in enumerate(head_names(labels))
-    ]
+    enough = has_enough(examples, sufficient_events)
+    columns = zip(head_names(labels), logits.T, examples.outcomes.T, strict=True)
+    return [_fit_head(name, z, y, examples.user, enough, strict) for name, z, y in columns]
 
 
 def predicted(raw: RawScores, examples: Examples, calibration: Calibration, sufficient_events: int) -> Array:
     """Probabilities ``(n, heads)``, churn first, as they are served but for rounding."""
-    heads = (calibration.churn, *calibration.purchase)
-    return probabilities(_logits(raw), heads, has_enough(examples, sufficient_events))
+    return probabilities(raw.logits, calibration.heads, has_enough(examples, sufficient_events))
 
 
 def predicted_value(
@@ -126,7 +126,7 @@ def predicted_value(
 ) -> Array:
     """Expected value ``(n,)`` in currency units, as it is served but for rounding."""
     p = predicted(raw, examples, calibration, sufficient_events)
-    return expected_value(p[:, _value_head(labels)], raw.value) * calibration.value_factor
+    return expected_value(p[:, labels.value_head], raw.value) * calibration.value_factor
 
 
 def has_enough(examples: Examples, sufficient_events: int) -> Array:
@@ -167,11 +167,3 @@ def _spread(raw: RawScores, value: Array, factor: float) -> tuple[float, float]:
 def _hundredths(values: Array) -> tuple[float, ...]:
     """Percentiles 0 to 100; none of no values."""
     return tuple(np.quantile(values, np.linspace(0, 1, 101)).tolist()) if len(values) else ()
-
-
-def _logits(raw: RawScores) -> Array:
-    return np.column_stack((raw.churn, raw.purchase))
-
-
-def _value_head(labels: Labels) -> int:
-    return 1 + labels.purchase_days.index(labels.value_days)

@@ -123,12 +123,12 @@ class Trial:
     def _network(self, model: Model) -> Scores:
         test, labels, enough = self.examples.test, self.settings.labels, self.settings.export.sufficient_events
         raw = predict(model.network, test.tokens, test.features)
-        p_raw = sigmoid(np.column_stack((raw.churn, raw.purchase)).astype(np.float64))
+        p_raw = sigmoid(raw.logits.astype(np.float64))
         return Scores(
             predicted(raw, test, model.calibration, enough),
             predicted_value(raw, test, model.calibration, labels, enough),
             p_raw,
-            expected_value(p_raw[:, 1 + labels.purchase_days.index(labels.value_days)], raw.value),
+            expected_value(p_raw[:, labels.value_head], raw.value),
         )
 
 

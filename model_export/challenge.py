@@ -41,7 +41,7 @@ def compare(champion: Champion, run: Run, network: EventBert, test: Examples) ->
         )
         for name, (of, net) in contenders.items()
     }
-    settings, outcomes = run.settings, (test.churn, *test.purchase.T)
+    settings, outcomes = run.settings, test.outcomes.T
     measured = [
         measure(
             [Snapshot(test.user, y, {name: [of[:, h]] for name, of in p.items()})],

@@ -79,6 +79,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.user)
 
+    @property
+    def outcomes(self) -> npt.NDArray[np.float32]:
+        """What came true ``(n, heads)``, 0 or 1: churn first, then purchase by horizon."""
+        return np.column_stack((self.churn, self.purchase))
+
     def take(self, rows: Array) -> Examples:
         """These rows only."""
         return Examples(*(getattr(self, f.name)[rows] for f in fields(self)))

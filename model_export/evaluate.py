@@ -89,8 +89,7 @@ def _trials(settings: Settings, log: EventLog) -> Iterator[tuple[EventLog, Datas
 
 
 def _outcomes(test: Examples, group: Array) -> Outcomes:
-    labels = np.column_stack((test.churn, test.purchase))
-    return Outcomes(test.user, test.as_of, labels, test.value, test.features, group[test.user])
+    return Outcomes(test.user, test.as_of, test.outcomes, test.value, test.features, group[test.user])
 
 
 def _groups(data: DataConfig, log: EventLog) -> tuple[list[str], Array]:

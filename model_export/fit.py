@@ -121,10 +121,10 @@ def fit(task: Task, train: Examples, validation: Examples, soft: npt.NDArray[np.
 def refit(task: Task, examples: Examples, epochs: int, soft: npt.NDArray[np.float32] | None = None) -> EventBert:
     """A network trained for a known number of epochs, without a held-out window."""
     descent = _Descent(task, examples, soft)
-    done = len(descent.restore())
+    done = max(0, len(descent.restore()) - 1)
     for epoch in range(done + 1, epochs + 1):
         descent.epoch(epoch)
-        descent.save([0.0] * epoch)
+        descent.save([0.0] * (epoch + 1))
     return descent.network.cpu().eval()
 
 
@@ -273,7 +273,7 @@ def _held_out_loss(network: EventBert, objective: Objective, examples: Examples)
         rest += float(objective.rest(outputs, objective.targets(rows))) * len(rows) / len(examples)
     return rest + sum(
         weight * _calibrated_loss(z[:, h], y)
-        for h, (weight, y) in enumerate(zip(objective.weights, (examples.churn, *examples.purchase.T), strict=True))
+        for h, (weight, y) in enumerate(zip(objective.weights, examples.outcomes.T, strict=True))
     )
 
 

@@ -55,7 +55,7 @@ class Objective:
         self, config: LossConfig, examples: Examples, categories: Array, soft: npt.NDArray[np.float32] | None = None
     ) -> None:
         self._config, self._soft = config, soft
-        labels = _labels(examples)
+        labels = examples.outcomes
         #: Of the probability heads, churn first.
         self.weights = [config.churn_weight] + [config.purchase_weight] * examples.purchase.shape[1]
         self._labels = torch.from_numpy(labels)
@@ -95,10 +95,6 @@ class Objective:
             category = functional.cross_entropy(outputs[3].float(), targets.category.to(device))
             loss = loss + self._config.category_weight * category
         return loss
-
-
-def _labels(examples: Examples) -> npt.NDArray[np.float32]:
-    return np.column_stack((examples.churn, examples.purchase)).astype(np.float32)
 
 
 def _log_normal(value: Tensor, worth: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def check_enough(examples: Dataset, names: list[str], least: int) -> None:
     """Raise ConfigError unless each head has ``least`` examples of both outcomes in each window."""
     for window in WINDOWS:
         part: Examples = getattr(examples, window)
-        for head, y in zip(names, (part.churn, *part.purchase.T), strict=True):
+        for head, y in zip(names, part.outcomes.T, strict=True):
             for answer, found in (("yes", int((y > 0).sum())), ("no", int((y == 0).sum()))):
                 if found < least:
                     raise ConfigError(
@@ -83,7 +83,7 @@ def counts_table(examples: Dataset, names: list[str]) -> Table:
     table = Table("window", "examples", *names, "value", caption=_left_out(examples))
     for window in WINDOWS:
         part: Examples = getattr(examples, window)
-        shares = [f"{y.mean():.1%}" for y in (part.churn, *part.purchase.T)] if len(part) else ["–"] * len(names)
+        shares = [f"{y.mean():.1%}" for y in part.outcomes.T] if len(part) else ["–"] * len(names)
         table.add_row(window, f"{len(part):,}", *shares, f"{part.value.mean():,.2f}" if len(part) else "–")
     return table
 

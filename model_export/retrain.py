@@ -7,7 +7,6 @@ neither has seen the labels that it is next calibrated or measured on (docs/deci
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,18 +17,16 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from model_export.calibrate import follow, predicted, predicted_value
 from model_export.challenge import Comparison, compare, decide
-from model_export.dataset import Dataset, Examples, Windows
+from model_export.dataset import Dataset, Windows
 from model_export.export import VARIANTS
-from model_export.fit import Task, fit, frequent_categories, refit
+from model_export.fit import frequent_categories
 from model_export.measures import head_names
 from model_export.model import EventBert
 from model_export.prepare import check_enough, prepare
 from model_export.registry import Champion, Registry
-from model_export.run import Run, predict
 from model_export.settings import Settings
-from model_export.train import Model, calibrated_on, counts_of, iso, learn, metrics_of, products_of, sample_of
+from model_export.train import Model, category_names, iso, learn, products_of, run_of, sample_of
 from stream.contract.manifest import Variant
 from stream.errors import ConfigError
 
@@ -77,7 +74,7 @@ def retrain(
         result = _untried(settings, champion, examples)
         if champion is None or _has_news(champion, settings, examples):
             model, warm = _challenger(settings, champion, examples, console)
-            run = _as_run(settings, examples, model)
+            run = run_of(settings, examples, model)
             comparison = None if champion is None else compare(champion, run, model.network, examples.test)
             promoted, why = decide(comparison, settings.retrain.margin)
             result = msgspec.structs.replace(
@@ -127,25 +124,16 @@ def _challenger(
 
 
 def _gone_on(settings: Settings, champion: Champion, examples: Dataset, progress: Progress) -> Model:
-    """As :func:`model_export.train.learn`, from the champion's two networks; it keeps their table of products."""
-    config = msgspec.structs.replace(settings.fit, epochs=settings.retrain.epochs)
-    categories = frequent_categories(examples.train, settings.model.categories)
-    names = _names(examples, categories)
-    warm = _with_classes(champion.validated, champion.run.categories, names)
-    task = Task(settings.model, config, settings.seed, categories, progress, warm=warm)
-    fitted = fit(task, examples.train, examples.validation)
-    calibration = calibrated_on(settings, fitted.network, examples.validation, categories)
-    serving = replace(task, warm=_with_classes(champion.network, champion.run.categories, names))
-    network = refit(serving, examples.recent, fitted.best_epoch).cpu()
-    calibration = follow(
-        calibration,
-        predict(network, examples.validation.tokens, examples.validation.features),
-        examples.validation,
-        settings.labels,
-        settings.export.sufficient_events,
-        settings.fit.drift,
+    """A model learned from the champion's two networks on, which keep their table of products, without a teacher."""
+    settings = msgspec.structs.replace(
+        settings, teacher=None, fit=msgspec.structs.replace(settings.fit, epochs=settings.retrain.epochs)
     )
-    return Model(network, fitted.network, calibration, categories, fitted.epochs, fitted.best_epoch)
+    names = category_names(examples, frequent_categories(examples.train, settings.model.categories))
+    warm = (
+        _with_classes(champion.validated, champion.run.categories, names),
+        _with_classes(champion.network, champion.run.categories, names),
+    )
+    return learn(settings, examples, settings.seed, progress, warm=warm)
 
 
 @torch.no_grad()
@@ -161,35 +149,6 @@ def _with_classes(network: EventBert, names: tuple[str, ...], wanted: tuple[str,
     # Where the champion had no such head, the new one keeps its random start.
     out.load_state_dict(weights, strict=bool(names) or not wanted)
     return out
-
-
-def _as_run(settings: Settings, examples: Dataset, model: Model) -> Run:
-    source = msgspec.structs.replace(settings.data, source=settings.data.name)
-    return Run(
-        settings=msgspec.structs.replace(settings, data=source),
-        shape=model.network.shape,
-        calibration=model.calibration,
-        categories=_names(examples, model.categories),
-        currency=settings.data.money,
-        trained_on=(iso(examples.span[0]), iso(examples.span[1])),
-        counts=counts_of(examples, model),
-        metrics=_worth(settings, model, examples.test),
-    )
-
-
-def _worth(settings: Settings, model: Model, test: Examples) -> dict[str, dict[str, float]]:
-    """Metrics on the snapshots of the test window, and on its states at events."""
-    raw, enough = predict(model.network, test.tokens, test.features), settings.export.sufficient_events
-    p = predicted(raw, test, model.calibration, enough)
-    value = predicted_value(raw, test, model.calibration, settings.labels, enough)
-    kinds = {"event_bert": ~test.at_event, "event_bert_at_events": test.at_event}
-    return {
-        name: metrics_of(p[rows], value[rows], test.take(rows), settings) for name, rows in kinds.items() if rows.any()
-    }
-
-
-def _names(examples: Dataset, buckets: Array) -> tuple[str, ...]:
-    return tuple(examples.categories.get(bucket, str(bucket)) for bucket in buckets.tolist())
 
 
 # May they be compared? -------------------------------------------------------------------------------

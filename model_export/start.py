@@ -46,13 +46,13 @@ def fresh(examples: Examples, config: ModelConfig, shape: Shape, products: Produ
 
 def _linear(z: Array, examples: Examples, rows: Array) -> tuple[Array, Array]:
     """Slopes ``(outputs, n)`` and starts ``(outputs,)`` of linear models of these rows."""
-    heads = [_logistic(z[rows], y[rows]) for y in (examples.churn, *examples.purchase.T)]
+    heads = [_logistic(z[rows], y[rows]) for y in examples.outcomes.T]
     slopes, starts = zip(*heads, *_log_linear(z[rows], examples.value[rows]), strict=True)
     return np.stack(slopes), np.array(starts)
 
 
 def _both_outcomes(examples: Examples, rows: Array) -> bool:
-    return bool(rows.any()) and all(len(np.unique(y[rows])) == 2 for y in (examples.churn, *examples.purchase.T))
+    return bool(rows.any()) and all(len(np.unique(y[rows])) == 2 for y in examples.outcomes.T)
 
 
 def _logistic(z: Array, y: Array) -> tuple[Array, float]:

@@ -29,7 +29,7 @@ from model_export.fit import Task, fit, frequent_categories, refit
 from model_export.history import SIMULATOR
 from model_export.measures import METRICS, head_names, tally
 from model_export.model import EventBert
-from model_export.prepare import check_enough, examples_key, prepare
+from model_export.prepare import WINDOWS, check_enough, examples_key, prepare
 from model_export.run import Run, Sample, predict, save_run
 from model_export.settings import Settings
 from model_export.text.encoder import TextBert
@@ -40,8 +40,7 @@ from stream.datasets.formats import read_events
 from stream.errors import ConfigError
 
 __all__ = [
-    "Model", "calibrated_on", "counts_of", "iso", "learn", "metrics_of", "products_of", "sample_of", "train",
-    "work_folder",
+    "Model", "category_names", "iso", "learn", "products_of", "run_of", "sample_of", "train", "work_folder",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -87,11 +86,14 @@ def learn(
     products: ProductTable | None = None,
     work: Path | None = None,
     strict: bool = True,
+    warm: tuple[EventBert, EventBert] | None = None,
 ) -> Model:
     """Fit, calibrate and refit; epochs are kept in ``work``, where given, so that an interrupted training goes on.
 
-    A head that ranks worse than chance raises ConfigError, or, if not ``strict``, says its base rate.
+    A head that ranks worse than chance raises ConfigError, or, if not ``strict``, says its base rate. ``warm`` are the
+    networks to go on from, to be validated and to serve; else both begin anew.
     """
+    older, newer = warm or (None, None)
     task = Task(
         settings.model,
         settings.fit,
@@ -99,12 +101,13 @@ def learn(
         frequent_categories(examples.train, settings.model.categories),
         progress,
         products,
+        warm=older,
         checkpoint=None if work is None else work / f"fit-{seed}.pt",
     )
-    teach = _teacher(settings, examples, task)
+    teach = _teacher(settings, examples, replace(task, warm=None))
     fitted = fit(task, examples.train, examples.validation, teach(examples.train))
-    calibration = calibrated_on(settings, fitted.network, examples.validation, task.categories, strict=strict)
-    again = replace(task, checkpoint=None if work is None else work / f"refit-{seed}.pt")
+    calibration = _calibrated(settings, fitted.network, examples.validation, task.categories, strict=strict)
+    again = replace(task, warm=newer, checkpoint=None if work is None else work / f"refit-{seed}.pt")
     network = refit(again, examples.recent, fitted.best_epoch, teach(examples.recent))
     calibration = follow(
         calibration,
@@ -130,21 +133,30 @@ def train(settings: Settings, folder: Path, console: Console) -> Run:
         model = learn(settings, examples, settings.seed, progress, products=products_of(settings), work=checkpoints)
     if not model.best_epoch:
         console.print("the linear start was best: the network adds nothing here; logistic regression would do")
-    run = Run(
-        settings=msgspec.structs.replace(
-            settings, data=msgspec.structs.replace(settings.data, source=settings.data.name)
-        ),
-        shape=model.network.shape,
-        calibration=model.calibration,
-        categories=tuple(examples.categories.get(bucket, str(bucket)) for bucket in model.categories.tolist()),
-        currency=settings.data.money,
-        trained_on=(iso(examples.span[0]), iso(examples.span[1])),
-        counts=counts_of(examples, model),
-        metrics=_measure(model, examples, settings),
-    )
+    run = run_of(settings, examples, model)
     save_run(folder, run, model.network, sample_of(examples.test, settings.seed))
     shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return run
+
+
+def run_of(settings: Settings, examples: Dataset, model: Model) -> Run:
+    """What there is to say of a training, its worth on the test window included."""
+    data = msgspec.structs.replace(settings.data, source=settings.data.name)
+    return Run(
+        settings=msgspec.structs.replace(settings, data=data),
+        shape=model.network.shape,
+        calibration=model.calibration,
+        categories=category_names(examples, model.categories),
+        currency=settings.data.money,
+        trained_on=(iso(examples.span[0]), iso(examples.span[1])),
+        counts=_counts(examples, model),
+        metrics=_measure(model, examples, settings),
+    )
+
+
+def category_names(examples: Dataset, buckets: Array) -> tuple[str, ...]:
+    """Names of categories by hash bucket; the bucket itself where the name was not kept."""
+    return tuple(examples.categories.get(bucket, str(bucket)) for bucket in buckets.tolist())
 
 
 def work_folder(folder: Path) -> Path:
@@ -160,14 +172,14 @@ def _teacher(settings: Settings, examples: Dataset, task: Task) -> Callable[[Exa
     checkpoint = task.checkpoint and task.checkpoint.with_name(f"teacher-{task.checkpoint.name}")
     larger = replace(task, model=settings.teacher, checkpoint=checkpoint)
     teacher = fit(larger, examples.train, examples.validation).network
-    calibration = calibrated_on(settings, teacher, examples.validation, task.categories, strict=False)
+    calibration = _calibrated(settings, teacher, examples.validation, task.categories, strict=False)
     task.progress.console.print("training its student")
     return lambda part: predicted(
         predict(teacher, part.tokens, part.features), part, calibration, settings.export.sufficient_events
     ).astype(np.float32)
 
 
-def calibrated_on(
+def _calibrated(
     settings: Settings, network: EventBert, held_out: Examples, categories: Array, *, strict: bool = True
 ) -> Calibration:
     """The calibration found on ``held_out``, that of the next category included; see :func:`calibrate`."""
@@ -192,20 +204,20 @@ def _measure(model: Model, examples: Dataset, settings: Settings) -> dict[str, d
         rows = np.flatnonzero(test.at_event == at_event)
         if len(rows):
             kind = examples.of_kind(at_event)
-            out[f"event_bert{suffix}"] = metrics_of(p[rows], value[rows], kind.test, settings)
+            out[f"event_bert{suffix}"] = _metrics(p[rows], value[rows], kind.test, settings)
             rivals: dict[str, Baseline] = {"logistic": Logistic()}
             if not at_event:  # where recency is 0 for everyone
                 rivals["recency"] = Recency()
             for name, baseline in rivals.items():
                 scores = score_baseline(baseline, kind, settings)
-                out[f"{name}{suffix}"] = metrics_of(scores.p, scores.value, kind.test, settings)
+                out[f"{name}{suffix}"] = _metrics(scores.p, scores.value, kind.test, settings)
     return out
 
 
-def metrics_of(p: Array, value: Array, test: Examples, settings: Settings) -> dict[str, float]:
+def _metrics(p: Array, value: Array, test: Examples, settings: Settings) -> dict[str, float]:
     """Metrics ``head.metric`` of probabilities ``(n, heads)`` and values ``(n,)`` of test examples."""
     out = {}
-    for head, predictions, y in zip(head_names(settings.labels), p.T, (test.churn, *test.purchase.T), strict=True):
+    for head, predictions, y in zip(head_names(settings.labels), p.T, test.outcomes.T, strict=True):
         out[f"{head}.base_rate"] = float(y.mean())
         out.update({f"{head}.{m}": metric(tally(predictions, y)) for m, metric in METRICS["probability"].items()})
     if test.value.any():
@@ -213,10 +225,9 @@ def metrics_of(p: Array, value: Array, test: Examples, settings: Settings) -> di
     return {name: round(number, 5) for name, number in out.items()}
 
 
-def counts_of(examples: Dataset, model: Model) -> dict[str, int]:
+def _counts(examples: Dataset, model: Model) -> dict[str, int]:
     """Examples by window, what was left out, and the epochs run."""
-    windows = ("train", "validation", "recent", "test")
-    out = {window: len(getattr(examples, window)) for window in windows}
+    out = {window: len(getattr(examples, window)) for window in WINDOWS}
     out.update({f"left out: {reason}": n for reason, n in sorted(examples.left_out.items())})
     out.update({f"dropped events: {reason}": n for reason, n in sorted(examples.dropped.items())})
     return {**out, "users": len(examples.names), "epochs": model.epochs, "best epoch": model.best_epoch}

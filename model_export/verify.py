@@ -143,7 +143,7 @@ def check(file: Path, parity: Parity, layers: int) -> None:
 def _auc_loss(found: RawScores, expected: RawScores, sample: Sample) -> float | None:
     """Largest difference in AUC over the heads whose labels are of both classes."""
     labels = np.column_stack((sample.churn, sample.purchase))
-    pairs = [np.column_stack((raw.churn, raw.purchase)) for raw in (found, expected)]
+    pairs = [raw.logits for raw in (found, expected)]
     losses = [
         abs(auc(tally(pairs[0][:, h], labels[:, h])) - auc(tally(pairs[1][:, h], labels[:, h])))
         for h in range(labels.shape[1])

@@ -68,8 +68,7 @@ class Decider:
         self._manifest = manifest
         self._model = ModelRef(manifest.name, manifest.version, model_sha256)
         self._rule = rule
-        labels = manifest.labels
-        self._value_head = 1 + labels.purchase_days.index(labels.value_days)
+        self._value_head = manifest.labels.value_head
 
     def decide(self, snapshot: Snapshot, as_of: Array, raw: RawScores) -> Decided:
         """Scores and alerts of the users of ``snapshot`` at ``as_of`` (seconds)."""

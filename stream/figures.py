@@ -46,9 +46,9 @@ class Figures:
 def figures_of(manifest: Manifest, as_of: Array, raw: RawScores, enough: Array) -> Figures:
     """Figures of ``n`` users at ``as_of`` (seconds); ``enough`` (n,) tells who has sufficient events."""
     labels, calibration = manifest.labels, manifest.calibration
-    heads = (calibration.churn, *calibration.purchase)
-    p = probabilities(np.column_stack((raw.churn, raw.purchase)), heads, enough)
-    buys = p[:, 1 + labels.purchase_days.index(labels.value_days)]
+    heads = calibration.heads
+    p = probabilities(raw.logits, heads, enough)
+    buys = p[:, labels.value_head]
     value = np.round(expected_value(buys, raw.value) * calibration.value_factor, 4)
     bounds = value_interval(buys, raw.value, calibration.value_sigma_factor, calibration.value_shift)
     bounds = np.round(bounds * calibration.value_factor, 4)

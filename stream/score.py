@@ -49,6 +49,11 @@ class RawScores:
     category: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     n_positions: int = 0
 
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Of all probabilities ``(n, heads)``, churn first."""
+        return np.column_stack((self.churn, self.purchase))
+
     def split(self, sizes: Sequence[int]) -> list[RawScores]:
         """The outputs of each of several groups of users that were run together."""
         ends = np.cumsum(sizes).tolist()

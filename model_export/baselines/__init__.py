@@ -20,7 +20,7 @@ import numpy.typing as npt
 from model_export.dataset import Examples
 from stream.contract.manifest import Labels
 
-__all__ = ["Baseline", "Predicted", "as_probability", "log_odds", "outcomes"]
+__all__ = ["Baseline", "Predicted", "log_odds"]
 
 Array = npt.NDArray[Any]
 
@@ -46,11 +46,6 @@ class Baseline(Protocol):
         """Scores of examples, which may come from any window."""
 
 
-def outcomes(examples: Examples) -> npt.NDArray[np.float64]:
-    """The outcome ``(n, heads)`` of each probability head: 0 or 1."""
-    return np.column_stack((examples.churn, examples.purchase)).astype(np.float64)
-
-
 def log_odds(p: Array) -> npt.NDArray[np.float64]:
     """Logits of probabilities, which are kept 1e-9 from 0 and 1.
 
@@ -59,14 +54,4 @@ def log_odds(p: Array) -> npt.NDArray[np.float64]:
     """
     clipped = np.clip(np.asarray(p, np.float64), 1e-9, 1 - 1e-9)
     out: npt.NDArray[np.float64] = np.log(clipped) - np.log1p(-clipped)
-    return out
-
-
-def as_probability(logits: Array) -> npt.NDArray[np.float64]:
-    """Probabilities of logits.
-
-    >>> as_probability(np.array([0.0])).tolist()
-    [0.5]
-    """
-    out: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
     return out

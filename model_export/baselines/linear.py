@@ -11,8 +11,9 @@ from sklearn.metrics import log_loss, mean_tweedie_deviance
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from model_export.baselines import Predicted, as_probability, log_odds, outcomes
+from model_export.baselines import Predicted, log_odds
 from model_export.dataset import Examples
+from stream.calibration import sigmoid
 from stream.contract.manifest import Labels
 from stream.contract.tokens import FEATURES
 
@@ -41,7 +42,7 @@ class _Heads:
 
     def fit(self, train: Examples, validation: Examples) -> None:
         """Fit every head; one with a single class keeps the logit of its base rate."""
-        heads = zip(outcomes(train).T, outcomes(validation).T, strict=True)
+        heads = zip(train.outcomes.T, validation.outcomes.T, strict=True)
         self._heads = [self._fit(train, y, validation, later) for y, later in heads]
 
     def refit(self, recent: Examples) -> None:
@@ -50,7 +51,7 @@ class _Heads:
             self._fit_one(recent, y, 1.0 if isinstance(head, float) else head[-1].C)
             if len(np.unique(y)) == 2
             else float(log_odds(y.mean()))
-            for head, y in zip(self._heads, outcomes(recent).T, strict=True)
+            for head, y in zip(self._heads, recent.outcomes.T, strict=True)
         ]
 
     def logits(self, examples: Examples) -> Array:
@@ -61,7 +62,7 @@ class _Heads:
         if len(np.unique(y)) < 2:
             return float(log_odds(y.mean()))
         fits = [self._fit_one(train, y, strength) for strength in self._strengths]
-        losses = [log_loss(later, as_probability(self._logits(f, validation)), labels=[0, 1]) for f in fits]
+        losses = [log_loss(later, sigmoid(self._logits(f, validation)), labels=[0, 1]) for f in fits]
         return fits[int(np.argmin(losses))]
 
     def _fit_one(self, train: Examples, y: Array, strength: float) -> Pipeline:
@@ -85,7 +86,7 @@ class Recency:
     def fit(self, train: Examples, validation: Examples, labels: Labels) -> None:
         """Fit on ``train``; there is no setting to choose on ``validation``."""
         self._heads.fit(train, validation)
-        self._head, self._worth = _value_head(labels), _worth(train)
+        self._head, self._worth = labels.value_head, _worth(train)
 
     def refit(self, recent: Examples, as_of: int) -> None:  # noqa: ARG002
         """Fit on ``recent`` instead."""
@@ -95,7 +96,7 @@ class Recency:
     def predict(self, examples: Examples) -> Predicted:
         """Scores of ``examples``."""
         logits = self._heads.logits(examples)
-        return Predicted(logits, as_probability(logits[:, self._head]) * self._worth)
+        return Predicted(logits, sigmoid(logits[:, self._head]) * self._worth)
 
 
 class Logistic:
@@ -148,8 +149,3 @@ def _worth(examples: Examples) -> float:
     """Mean value of a buyer."""
     buyers = examples.value > 0
     return float(examples.value[buyers].mean()) if buyers.any() else 0.0
-
-
-def _value_head(labels: Labels) -> int:
-    """Place of the purchase head whose horizon is that of value."""
-    return 1 + labels.purchase_days.index(labels.value_days)

@@ -9,7 +9,7 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
-from model_export.baselines import Predicted, log_odds, outcomes
+from model_export.baselines import Predicted, log_odds
 from model_export.dataset import Examples
 from stream.contract.manifest import Labels
 
@@ -60,14 +60,14 @@ class LightGbm:
         """Fit on ``train``, stopped early and with the setting that is best on ``validation``."""
         bins = lgb.Dataset(self._inputs(train), params=self._fixed, free_raw_data=False)
         held_out = lgb.Dataset(self._inputs(validation), reference=bins, free_raw_data=False)
-        heads = zip(outcomes(train).T, outcomes(validation).T, strict=True)
+        heads = zip(train.outcomes.T, validation.outcomes.T, strict=True)
         self._heads = [self._fit(_BINARY, bins, y, held_out, later) for y, later in heads]
         self._value = self._fit(_TWEEDIE, bins, train.value, held_out, validation.value)
 
     def refit(self, recent: Examples, as_of: int) -> None:  # noqa: ARG002
         """Fit on ``recent`` instead, with the settings and the number of trees that were found."""
         bins = lgb.Dataset(self._inputs(recent), params=self._fixed, free_raw_data=False)
-        self._heads = [self._refit(head, bins, y) for head, y in zip(self._heads, outcomes(recent).T, strict=True)]
+        self._heads = [self._refit(head, bins, y) for head, y in zip(self._heads, recent.outcomes.T, strict=True)]
         self._value = self._refit(self._value, bins, recent.value)
 
     def predict(self, examples: Examples) -> Predicted:

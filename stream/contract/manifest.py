@@ -61,6 +61,11 @@ class Labels(msgspec.Struct, frozen=True):
     #: The horizon of lifetime value; one of ``purchase_days``, whose probability is that of any value at all.
     value_days: float
 
+    @property
+    def value_head(self) -> int:
+        """Place of the purchase head of ``value_days`` among all probability heads, of which churn is the first."""
+        return 1 + self.purchase_days.index(self.value_days)
+
 
 class Calibrator(msgspec.Struct, frozen=True):
     """Logit → probability, fitted on a held-out window; served by :func:`stream.calibration.calibrated`.
@@ -103,6 +108,11 @@ class Calibration(msgspec.Struct, frozen=True):
     value_shift: float = 0.0
     #: Category logits are divided by it (temperature scaling, Guo et al. 2017).
     category_temperature: float = 1.0
+
+    @property
+    def heads(self) -> tuple[HeadCalibration, ...]:
+        """Of all probabilities, churn first."""
+        return (self.churn, *self.purchase)
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=False):

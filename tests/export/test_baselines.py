@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from model_export.baselines import Baseline, as_probability, log_odds, outcomes
+from model_export.baselines import Baseline, log_odds
 from model_export.baselines.bgnbd import BgNbd, GammaGamma, Orders, Summaries, summaries
 from model_export.baselines.linear import Logistic, Recency
 from model_export.baselines.trees import LightGbm
 from model_export.dataset import Examples
 from model_export.history import DataConfig, EventLog, load
 from model_export.measures import auc, gini, tally
+from stream.calibration import sigmoid
 from stream.contract.columns import DAY_S
 from stream.contract.events import EVENT, EventType
 from stream.contract.manifest import Labels
@@ -55,8 +56,8 @@ def planted(seed: int, n: int = 500) -> Examples:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, len(FEATURES))).astype(np.float32)
     recency, orders, worth = (x[:, FEATURES.index(name)] for name in ("recency", "orders", "order_value"))
-    buys = rng.random((n, 2)) < as_probability(np.column_stack((-1 - recency + orders, -recency + orders)))
-    churn = rng.random(n) < as_probability(recency - orders)
+    buys = rng.random((n, 2)) < sigmoid(np.column_stack((-1 - recency + orders, -recency + orders)))
+    churn = rng.random(n) < sigmoid(recency - orders)
     value = buys[:, 1] * np.exp(3 + worth + 0.3 * rng.normal(size=n))
     labels = {"churn": churn.astype(np.float32), "purchase": buys.astype(np.float32), "value": value}
     return examples(user=np.arange(n), as_of=np.full(n, DAY_0 * DAY_S), features=x, **labels)
@@ -77,7 +78,7 @@ def fitted() -> dict[str, Baseline]:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_head_ranks_users_it_has_not_seen(fitted: dict[str, Baseline], name: str) -> None:
     predicted = fitted[name].predict(TEST)
-    ranks = [auc(tally(logits, y)) for logits, y in zip(predicted.logits.T, outcomes(TEST).T, strict=True)]
+    ranks = [auc(tally(logits, y)) for logits, y in zip(predicted.logits.T, TEST.outcomes.T, strict=True)]
     assert len(ranks) == 3 and min(ranks) > (0.6 if name == "recency" else 0.7)
     assert gini(tally(predicted.value, TEST.value)) > (0.1 if name == "recency" else 0.6)
 
@@ -85,7 +86,7 @@ def test_every_head_ranks_users_it_has_not_seen(fitted: dict[str, Baseline], nam
 @pytest.mark.parametrize("name", LEARNERS)
 def test_logits_and_value_are_about_right_before_calibration(fitted: dict[str, Baseline], name: str) -> None:
     predicted = fitted[name].predict(TEST)
-    assert as_probability(predicted.logits).mean(axis=0) == pytest.approx(outcomes(TEST).mean(axis=0), abs=0.05)
+    assert sigmoid(predicted.logits).mean(axis=0) == pytest.approx(TEST.outcomes.mean(axis=0), abs=0.05)
     assert predicted.value.sum() == pytest.approx(TEST.value.sum(), rel=0.3)
 
 
@@ -315,4 +316,4 @@ def test_bgnbd_reaches_the_known_floors_on_cdnow(data_dir: Path) -> None:
 
 def test_log_odds_and_probability_are_inverse() -> None:
     p = np.linspace(0.01, 0.99, 20)
-    assert as_probability(log_odds(p)) == pytest.approx(p)
+    assert sigmoid(log_odds(p)) == pytest.approx(p)

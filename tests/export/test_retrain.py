@@ -19,6 +19,7 @@ from rich.console import Console
 
 from model_export import registry as registry_module
 from model_export import retrain as retrain_module
+from model_export import train as train_module
 from model_export.challenge import Comparison, decide
 from model_export.cli import cli
 from model_export.model import EventBert, Shape
@@ -205,7 +206,7 @@ def test_no_network_goes_on_from_one_that_saw_the_labels_it_is_judged_by(
     champion = Registry(shop.folder).champion()
     assert champion is not None
     starts: dict[str, EventBert | None] = {}
-    fit = retrain_module.fit
+    fit = train_module.fit
 
     def spied_fit(task: Any, *args: Any) -> Any:
         starts["fit"] = task.warm
@@ -215,8 +216,8 @@ def test_no_network_goes_on_from_one_that_saw_the_labels_it_is_judged_by(
         starts["refit"] = task.warm
         raise InterruptedError("all is seen")
 
-    monkeypatch.setattr(retrain_module, "fit", spied_fit)
-    monkeypatch.setattr(retrain_module, "refit", spied_refit)
+    monkeypatch.setattr(train_module, "fit", spied_fit)
+    monkeypatch.setattr(train_module, "refit", spied_refit)
     with pytest.raises(InterruptedError):
         shop.retrain(changed(shop.late, "retrain", epochs=1))
     for name, expected, other in (
