@@ -27,7 +27,7 @@ from stream.contract.columns import (
 from stream.errors import ContractError
 from stream.state import PartitionState
 
-__all__ = ["load", "pack"]
+__all__ = ["applied_offset", "load", "pack"]
 
 Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
@@ -120,6 +120,11 @@ def _upgraded(value: bytes) -> bytes:
     """A value of an older version as this one would have written it: the columns it lacks are those of a new user."""
     end = 1 + USER_BYTES[value[0]]
     return _VERSION + value[1:end] + _FRESH[end - 1 :] + value[end:]
+
+
+def applied_offset(value: bytes) -> int:
+    """The source offset of the last event that a packed user has seen; it comes first in ``USER``, in every version."""
+    return int.from_bytes(value[1:9], "little", signed=True)
 
 
 def _scatter(target: Array, rows: Array, lengths: Array, flat: Array) -> None:

@@ -6,14 +6,15 @@
     ├── ConfigError      wrong settings, files or topics: say so in one line and exit
     ├── ContractError    two parts disagree (a manifest of another version, an altered file): exit
     ├── EventError       one record cannot be used: it goes to the dead-letter topic, the stream goes on
-    └── ScoringError     the model could not be run now: the users stay queued and are tried again
+    ├── ScoringError     the model could not be run now: the users stay queued and are tried again
+    └── LeaseError       our partitions may be another worker's already: nothing is sent until we know
 
 A message says what was found, what was expected, and the next step.
 """
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "ContractError", "EventError", "ScoringError", "ValuestreamError"]
+__all__ = ["ConfigError", "ContractError", "EventError", "LeaseError", "ScoringError", "ValuestreamError"]
 
 
 class ValuestreamError(Exception):
@@ -30,6 +31,10 @@ class ContractError(ValuestreamError):
 
 class ScoringError(ValuestreamError):
     """The model could not be run; the users stay in the queue and are tried again."""
+
+
+class LeaseError(ValuestreamError):
+    """Nothing may be sent now: the group may have given our partitions to another worker."""
 
 
 class EventError(ValuestreamError):

@@ -92,6 +92,15 @@ class Partition:
         """How far the source is done: not past a review that waits for its sentiment, as its text is only there."""
         return self.reviews[0].before if self.reviews else self.reached()
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something that no checkpoint has made durable yet."""
+        return bool(self.dirty or self.dead) or self.position() != self.durable
+
+    def pass_gap(self, offset: int) -> None:
+        """Go on to ``offset``, as the source has no records before it: transaction markers, or what was compacted."""
+        self.next_offset = max(self.next_offset, offset)
+
     def resume(self, position: Position) -> None:
         """Go on from what was committed."""
         self.next_offset, self.arrival, self.durable = position.offset, position.arrival, position

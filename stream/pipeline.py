@@ -224,8 +224,8 @@ class Pipeline:
         """Make everything taken in so far durable.
 
         Returns the position that is now durable, the users written with their packed values, and the changelog
-        offset of the last of them. Raises if the broker does not acknowledge all of it; then nothing is lost, as
-        the caller must not go on.
+        offset of the last of them. Raises if the broker does not acknowledge all of it; then all of it is still to be
+        made durable.
         """
         position, dead = partition.position(), partition.dead
         rows = partition.take_dirty()
@@ -233,8 +233,13 @@ class Pipeline:
         values = changelog.pack(partition.state, rows)
         keys = [partition.state.ids[row].encode() for row in rows.tolist()]
         items = list(zip(keys, values, strict=True))
-        await self._sink.send(self._topics.dlq, partition.number, map(dead_letter, dead))
-        offset = await self._sink.send(self._topics.changelog, partition.number, [Outgoing(k, v) for k, v in items])
+        try:
+            await self._sink.send(self._topics.dlq, partition.number, map(dead_letter, dead))
+            offset = await self._sink.send(self._topics.changelog, partition.number, [Outgoing(k, v) for k, v in items])
+        except Exception:
+            partition.dirty.append(rows)
+            partition.dead = dead + partition.dead
+            raise
         partition.durable = position
         return position, items, offset
 

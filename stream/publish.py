@@ -13,6 +13,8 @@ from typing import Any, Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 
 from stream.decode import DeadLetter
+from stream.errors import LeaseError
+from stream.lease import Lease
 
 __all__ = ["Outgoing", "Publisher", "dead_letter"]
 
@@ -43,7 +45,8 @@ class Outgoing(NamedTuple):
 class Publisher:
     """Sends record batches and waits for every acknowledgement."""
 
-    def __init__(self, **kafka: Any) -> None:
+    def __init__(self, lease: Lease, **kafka: Any) -> None:
+        self._lease = lease
         self._producer = AIOKafkaProducer(
             acks="all",
             enable_idempotence=True,
@@ -63,22 +66,29 @@ class Publisher:
     async def send(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
         """Send records in order; returns the last offset when all are acknowledged (None if there were none).
 
-        Raises aiokafka's KafkaError if one is not: the caller must then not advance.
+        Raises aiokafka's KafkaError if one is not, LeaseError where the partition may be another worker's already: the
+        caller must then not advance.
         """
         acks: list[asyncio.Future[Any]] = []
         batch = self._producer.create_batch()
         for record in records:
             # A full batch refuses the record; an empty one takes a record of any size.
             if not _append(batch, record):
-                acks.append(await self._producer.send_batch(batch, topic, partition=partition))
+                acks.append(await self._send(batch, topic, partition))
                 batch = self._producer.create_batch()
                 _append(batch, record)
         if not batch.record_count():
             return None
         batch.close()
-        acks.append(await self._producer.send_batch(batch, topic, partition=partition))
+        acks.append(await self._send(batch, topic, partition))
         last = (await asyncio.gather(*acks))[-1]
         return int(last.offset) + int(batch.record_count()) - 1
+
+    async def _send(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
+        if not self._lease.held:
+            raise LeaseError("found no membership lease, expected one before anything is sent; wait for a heartbeat")
+        ack: asyncio.Future[Any] = await self._producer.send_batch(batch, topic, partition=partition)
+        return ack
 
 
 def _append(batch: Any, record: Outgoing) -> bool:

@@ -8,6 +8,7 @@ instead, and what it loses, stands in ``docs/decisions/0002-faust-in-batches.md`
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +17,27 @@ from typing import Any, Final, cast
 import faust
 import rocksdict
 from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.stores.rocksdb import Store as RocksDBStore
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
 from faust.types import TP
 from faust.types.transports import SchedulingStrategyT
 from yarl import URL
 
+from stream import changelog
+from stream.lease import MembershipLease
 from stream.partition import Position
 
 __all__ = ["Fetched", "PositionConsumer", "Records", "Source", "UserTable", "build_app"]
 
 logger = logging.getLogger(__name__)
+#: Requests that tell the coordinator that we are there, and the answers (Kafka error codes) by which we still are:
+#: none, and "the group rebalances", during which nobody's partitions are given away.
+_MEMBERSHIP: Final = (HeartbeatRequest, SyncGroupRequest)
+_KNOWN: Final = (0, 27)
 #: Fetches that may wait for the agent; each holds up to ``fetch_records_max`` records.
 _FETCHES_WAITING_MAX: Final = 8
 
@@ -106,6 +115,55 @@ class Untouched(faust.Schema[Any, Any]):
 # -- out: offsets are committed when, and only when, all that they stand for is durable ---------------------
 
 
+class PositionThread(AIOKafkaConsumerThread):
+    """The thread of Faust's consumer: renews our lease, reads committed records only, and says how far it has read."""
+
+    consumer: PositionConsumer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Partition → the next offset to be fetched, as of the records that were fetched last.
+        self.reached: dict[TP, int] = {}
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        """As Faust's, without the records of transactions that were aborted."""
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"
+        return consumer
+
+    async def on_start(self) -> None:
+        """Start the consumer, and renew the lease whenever its coordinator knows us."""
+        await super().on_start()
+        coordinator, clock = self._ensure_consumer()._coordinator, time.monotonic
+        send = coordinator._send_req
+
+        async def send_and_renew(request: Any) -> Any:
+            sent = clock()
+            response = await send(request)
+            if isinstance(request, _MEMBERSHIP) and response.error_code in _KNOWN:
+                self.consumer.lease.renew(sent)
+            return response
+
+        coordinator._send_req = send_and_renew
+
+    async def _fetch_records(
+        self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
+    ) -> Mapping[TP, list[Any]]:
+        records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        # Nothing was awaited since, so this is how far these records and those before them reach.
+        self.reached = {
+            tp: at.position
+            for tp in active_partitions or ()
+            if (at := _fetch_state(consumer, tp)) is not None and at.has_valid_position
+        }
+        return records
+
+
+def _fetch_state(consumer: Any, tp: TP) -> Any:
+    assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
+    return assignment and assignment.state_value(TopicPartition(*tp))
+
+
 class PositionConsumer(AIOKafkaConsumer):
     """Consumer that commits the positions it is told, and nothing else.
 
@@ -114,12 +172,33 @@ class PositionConsumer(AIOKafkaConsumer):
     """
 
     drain: Callable[[], Awaitable[None]]
+    lease: MembershipLease
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        #: Partition → the last offset that was delivered since it is ours, and the next to be fetched after that.
+        self._delivered: dict[TP, tuple[int, int]] = {}
         self._positions: dict[TP, Position] = {}
         self._committed: dict[TP, Position] = {}
         self._resumed: dict[TP, Position] = {}
+
+    def _new_consumer_thread(self) -> PositionThread:
+        return PositionThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _wait_next_records(self, timeout: float) -> Any:
+        records, active = await super()._wait_next_records(timeout)
+        for tp, at in cast("PositionThread", self._thread).reached.items():
+            last = records[tp][-1].offset if records and records.get(tp) else self._delivered.get(tp, (-1, 0))[0]
+            self._delivered[tp] = (last, at)
+        return records, active
+
+    def end_of_gap(self, tp: TP, next_offset: int) -> int:
+        """The next offset that can have a record, where all delivered before ``next_offset`` was taken in.
+
+        Offsets without records are those of transaction markers and aborted records, and what compaction removed.
+        """
+        last, reached = self._delivered.get(tp, (-1, next_offset))
+        return reached if last < next_offset else next_offset
 
     def acknowledge(self, tp: TP, position: Position) -> None:
         """Everything before ``position`` is durable; the next commit says so."""
@@ -146,6 +225,7 @@ class PositionConsumer(AIOKafkaConsumer):
         the state was there, have taken it.
         """
         await super().perform_seek()
+        self._delivered.clear()
         assigned = self.assignment()
         for tp, at in self._resumed.items():
             if tp in assigned:
@@ -220,10 +300,24 @@ class UserStore(RocksDBStore):
                 if have is not None and event.message.offset <= have:
                     continue
                 items = [(record.key, record.value) for record in event.value]
-                self.write(event.message.partition, items, event.message.offset)
+                self.write(event.message.partition, self._newest(event.message.partition, items), event.message.offset)
         except Exception as error:
             self.recovery_error = self.recovery_error or error
             raise
+
+    def _newest(self, partition: int, items: list[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes | None]]:
+        """The same without values that have seen less than what the store has: a worker that was replaced sent them."""
+        known = self._db_for_partition(partition).get([key for key, _ in items])
+        seen = {key: changelog.applied_offset(value) for (key, _), value in zip(items, known, strict=True) if value}
+        newest = []
+        for key, value in items:
+            if value:
+                offset = changelog.applied_offset(value)
+                if offset < seen.get(key, -1):
+                    continue
+                seen[key] = offset
+            newest.append((key, value))
+        return newest
 
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         """Write users and the changelog offset that they came with, all or nothing; None deletes."""

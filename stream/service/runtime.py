@@ -9,15 +9,15 @@ from typing import Any, Final
 
 from faust.types import TP
 
-from stream import changelog
+from stream.assignment import Assignment
 from stream.decide import AlertRule, Decider
 from stream.decode import Decoder, Money
 from stream.errors import ContractError, ScoringError, ValuestreamError
 from stream.explain import Explainer
+from stream.lease import MembershipLease
 from stream.partition import Partition, Position
 from stream.pipeline import Pipeline, Topics
 from stream.publish import Publisher
-from stream.queue import OWED, ScoreQueue
 from stream.reviews import Reviews, SentimentModel
 from stream.score import Scorer
 from stream.service import health as health_checks
@@ -27,8 +27,7 @@ from stream.service.metrics import Metrics
 from stream.service.observe import observe
 from stream.service.settings import Settings
 from stream.service.topics import changelog_topic
-from stream.source import Records, build_app
-from stream.state import PartitionState
+from stream.source import build_app
 
 __all__ = ["Worker"]
 
@@ -40,7 +39,6 @@ _NAP_S: Final = 0.002
 _RETRY_S: Final = 1.0
 #: Behind a backlog each scorer rests this many times as long as it worked.
 _REST_WHEN_BEHIND: Final = 4.0
-_LOAD_CHUNK: Final = 10_000
 
 
 class Worker:
@@ -58,8 +56,8 @@ class Worker:
         self.metrics = Metrics()
         self._reviews = Reviews(sentiment, settings.reviews_pending_max, self.metrics, clock)
         self.health = health_checks.Health(clock)
-        self.partitions: dict[int, Partition] = {}
-        self._publisher = Publisher(**aiokafka_config(settings))
+        self._lease = MembershipLease(clock, settings.session_timeout_s)
+        self._publisher = Publisher(self._lease, **aiokafka_config(settings))
         self._source = build_app(
             app_id=settings.app_id,
             brokers=settings.bootstrap_servers,
@@ -72,17 +70,20 @@ class Worker:
             credentials=faust_credentials(settings),
         )
         self._pipeline = self._build_pipeline()
+        self._assignment = Assignment(
+            self._pipeline,
+            self._source.store,
+            self._acknowledge,
+            self._lease,
+            self.metrics,
+            clock,
+            lateness_s=settings.lateness_s,
+            refresh_interval_s=settings.refresh_interval_s,
+        )
         #: Done when the worker is to end: with a result after ``stop``, with the error after a failure.
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._checkpointing = asyncio.Lock()
         self._resuming = asyncio.Lock()
-        #: The consumer group generation that ``partitions`` belong to.
-        self._generation = -1
         self._committed_at = self._recovering_since = clock.monotonic()
-        self._scoring = 0
-        #: From the last checkpoint before a revocation or the end until partitions are resumed: nothing is taken
-        #: in, scored or acknowledged, so that what was committed stays the truth.
-        self._draining = False
 
     def _build_pipeline(self) -> Pipeline:
         s, manifest = self._settings, self._scorer.manifest
@@ -154,26 +155,29 @@ class Worker:
 
     def _subscribe(self) -> None:
         app, source = self._source.app, self._source
-        source.consumer.drain = self._drain
+        source.consumer.drain, source.consumer.lease = self._drain, self._lease
         app.agent(source.events, name="ingest", concurrency=1)(self._ingest)
         app.on_partitions_revoked.connect(self._on_revoked, weak=False)
         source.users.on_recover(self._on_recovered)
 
     async def _ingest(self, fetches: Any) -> None:
         async for fetch in fetches.noack().events():
+            message = fetch.message
             try:
-                await self._reviews.room(lambda: self.partitions.values())
-                partition = self.partitions.get(fetch.message.partition)
-                # A fetch that waited through a rebalance may begin past the committed offset: it is read again.
-                ours = fetch.message.generation_id == self._generation and not self._draining
-                if partition is not None and ours:
-                    partition.highwater = self._source.consumer.highwater(fetch.message.tp)
-                    _check_follows(partition, fetch.value)
-                    self._pipeline.ingest(partition, fetch.value)
+                await self._reviews.room(lambda: self._partitions)
+                highwater = self._source.consumer.highwater(message.tp)
+                self._assignment.take_in(message.partition, message.generation_id, fetch.value, highwater)
             except BaseException as error:
                 self._fail(error)
                 raise
             await asyncio.sleep(0)
+
+    @property
+    def _partitions(self) -> list[Partition]:
+        return list(self._assignment.partitions.values())
+
+    def _acknowledge(self, number: int, position: Position) -> None:
+        self._source.consumer.acknowledge(TP(self._settings.events_topic, number), position)
 
     async def _on_recovered(self) -> None:
         """Faust has brought the table up to date: build the hot state of our partitions from it."""
@@ -190,16 +194,17 @@ class Worker:
         self._check_recovered()
         tps = {tp for tp in consumer.assignment() if tp.topic == self._settings.events_topic}
         positions = await consumer.resume_positions(tps)
-        partitions = {tp.partition: await self._load(tp.partition, positions[tp]) for tp in sorted(tps)}
+        await self._assignment.resume(generation, {tp.partition: positions[tp] for tp in sorted(tps)})
         if generation != self._source.app.consumer_generation_id:
+            self._assignment.revoke()
             return  # Rebalanced again meanwhile; Faust calls once more for the newer generation.
-        self.partitions, self._generation, self._draining = partitions, generation, False
+        partitions = self._partitions
         self.metrics.recovery_seconds.set(self._clock.monotonic() - started)
         self.metrics.rebalances.inc()
         self.metrics.partitions_assigned.set(len(partitions))
         self.health.assigned(len(partitions))
         self.health.recovered(True)
-        users = sum(len(p.state) for p in partitions.values())
+        users = sum(len(p.state) for p in partitions)
         logger.info("ready", extra={"partitions": len(partitions), "state_users": users})
 
     def _check_recovered(self) -> None:
@@ -215,41 +220,20 @@ class Worker:
                     "This is a bug."
                 )
 
-    async def _load(self, number: int, position: Position) -> Partition:
-        """One partition with all its users from the local store, and the unscored among them queued."""
-        state = PartitionState(self._settings.lateness_s)
-        ids: list[str] = []
-        values: list[bytes] = []
-        for key, value in self._source.store.users(number):
-            ids.append(key.decode())
-            values.append(value)
-            if len(ids) >= _LOAD_CHUNK:
-                changelog.load(state, ids, values)
-                ids, values = [], []
-                await asyncio.sleep(0)
-        changelog.load(state, ids, values)
-        partition = Partition(number, state, ScoreQueue(self._settings.refresh_interval_s))
-        partition.resume(position)
-        partition.queue.push(state.unscored(), OWED, self._clock.monotonic(), self._clock.time())
-        return partition
-
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         self.health.recovered(False)
         self._recovering_since = self._clock.monotonic()
         self.metrics.partitions_assigned.set(0)
-        for number in list(self.partitions):
-            self.metrics.forget_partition(number)
-        self.partitions.clear()
+        for partition in self._partitions:
+            self.metrics.forget_partition(partition.number)
+        self._assignment.revoke()
 
     async def _drain(self) -> None:
         """Make everything taken in durable; called while the partitions are still ours."""
         if self._ended.done() and self._ended.exception():
             return  # Nothing more may be acknowledged: what is not durable will be replayed.
-        self._draining = True
         try:
-            while self._scoring:
-                await asyncio.sleep(_NAP_S)
-            await self._checkpoint()
+            await self._assignment.drain()
         except Exception as error:
             self._fail(error)
             raise
@@ -259,59 +243,34 @@ class Worker:
     async def _checkpoint_forever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.checkpoint_interval_s)
-            if self._draining:
-                continue
-            await self._checkpoint()
+            await self._assignment.checkpoint()
             if await self._source.consumer.commit():
                 self.health.committed()
             if not self._source.consumer.uncommitted():
                 self._committed_at = self._clock.monotonic()
 
-    async def _checkpoint(self) -> None:
-        """Checkpoint every partition that has news, and acknowledge its position for the next commit."""
-        async with self._checkpointing:
-            for partition in list(self.partitions.values()):
-                if not partition.dirty and not partition.dead and partition.position() == partition.durable:
-                    continue
-                with self.metrics.checkpoint_seconds.time():
-                    await self._checkpoint_partition(partition)
-
-    async def _checkpoint_partition(self, partition: Partition) -> None:
-        try:
-            position, items, offset = await self._pipeline.checkpoint(partition)
-            if offset is not None:
-                self._source.store.write(partition.number, items, offset)
-        except Exception:
-            self.metrics.checkpoints.labels("failed").inc()
-            raise
-        self._source.consumer.acknowledge(TP(self._settings.events_topic, partition.number), position)
-        self.metrics.checkpoints.labels("ok").inc()
-
     async def _score_forever(self) -> None:
         while True:
             started = self._clock.monotonic()
-            scored = 0 if self._draining else await self._score()
+            scored = await self._score()
             await asyncio.sleep(self._rest_s(self._clock.monotonic() - started) if scored else _NAP_S)
 
     async def _score(self) -> int:
-        self._scoring += 1
         try:
-            return await self._pipeline.score(list(self.partitions.values()), self._settings.batch_users_max)
+            return await self._assignment.score(self._settings.batch_users_max)
         except ScoringError as error:
             logger.error("scoring failed, trying again: %s", error)
             await asyncio.sleep(_RETRY_S)
             return 0
-        finally:
-            self._scoring -= 1
 
     async def _review_forever(self) -> None:
         while True:
-            if self._draining or not await self._score_reviews():
+            if self._assignment.idle or not await self._score_reviews():
                 await asyncio.sleep(_NAP_S)
 
     async def _score_reviews(self) -> int:
         try:
-            return await self._reviews.score(list(self.partitions.values()))
+            return await self._reviews.score(self._partitions)
         except ScoringError as error:
             logger.error("sentiment failed, trying again: %s", error)
             await asyncio.sleep(_RETRY_S)
@@ -319,13 +278,13 @@ class Worker:
 
     def _rest_s(self, busy_s: float) -> float:
         """Behind a backlog scoring gives way to ingestion: it rests in proportion to what it took."""
-        behind = any(p.lag > self._settings.fetch_records_max for p in self.partitions.values())
+        behind = any(p.lag > self._settings.fetch_records_max for p in self._partitions)
         return _REST_WHEN_BEHIND * busy_s if behind else 0.0
 
     async def _sweep_forever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.idle_sweep_s)
-            for partition in list(self.partitions.values()):
+            for partition in self._partitions:
                 event_now = partition.event_now(self._clock.time())
                 partition.queue_silent(event_now, self._pipeline.stage_max, self._clock.monotonic())
                 await asyncio.sleep(0)
@@ -336,10 +295,12 @@ class Worker:
             await asyncio.sleep(1.0)
 
     def _observe(self) -> None:
-        for partition in self.partitions.values():
-            highwater = self._source.consumer.highwater(TP(self._settings.events_topic, partition.number))
+        for partition in self._partitions:
+            tp = TP(self._settings.events_topic, partition.number)
+            highwater = self._source.consumer.highwater(tp)
             partition.highwater = highwater if highwater is not None else partition.highwater
-        observe(list(self.partitions.values()), self.metrics, self.health, self._clock)
+            partition.pass_gap(self._source.consumer.end_of_gap(tp, partition.next_offset))
+        observe(self._partitions, self.metrics, self.health, self._clock)
         self.metrics.commit_age.set(self._clock.monotonic() - self._committed_at)
         self._watch_recovery()
 
@@ -360,13 +321,3 @@ class Worker:
                     "look at the changelog topic's brokers, or raise --recovery-deadline-s"
                 )
             )
-
-
-def _check_follows(partition: Partition, records: Records) -> None:
-    """Offsets may have gaps, fetches may not: one that was read and never taken in would be events lost."""
-    missed = records.follows is not None and records.follows >= partition.next_offset
-    if missed and records[0].offset > partition.next_offset:
-        raise ContractError(
-            f"partition {partition.number} goes on at offset {records[0].offset}, expected {partition.next_offset}: "
-            "a fetch between was lost. This is a bug; nothing was committed past it, so start the worker again."
-        )

@@ -1,0 +1,175 @@
+"""Assignment: the source partitions that are ours now, from their resumption to the day they are given up.
+
+The rules by which nothing is lost and nothing counts twice are here and in :mod:`stream.pipeline`, free of Kafka and
+Faust, so that ``tests/simulation`` can run them through thousands of schedules.
+
+* A partition resumes from its local store at the position that was committed, and takes in only what follows.
+* Its position is acknowledged after everything that came of the records before it is with the broker and in the store.
+* Whoever holds no lease sends nothing: another worker may have the partition already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+from stream import changelog
+from stream.errors import ContractError, LeaseError
+from stream.lease import Lease
+from stream.partition import Partition, Position
+from stream.queue import OWED, ScoreQueue
+from stream.state import PartitionState
+
+if TYPE_CHECKING:
+    from stream.pipeline import Pipeline
+    from stream.service.clock import Clock
+    from stream.service.metrics import Metrics
+    from stream.source import Records
+
+__all__ = ["Assignment", "Store"]
+
+#: How often a drain looks whether the scores that are being made are done.
+_NAP_S: Final = 0.002
+_LOAD_CHUNK: Final = 10_000
+
+
+class Store(Protocol):
+    """The local store of users; see :class:`stream.source.UserStore`."""
+
+    def users(self, partition: int) -> Iterable[tuple[bytes, bytes]]:
+        """All users of a partition with their packed values."""
+
+    def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
+        """Write users and the changelog offset that they came with, all or nothing."""
+
+
+class Assignment:
+    """The partitions of one worker. ``acknowledge`` is told how far a partition's source is done."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        store: Store,
+        acknowledge: Callable[[int, Position], None],
+        lease: Lease,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        lateness_s: float,
+        refresh_interval_s: float,
+    ) -> None:
+        self._pipeline, self._store, self._acknowledge = pipeline, store, acknowledge
+        self._lease, self._metrics, self._clock = lease, metrics, clock
+        self._lateness_s, self._refresh_interval_s = lateness_s, refresh_interval_s
+        self.partitions: dict[int, Partition] = {}
+        #: The consumer group generation that ``partitions`` belong to.
+        self.generation = -1
+        self._scoring = 0
+        #: From the last checkpoint before a revocation or the end until partitions are resumed: nothing is taken
+        #: in, scored or acknowledged, so that what was committed stays the truth.
+        self._draining = False
+        self._checkpointing = asyncio.Lock()
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to score or to checkpoint now, because we are draining or hold no lease."""
+        return self._draining or not self._lease.held
+
+    # -- life -----------------------------------------------------------------------------------------------
+
+    async def resume(self, generation: int, positions: Mapping[int, Position]) -> None:
+        """Take partitions over: rebuild their states from the store and go on from these positions."""
+        loaded = {number: await self._load(number, at) for number, at in sorted(positions.items())}
+        self.partitions, self.generation, self._draining = loaded, generation, False
+
+    async def _load(self, number: int, position: Position) -> Partition:
+        """One partition with all its users from the local store, and the unscored among them queued."""
+        state = PartitionState(self._lateness_s)
+        ids: list[str] = []
+        values: list[bytes] = []
+        for key, value in self._store.users(number):
+            ids.append(key.decode())
+            values.append(value)
+            if len(ids) >= _LOAD_CHUNK:
+                changelog.load(state, ids, values)
+                ids, values = [], []
+                await asyncio.sleep(0)
+        changelog.load(state, ids, values)
+        partition = Partition(number, state, ScoreQueue(self._refresh_interval_s))
+        partition.resume(position)
+        partition.queue.push(state.unscored(), OWED, self._clock.monotonic(), self._clock.time())
+        return partition
+
+    async def drain(self) -> None:
+        """Make everything taken in durable, while the partitions are still ours; without the lease they are not."""
+        self._draining = True
+        while self._scoring and self._lease.held:
+            await asyncio.sleep(_NAP_S)
+        if self._lease.held:
+            await self._checkpoint_all()
+
+    def revoke(self) -> None:
+        """Forget all partitions; what is not durable will be read again by their next owner."""
+        self._draining = True
+        self.partitions.clear()
+
+    # -- work -----------------------------------------------------------------------------------------------
+
+    def take_in(self, number: int, generation: int, records: Records, highwater: int | None) -> None:
+        """Take in one fetch. One that waited through a rebalance is dropped: it may begin past the position."""
+        partition = self.partitions.get(number)
+        if partition is None or generation != self.generation or self._draining:
+            return
+        partition.highwater = highwater
+        _check_follows(partition, records)
+        self._pipeline.ingest(partition, records)
+
+    async def score(self, users_max: int) -> int:
+        """Score the most urgent users of all partitions; returns how many. Raises ScoringError."""
+        if self.idle:
+            return 0
+        self._scoring += 1
+        try:
+            return await self._pipeline.score(list(self.partitions.values()), users_max)
+        except LeaseError:
+            return 0
+        finally:
+            self._scoring -= 1
+
+    async def checkpoint(self) -> None:
+        """Make every partition that has news durable, and acknowledge its position for the next commit."""
+        if not self.idle:
+            await self._checkpoint_all()
+
+    async def _checkpoint_all(self) -> None:
+        async with self._checkpointing:
+            for partition in [p for p in self.partitions.values() if p.has_news]:
+                with self._metrics.checkpoint_seconds.time():
+                    done = await self._checkpoint(partition)
+                self._metrics.checkpoints.labels("ok" if done else "failed").inc()
+
+    async def _checkpoint(self, partition: Partition) -> bool:
+        try:
+            position, items, offset = await self._pipeline.checkpoint(partition)
+        except LeaseError:
+            return False
+        except Exception:
+            self._metrics.checkpoints.labels("failed").inc()
+            raise
+        if self.partitions.get(partition.number) is not partition:
+            return False  # Given up meanwhile: the store may have its next state, and its position is not ours to say.
+        if offset is not None:
+            self._store.write(partition.number, items, offset)
+        self._acknowledge(partition.number, position)
+        return True
+
+
+def _check_follows(partition: Partition, records: Records) -> None:
+    """Offsets may have gaps, fetches may not: one that was read and never taken in would be events lost."""
+    missed = records.follows is not None and records.follows >= partition.next_offset
+    if missed and records[0].offset > partition.next_offset:
+        raise ContractError(
+            f"partition {partition.number} goes on at offset {records[0].offset}, expected {partition.next_offset}: "
+            "a fetch between was lost. This is a bug; nothing was committed past it, so start the worker again."
+        )

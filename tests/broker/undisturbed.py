@@ -1,0 +1,76 @@
+"""Undisturbed: traffic for the tests with faults, and what must come of it whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import defaultdict
+
+import numpy as np
+
+from stream import changelog
+from stream.contract.columns import USER
+from stream.service.settings import Settings
+from stream.service.topics import changelog_topic
+from stream.state import PartitionState
+from tests.broker import harness
+from tests.broker.harness import Message, track
+
+__all__ = ["assert_as_undisturbed", "expected_states", "shoppers", "states_of"]
+
+NAMES = ("Product Viewed", "Product Viewed", "Products Searched", "Product Added", "Order Completed")
+#: Columns of USER that scoring writes; how often a user is scored on the way depends on the machine's speed.
+SCORED = ("scored_offset", "scored_sentiment", "idle_stage", "churn", "purchase", "ltv", "alert_band", "alert_time")
+
+
+def shoppers(n: int, users: int, seed: int = 1, repeat: float = 0.02) -> list[Message]:
+    """Events of the last half hour, some of them sent twice."""
+    rng = random.Random(seed)
+    start = time.time() - 1_800
+    messages: list[Message] = []
+    for i in range(n):
+        user = f"user-{rng.randrange(users)}"
+        name = rng.choice(NAMES)
+        extra = {"total": 20.5, "order_id": f"o{seed}-{i}"} if name == "Order Completed" else {}
+        at = start + 1_800 * i / n - rng.randrange(60)
+        value = track(user, name, round(at, 3), f"m{seed}-{i}", product_id=f"p{i % 50}", category="shoes", **extra)
+        messages.append((user.encode(), value))
+        if rng.random() < repeat:
+            messages.append(messages[-1])
+    return messages
+
+
+def states_of(settings: Settings) -> dict[str, bytes]:
+    """Last changelog value of every user, with the columns that scoring writes set to nothing."""
+    return {
+        user: _without_scores(value)
+        for user, value in harness.last_values(harness.read_topic(settings, changelog_topic(settings))).items()
+    }
+
+
+def expected_states(partitions: dict[int, PartitionState]) -> dict[str, bytes]:
+    return {
+        user: _without_scores(value)
+        for state in partitions.values()
+        for user, value in zip(state.ids, changelog.pack(state, np.arange(len(state))), strict=True)
+    }
+
+
+def _without_scores(value: bytes) -> bytes:
+    head = np.frombuffer(value[1 : 1 + USER.itemsize], USER).copy()
+    for name in SCORED:
+        head[name] = 0
+    return head.tobytes() + value[1 + USER.itemsize :]
+
+
+def assert_as_undisturbed(settings: Settings) -> None:
+    """State and last scores are those of the oracle, and a score that was sent twice is the same to the byte."""
+    expected = harness.oracle(settings)
+    assert states_of(settings) == expected_states(expected.partitions)
+    records = harness.read_topic(settings, settings.scores_topic)
+    assert harness.last_values(records) == expected.scores
+    by_id = defaultdict(set)
+    for record in records:
+        by_id[json.loads(record.value)["score_id"]].add(record.value)
+    assert all(len(values) == 1 for values in by_id.values())

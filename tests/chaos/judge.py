@@ -1,0 +1,87 @@
+"""Judge: what the topics hold after the faults, against an undisturbed offline replay of the same events."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from stream import changelog
+from stream.service.settings import Settings
+from stream.service.topics import changelog_topic
+from stream.state import PartitionState
+from tests.broker import harness
+from tests.broker.undisturbed import expected_states, states_of
+
+__all__ = ["Verdict", "judge"]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """One run of one scenario. Counts are of events, users' last scores, and score ids."""
+
+    scenario: str
+    seed: int
+    events_in: int
+    lost: int
+    double_counted: int
+    scores_missing: int
+    conflicting_duplicates: int
+    recovery_seconds: float
+    passed: bool
+    #: What else went wrong, in words; empty where nothing did.
+    problem: str = ""
+
+
+def judge(
+    scenario: str, seed: int, settings: Settings, recovery_seconds: float = 0.0, problem: str = "", **oracle: Any
+) -> Verdict:
+    """Read the topics of ``settings`` to their ends and compare; ``oracle`` is passed on to the offline replay."""
+    expected = harness.oracle(settings, **oracle)
+    found = _recovered(settings)
+    lost = twice = 0
+    for number, state in expected.partitions.items():
+        counts = {user: int(found[number].users["n_events"][row]) for user, row in found[number].index.items()}
+        for user, row in state.index.items():
+            difference = int(state.users["n_events"][row]) - counts.pop(user, 0)
+            lost, twice = lost + max(0, difference), twice + max(0, -difference)
+        twice += sum(counts.values())
+    if not problem and states_of(settings) != expected_states(expected.partitions):
+        problem = "the state of some user differs from that of an undisturbed run"
+    records = harness.read_topic(settings, settings.scores_topic)
+    last = harness.last_values(records)
+    verdict = Verdict(
+        scenario=scenario,
+        seed=seed,
+        events_in=sum(int(state.users["n_events"][: len(state)].sum()) for state in expected.partitions.values()),
+        lost=lost,
+        double_counted=twice,
+        scores_missing=sum(last.get(user) != score for user, score in expected.scores.items()),
+        conflicting_duplicates=_conflicts(records),
+        recovery_seconds=round(recovery_seconds, 2),
+        passed=False,
+        problem=problem,
+    )
+    clean = not (lost or twice or verdict.scores_missing or verdict.conflicting_duplicates or problem)
+    return msgspec.structs.replace(verdict, passed=clean)
+
+
+def _recovered(settings: Settings) -> dict[int, PartitionState]:
+    """The states that a new worker would read back from the changelog."""
+    values: dict[int, dict[str, bytes]] = defaultdict(dict)
+    for record in harness.read_topic(settings, changelog_topic(settings)):
+        values[record.partition][record.key.decode()] = record.value
+    states = {number: PartitionState(settings.lateness_s) for number in range(harness.PARTITIONS)}
+    for number, users in values.items():
+        changelog.load(states[number], list(users), list(users.values()))
+    return states
+
+
+def _conflicts(records: Iterable[Any]) -> int:
+    """Score ids that came with more than one content."""
+    by_id = defaultdict(set)
+    for record in records:
+        by_id[json.loads(record.value)["score_id"]].add(record.value)
+    return sum(len(values) > 1 for values in by_id.values())
