@@ -64,19 +64,15 @@ def evaluate(settings: Settings, folder: Path, console: Console) -> Evaluation:
 
 def _claim(settings: Settings, folder: Path) -> Settings:
     """Take the folder for these settings and this data; returns the settings without this machine's paths."""
-    data = settings.data
-    portable = msgspec.structs.replace(
-        settings, data=msgspec.structs.replace(data, source=data.name, groups=Path(data.groups).name)
-    )
-    digest = hashlib.sha256(fingerprint(data)).hexdigest()
-    claim = msgspec.json.encode({"settings": portable, "data_sha256": digest})
+    digest = hashlib.sha256(fingerprint(settings.data)).hexdigest()
+    claim = msgspec.json.encode({"settings": settings.portable, "data_sha256": digest})
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _SETTINGS_FILE
     if not path.is_file() or path.read_bytes() != claim:
         for old in folder.glob("*.safetensors"):
             old.unlink()
         path.write_bytes(claim)
-    return portable
+    return settings.portable
 
 
 def _trials(settings: Settings, log: EventLog) -> Iterator[tuple[EventLog, Dataset]]:

@@ -92,6 +92,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     export: ExportConfig = ExportConfig()
     retrain: RetrainConfig = RetrainConfig()
 
+    @property
+    def portable(self) -> Settings:
+        """The same without this machine's folders: what a model says of how it was made."""
+        replace, data, text = msgspec.structs.replace, self.data, self.text
+        return replace(
+            self,
+            data=replace(data, source=data.name, groups=Path(data.groups).name, sentiment=Path(data.sentiment).name),
+            text=replace(text, checkpoint=Path(text.checkpoint).name, catalogue=Path(text.catalogue).name),
+        )
+
 
 def read_settings(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
     """Read a TOML file (none: all defaults), then set ``table.key=value`` pairs.

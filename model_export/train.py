@@ -141,9 +141,8 @@ def train(settings: Settings, folder: Path, console: Console) -> Run:
 
 def run_of(settings: Settings, examples: Dataset, model: Model) -> Run:
     """What there is to say of a training, its worth on the test window included."""
-    data = msgspec.structs.replace(settings.data, source=settings.data.name)
     return Run(
-        settings=msgspec.structs.replace(settings, data=data),
+        settings=settings.portable,
         shape=model.network.shape,
         calibration=model.calibration,
         categories=category_names(examples, model.categories),

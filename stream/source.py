@@ -200,6 +200,11 @@ class PositionConsumer(AIOKafkaConsumer):
         last, reached = self._delivered.get(tp, (-1, next_offset))
         return reached if last < next_offset else next_offset
 
+    def fetched_at(self, tp: TP) -> float | None:
+        """When the broker last answered a fetch of this partition, in seconds since 1970; None before the first."""
+        timestamp_ms = self._thread._ensure_consumer().last_poll_timestamp(TopicPartition(*tp))
+        return None if timestamp_ms is None else timestamp_ms / 1000
+
     def acknowledge(self, tp: TP, position: Position) -> None:
         """Everything before ``position`` is durable; the next commit says so."""
         self._positions[tp] = position

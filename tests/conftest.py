@@ -36,7 +36,9 @@ def _settings_of_this_machine_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
     """A real broker for the whole session; where it cannot start, the tests that want it fail."""
-    with EmbeddedBroker(tmp_path_factory.mktemp("broker")) as embedded:
+    # Not killed here, so it need not be given up early: on a machine that stalls for seconds it would refuse topics.
+    patient = {"broker.session.timeout.ms": "30000"}
+    with EmbeddedBroker(tmp_path_factory.mktemp("broker"), properties=patient) as embedded:
         embedded.start(print)
         yield embedded
 

@@ -13,12 +13,12 @@ from stream.errors import ConfigError
 from stream.service.clock import Clock
 from stream.service.metrics import Metrics
 
-__all__ = ["BEAT_TIMEOUT_S", "COMMIT_TIMEOUT_S", "Check", "Health", "RunningServer", "serve"]
+__all__ = ["BEAT_TIMEOUT_S", "STALL_TIMEOUT_S", "Check", "Health", "RunningServer", "serve"]
 
 #: The loop beats each second; ten missed beats are no pause of the garbage collector or of a long inference.
 BEAT_TIMEOUT_S: Final = 10.0
 #: Offsets commit about each second while there is lag. A broker that restarts takes less than this minute.
-COMMIT_TIMEOUT_S: Final = 60.0
+STALL_TIMEOUT_S: Final = 60.0
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -35,21 +35,23 @@ class Health:
     """What the service knows about itself; the service reports, the three checks only read.
 
     * startup: the model is loaded and its golden cases pass.
-    * live: the loop turns, and while records wait, offsets commit. Recovery is never a liveness failure:
-      a restart would only begin it again.
-    * ready: started, in the consumer group, and recovered.
+    * live: the loop turns, the group coordinator answers, and while records wait or none can be fetched, offsets
+      commit. Recovery is never a liveness failure: a restart would only begin it again.
+    * ready: started, in the consumer group, recovered, and not stalled for half of what liveness allows.
     """
 
     def __init__(
-        self, clock: Clock, *, beat_timeout_s: float = BEAT_TIMEOUT_S, commit_timeout_s: float = COMMIT_TIMEOUT_S
+        self, clock: Clock, *, beat_timeout_s: float = BEAT_TIMEOUT_S, stall_timeout_s: float = STALL_TIMEOUT_S
     ) -> None:
         self._clock = clock
         self._beat_timeout_s = beat_timeout_s
-        self._commit_timeout_s = commit_timeout_s
+        self._stall_timeout_s = stall_timeout_s
         self._started = False
         self._recovered = False
         self._assigned: int | None = None
         self._lag = 0
+        #: Seconds since the broker last answered a fetch of the partition that waits longest, and a heartbeat.
+        self._fetch_age_s = self._heartbeat_age_s = 0.0
         self._last_beat: float | None = None
         #: Since when a commit is owed: the last commit, or the moment from which one could be expected.
         self._owed_since = clock.monotonic()
@@ -84,6 +86,10 @@ class Health:
             self._owed_since = self._clock.monotonic()
         self._lag = records
 
+    def broker(self, *, fetch_age_s: float, heartbeat_age_s: float) -> None:
+        """So long ago the broker answered a fetch of each of our partitions, and the coordinator a heartbeat."""
+        self._fetch_age_s, self._heartbeat_age_s = fetch_age_s, heartbeat_age_s
+
     def startup(self) -> Check:
         """Whether the model is loaded and proven."""
         if self._started:
@@ -97,10 +103,20 @@ class Health:
             return Check(False, f"the loop last turned {now - self._last_beat:.0f} s ago, expected each second")
         if self._assigned and not self._recovered:
             return Check(True, "recovering")
-        owed_s = now - self._owed_since
-        if self._assigned and self._lag > 0 and owed_s > self._commit_timeout_s:
+        return self._stalled(self._stall_timeout_s) or Check(True, "the loop turns, offsets commit")
+
+    def _stalled(self, timeout_s: float) -> Check | None:
+        """What has not gone on for so long, if anything has not."""
+        owed_s = self._clock.monotonic() - self._owed_since
+        if not self._assigned:
+            return None
+        if self._lag > 0 and owed_s > timeout_s:
             return Check(False, f"{self._lag} records wait and nothing was committed for {owed_s:.0f} s")
-        return Check(True, "the loop turns, offsets commit")
+        if min(self._fetch_age_s, owed_s) > timeout_s:
+            return Check(False, f"the broker answered no fetch for {self._fetch_age_s:.0f} s, expected one each second")
+        if min(self._heartbeat_age_s, owed_s) > timeout_s:
+            return Check(False, f"the group coordinator answered no heartbeat for {self._heartbeat_age_s:.0f} s")
+        return None
 
     def ready(self) -> Check:
         """Whether this worker does its share.
@@ -117,7 +133,7 @@ class Health:
             return Check(True, "idle: 0 partitions assigned, a spare for the other workers")
         if not self._recovered:
             return Check(False, f"recovering the state of {self._assigned} partitions")
-        return Check(True, f"serving {self._assigned} partitions")
+        return self._stalled(self._stall_timeout_s / 2) or Check(True, f"serving {self._assigned} partitions")
 
 
 class RunningServer:

@@ -27,6 +27,7 @@ from stream.service.metrics import Metrics
 from stream.service.observe import observe
 from stream.service.settings import Settings
 from stream.service.topics import changelog_topic
+from stream.service.watchdog import Watchdog
 from stream.source import build_app
 
 __all__ = ["Worker"]
@@ -55,7 +56,7 @@ class Worker:
         self._settings, self._scorer, self._clock = settings, scorer, clock
         self.metrics = Metrics()
         self._reviews = Reviews(sentiment, settings.reviews_pending_max, self.metrics, clock)
-        self.health = health_checks.Health(clock)
+        self.health = health_checks.Health(clock, stall_timeout_s=settings.stall_timeout_s)
         self._lease = MembershipLease(clock, settings.session_timeout_s)
         self._publisher = Publisher(self._lease, **aiokafka_config(settings))
         self._source = build_app(
@@ -81,9 +82,11 @@ class Worker:
             refresh_interval_s=settings.refresh_interval_s,
         )
         #: Done when the worker is to end: with a result after ``stop``, with the error after a failure.
-        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
         self._resuming = asyncio.Lock()
         self._committed_at = self._recovering_since = clock.monotonic()
+        self._watchdog = Watchdog(self.health, self._stuck, grace_s=settings.stop_timeout_s)
 
     def _build_pipeline(self) -> Pipeline:
         s, manifest = self._settings, self._scorer.manifest
@@ -109,6 +112,7 @@ class Worker:
             self._scorer.manifest.name, self._scorer.manifest.version, self._scorer.sha256, self._scorer.provider
         )
         self.health.started()
+        self._watchdog.start()
         server = await health_checks.serve(
             self._settings.http_host, self._settings.http_port, self.health, self.metrics
         )
@@ -122,7 +126,7 @@ class Worker:
             await app.start()
             await self._ended
         finally:
-            await asyncio.wait_for(app.stop(), self._settings.stop_timeout_s)
+            await app.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -131,12 +135,19 @@ class Worker:
 
     def stop(self) -> None:
         """Ask for an orderly stop: everything taken in becomes durable and committed first."""
+        self._watchdog.ending()
         if not self._ended.done():
             self._ended.set_result(None)
 
     def _fail(self, error: BaseException) -> None:
+        self._watchdog.ending()
         if not self._ended.done():
             self._ended.set_exception(error)
+
+    def _stuck(self, reason: str) -> None:
+        """End with this reason; called from the watchdog's thread."""
+        error = ValuestreamError(f"this worker is stuck: {reason}; look at the brokers, and start it again")
+        self._loop.call_soon_threadsafe(self._fail, error)
 
     async def _guard(self, job: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a job for ever; an error in it ends the worker, as half a worker is worse than none."""
@@ -295,11 +306,15 @@ class Worker:
             await asyncio.sleep(1.0)
 
     def _observe(self) -> None:
+        now = oldest_fetch = self._clock.time()
         for partition in self._partitions:
             tp = TP(self._settings.events_topic, partition.number)
             highwater = self._source.consumer.highwater(tp)
             partition.highwater = highwater if highwater is not None else partition.highwater
+            fetched_at = self._source.consumer.fetched_at(tp)
+            oldest_fetch = min(oldest_fetch, now if fetched_at is None else fetched_at)
             partition.pass_gap(self._source.consumer.end_of_gap(tp, partition.next_offset))
+        self.health.broker(fetch_age_s=now - oldest_fetch, heartbeat_age_s=self._lease.age_s)
         observe(self._partitions, self.metrics, self.health, self._clock)
         self.metrics.commit_age.set(self._clock.monotonic() - self._committed_at)
         self._watch_recovery()

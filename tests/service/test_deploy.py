@@ -19,7 +19,7 @@ import yaml
 
 from stream.service.cli import cli
 from stream.service.clock import ManualClock
-from stream.service.health import BEAT_TIMEOUT_S, COMMIT_TIMEOUT_S, Health, serve
+from stream.service.health import BEAT_TIMEOUT_S, STALL_TIMEOUT_S, Health, serve
 from stream.service.metrics import OUTCOMES, SLO_SECONDS, Metrics
 from stream.service.settings import Settings
 
@@ -297,7 +297,7 @@ def test_the_rules_measure_the_service_level_of_the_metrics() -> None:
 
 def test_the_rules_know_the_limits_of_the_service() -> None:
     by_name = {alert["alert"]: alert for alert in alerts()}
-    assert f"commit_age_seconds > {COMMIT_TIMEOUT_S:.0f}" in by_name["ValuestreamNoCommits"]["expr"]
+    assert f"commit_age_seconds > {STALL_TIMEOUT_S:.0f}" in by_name["ValuestreamNoCommits"]["expr"]
     slow_s = 60 * float(by_name["ValuestreamRecoverySlow"]["for"].removesuffix("m"))
     assert slow_s < Settings(_env_file=None).recovery_deadline_s
 

@@ -8,10 +8,10 @@ import pytest
 
 from stream.errors import ConfigError
 from stream.service.clock import ManualClock
-from stream.service.health import BEAT_TIMEOUT_S, COMMIT_TIMEOUT_S, Health, RunningServer, serve
+from stream.service.health import BEAT_TIMEOUT_S, STALL_TIMEOUT_S, Health, RunningServer, serve
 from stream.service.metrics import Metrics
 
-LONG_S = 10 * COMMIT_TIMEOUT_S
+LONG_S = 10 * STALL_TIMEOUT_S
 
 
 class Worker:
@@ -72,7 +72,7 @@ def test_after_a_long_recovery_the_first_commit_has_its_full_time(worker: Worker
     worker.health.lag(5)
     worker.pass_time(LONG_S)
     worker.health.recovered(True)
-    worker.pass_time(COMMIT_TIMEOUT_S)
+    worker.pass_time(STALL_TIMEOUT_S)
     assert worker.health.live().ok
     worker.pass_time(1)
     assert not worker.health.live().ok
@@ -102,7 +102,7 @@ def test_a_worker_that_never_turns_after_its_start_is_not_live(worker: Worker) -
 
 def test_lag_without_commits_is_not_live(worker: Worker) -> None:
     worker.serving().health.lag(7)
-    worker.pass_time(COMMIT_TIMEOUT_S)
+    worker.pass_time(STALL_TIMEOUT_S)
     assert worker.health.live().ok
     worker.pass_time(1)
     assert not worker.health.live().ok
@@ -114,7 +114,7 @@ def test_lag_with_commits_is_live_however_long(worker: Worker) -> None:
     for _ in range(20):
         worker.health.lag(1_000)
         worker.health.committed()
-        worker.pass_time(COMMIT_TIMEOUT_S / 2)
+        worker.pass_time(STALL_TIMEOUT_S / 2)
     assert worker.health.live().ok
 
 
@@ -205,3 +205,33 @@ async def test_a_closed_server_frees_its_port(worker: Worker) -> None:
     second = await serve("127.0.0.1", first.port, worker.health, Metrics())
     assert second.port == first.port
     await second.close()
+
+
+def test_worker_that_stalls_is_not_ready_before_it_is_not_live(worker: Worker) -> None:
+    worker.serving().health.lag(5)
+    worker.pass_time(STALL_TIMEOUT_S / 2 + 1)
+    assert answers(worker.health) == (True, True, False)
+    worker.health.committed()
+    assert worker.health.ready().ok
+
+
+@pytest.mark.parametrize("silent", ["fetch_age_s", "heartbeat_age_s"])
+def test_broker_that_answers_no_more_is_seen_without_any_lag(worker: Worker, silent: str) -> None:
+    """A fetcher that died quietly knows of no new records, so lag alone would not show it."""
+    worker.serving()
+    for _ in range(2):
+        worker.pass_time(STALL_TIMEOUT_S)
+        worker.health.broker(**{"fetch_age_s": 0.5, "heartbeat_age_s": 0.5})
+        assert worker.health.live().ok
+    worker.health.broker(**{"fetch_age_s": 0.5, "heartbeat_age_s": 0.5, silent: STALL_TIMEOUT_S + 1})
+    assert not worker.health.live().ok
+    assert silent.split("_")[0] in worker.health.live().detail
+
+
+def test_fetches_that_wait_for_slow_work_are_no_stall_while_it_commits(worker: Worker) -> None:
+    worker.serving()
+    for _ in range(5):
+        worker.pass_time(STALL_TIMEOUT_S / 2)
+        worker.health.committed()
+    worker.health.broker(fetch_age_s=2 * STALL_TIMEOUT_S, heartbeat_age_s=0.5)
+    assert worker.health.live().ok
