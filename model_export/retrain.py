@@ -187,7 +187,9 @@ def _has_news(champion: Champion, settings: Settings, examples: Dataset) -> bool
 
 def _difference(theirs: Settings, ours: Settings) -> str:
     """What keeps the champion's weights from being gone on from; empty: nothing."""
-    old, new = ({"model": msgspec.to_builtins(s.model), "text": msgspec.to_builtins(s.text)} for s in (theirs, ours))
+    old, new = (
+        {"model": msgspec.to_builtins(s.model), "text": msgspec.to_builtins(s.portable.text)} for s in (theirs, ours)
+    )
     return ", ".join(
         f"{table}.{key} is {old[table][key]!r} in the champion and {value!r} in the settings"
         for table, values in new.items()
