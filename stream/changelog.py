@@ -3,11 +3,12 @@
 Layout, little-endian: version (u1) · USER · history entries, oldest first · seen identities, oldest first ·
 number of used buckets (u1) · for each: slot (u1), BUCKET · offsets of reviews that await their sentiment (i8 each).
 Only what is used is written, so a value is as long as its user is active: 118 bytes after one event, about 1.5 KB
-with a full history.
+with a full history. An erased user's value is a tombstone, beside which a marker stays: see :mod:`stream.erasure`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,17 @@ from stream.contract.columns import (
     FRESH_USER,
     HISTORY,
     HISTORY_LEN,
+    IDLE_AGES_S,
     SEEN_LEN,
     STATE_VERSION,
     USER,
     USER_BYTES,
 )
+from stream.erasure import Erasures, marker_key, read_marker
 from stream.errors import ContractError
 from stream.state import PartitionState
 
-__all__ = ["applied_offset", "load", "pack"]
+__all__ = ["applied_offset", "erased", "load", "pack"]
 
 Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
@@ -61,6 +64,18 @@ def pack(state: PartitionState, rows: Array) -> list[bytes]:
     return values
 
 
+def erased(state: PartitionState, users: Iterable[str]) -> list[tuple[bytes, bytes | None]]:
+    """Keys and values of erased users: a marker of each, and a tombstone for those who did not come back."""
+    items: list[tuple[bytes, bytes | None]] = []
+    for user in dict.fromkeys(users):
+        marker = state.erasures.of(user)
+        if marker is not None:
+            items.append((marker_key(user).encode(), marker.packed()))
+        if user not in state.index:
+            items.append((user.encode(), None))
+    return items
+
+
 def _unrolled(rings: Array, rows: Array, lengths: Array, following: Array) -> Array:
     """The valid entries of these rings, oldest first, one ring after the other."""
     size = rings.shape[1]
@@ -81,17 +96,37 @@ def _pack_buckets(buckets: Array) -> bytes:
 
 
 def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
-    """Set users to what :func:`pack` wrote; returns their rows. Raises ContractError for another version."""
+    """Set users to what :func:`pack` wrote, and note the markers among them; returns the users' rows.
+
+    Keys and values may come in any order and any parts; a user whose value an erasure covers has no row. Raises
+    ContractError for another version.
+    """
+    markers = {key: value for key, value in zip(users, values, strict=True) if Erasures.is_marker(key)}
+    if markers:
+        values = [value for key, value in zip(users, values, strict=True) if key not in markers]
+        users = [key for key in users if key not in markers]
+    for key, value in markers.items():
+        state.erasures.put(key, read_marker(value))
+    rows = _load_users(state, users, values)
+    if markers:
+        state.drop_erased(np.flatnonzero(state.living(np.arange(len(state)))))
+    else:
+        state.drop_erased(rows[state.returned[rows]])
+    return rows[state.living(rows)]
+
+
+def _load_users(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
     if not users:
         return np.zeros(0, np.int64)
     _check_versions(values)
     values = [value if value[0] == STATE_VERSION else _upgraded(value) for value in values]
     rows = state.rows_of(users)
     size = USER.itemsize
-    heads = np.frombuffer(b"".join([v[1 : 1 + size] for v in values]), USER)
+    heads = np.frombuffer(b"".join([v[1 : 1 + size].ljust(size, b"\xff") for v in values]), USER)
     h_bytes = (heads["history_len"].astype(np.int64) * HISTORY.itemsize).tolist()
     s_bytes = (heads["seen_len"].astype(np.int64) * 8).tolist()
     start = 1 + size
+    _check_whole(values, heads, [start + h + s for h, s in zip(h_bytes, s_bytes, strict=True)])
     histories = b"".join([v[start : start + h] for v, h in zip(values, h_bytes, strict=True)])
     identities = b"".join([v[start + h : start + h + s] for v, h, s in zip(values, h_bytes, s_bytes, strict=True)])
     _scatter(state.history, rows, heads["history_len"], np.frombuffer(histories, HISTORY))
@@ -108,12 +143,34 @@ def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
 
 
 def _check_versions(values: list[bytes]) -> None:
-    others = {v[0] for v in values} - set(USER_BYTES)
+    others = {v[0] if v else 0 for v in values} - set(USER_BYTES)
     if others:
         raise ContractError(
             f"state version is {max(others)}, this build reads {min(USER_BYTES)} to {STATE_VERSION}; "
             "run the release that wrote it, or start with a new --app-id"
         )
+
+
+def _check_whole(values: list[bytes], heads: Array, bucket_counts: list[int]) -> None:
+    """Refuse values that were cut or altered; ``bucket_counts`` is where the number of buckets stands in each."""
+    kept, seen = np.minimum(heads["n_events"], HISTORY_LEN), np.minimum(heads["n_events"], SEEN_LEN)
+    sane = (heads["history_len"] == kept) & (heads["history_next"] == kept % HISTORY_LEN)
+    sane &= (heads["seen_len"] == seen) & (heads["seen_next"] == seen % SEEN_LEN)
+    sane &= heads["idle_stage"] < len(IDLE_AGES_S)
+    n = sum(not (ok and _whole(v, at)) for v, ok, at in zip(values, sane.tolist(), bucket_counts, strict=True))
+    if n:
+        raise ContractError(
+            f"state of {n} of {len(values)} users is damaged: its length is not what it says, expected values as they "
+            "were packed; delete --data-dir to rebuild it from the changelog, or start with a new --app-id"
+        )
+
+
+def _whole(value: bytes, bucket_count: int) -> bool:
+    if bucket_count >= len(value):
+        return False
+    end = bucket_count + 1 + value[bucket_count] * _USED_BUCKET.itemsize
+    slots = value[bucket_count + 1 : end : _USED_BUCKET.itemsize]
+    return end <= len(value) and (len(value) - end) % 8 == 0 and max(slots, default=0) < BUCKET_SLOTS
 
 
 def _upgraded(value: bytes) -> bytes:

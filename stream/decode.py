@@ -25,11 +25,25 @@ from stream.contract.events import (
     EventBatch,
     EventType,
 )
+from stream.erasure import COMMAND_HEADER, ERASE, Erasure
 from stream.errors import ConfigError, EventError
+from stream.pseudonym import Pseudonyms
 
-__all__ = ["PRESETS", "REVIEW_CHARS_MAX", "DeadLetter", "Decoded", "Decoder", "Money", "Record", "hash_bucket"]
+__all__ = [
+    "ORIGIN_HEADER",
+    "PRESETS",
+    "REVIEW_CHARS_MAX",
+    "DeadLetter",
+    "Decoded",
+    "Decoder",
+    "Money",
+    "Record",
+    "hash_bucket",
+]
 
 _ROW: Final = struct.Struct("<qQIiHHB")
+#: Header of a replayed event: where it was at first, as topic/partition/offset.
+ORIGIN_HEADER: Final = "valuestream.origin"
 _USER_ID_MAX: Final = 256
 #: Numbers above this are milliseconds, not seconds: 1e11 s is the year 5138, 1e11 ms is 1973.
 _MILLISECONDS_FROM: Final = 1e11
@@ -44,6 +58,8 @@ _OTHER: Final = int(EventType.OTHER)
 _PURCHASE: Final = int(EventType.PURCHASE)
 _REFUND: Final = int(EventType.REFUND)
 _REVIEW: Final = int(EventType.REVIEW)
+_NO_TEXT: Final = msgspec.Raw()
+_TEXT: Final = msgspec.json.Decoder(str)
 #: What senders write where they have no id or no amount.
 _ABSENT: Final = (None, "")
 
@@ -69,7 +85,8 @@ class DeadLetter:
 class Decoded:
     """A batch of usable events, ``records`` they came from, dead letters, and how many were of no interest.
 
-    ``reviews`` are the texts of the reviews among the events, each with its index into the batch.
+    ``reviews`` are the texts of the reviews among the events, each with its index into the batch. ``erasures`` are
+    the records that are no events but ask for a user to be forgotten.
     """
 
     batch: EventBatch
@@ -77,6 +94,7 @@ class Decoded:
     dead: list[DeadLetter]
     n_ignored: int
     reviews: list[tuple[int, str]] = field(default_factory=list)
+    erasures: list[Erasure] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +111,7 @@ class Money:
             if rate is None:
                 raise EventError(
                     "currency",
-                    f"currency is {currency!r}, expected {self.currency!r} or one with a rate; set --fx-rates",
+                    f"currency is {currency!r:.40}, expected {self.currency!r} or one with a rate; set --fx-rates",
                 )
             amount *= rate
         value = amount * VALUE_SCALE
@@ -116,8 +134,9 @@ class Fields(msgspec.Struct, frozen=True):
     currency: str | None = None
     #: Where the amount is not given: the lines whose price × quantity make it.
     lines: Sequence[_Product | _Flat] = ()
-    #: What a review says. Of any type, as an event whose text cannot be read is still an event.
-    text: Any = None
+    #: What a review says, as JSON. It is read of reviews alone: an event whose text cannot be read is still an event,
+    #: and a text that is no text (80,000 empty lists) costs nothing.
+    text: msgspec.Raw = _NO_TEXT
 
 
 # -- presets ----------------------------------------------------------------------------------------------
@@ -138,7 +157,7 @@ class _Properties(_Product, frozen=True):
     value: float | int | str | None = None
     currency: str | None = None
     products: list[_Product] | None = None
-    review_body: Any = None
+    review_body: msgspec.Raw = _NO_TEXT
 
 
 class _Segment(msgspec.Struct, frozen=True):
@@ -192,7 +211,7 @@ class _Flat(msgspec.Struct, frozen=True):
     price: float | int | str | None = None
     quantity: float | int | str | None = None
     currency: str | None = None
-    text: Any = None
+    text: msgspec.Raw = _NO_TEXT
 
 
 def _flat(e: _Flat) -> Fields:
@@ -224,9 +243,17 @@ PRESETS: Final[dict[str, tuple[type, Callable[[Any], Fields | None], Mapping[str
 
 
 class Decoder:
-    """Decodes records of one envelope preset."""
+    """Decodes records of one envelope preset; with ``pseudonyms`` no user id goes past it."""
 
-    def __init__(self, preset: str, money: Money, *, bytes_max: int, future_skew_s: float) -> None:
+    def __init__(
+        self,
+        preset: str,
+        money: Money,
+        *,
+        bytes_max: int,
+        future_skew_s: float,
+        pseudonyms: Pseudonyms | None = None,
+    ) -> None:
         if preset not in PRESETS:
             raise ConfigError(f"envelope is {preset!r}, expected one of {', '.join(PRESETS)}; set --envelope")
         shape, self._open, names = PRESETS[preset]
@@ -235,6 +262,8 @@ class Decoder:
         self._money = money
         self._bytes_max = bytes_max
         self._future_skew_s = future_skew_s
+        #: By which user ids are replaced, if they are.
+        self.pseudonyms = pseudonyms
         self._category_bucket = _HashBuckets()
         self._item_bucket = _HashBuckets()
 
@@ -251,25 +280,31 @@ class Decoder:
         used: list[Any] = []
         dead: list[DeadLetter] = []
         reviews: list[tuple[int, str]] = []
+        erasures: list[Erasure] = []
         for record in records:
             try:
-                fields = self._fields(record)
+                value = record.value
+                if value is None:
+                    erasures.append(_erasure(record, latest))
+                    continue
+                fields = self._fields(value)
                 if fields is not None:
                     user = _user(fields.user)
-                    rows.append(self._row(record.offset, fields, latest))
+                    rows.append(self._row(record, fields, latest))
                     users.append(user)
                     used.append(record)
                     if fields.text and (text := self._review(fields)):
                         reviews.append((len(used) - 1, text))
             except EventError as error:
                 dead.append(DeadLetter(record, error.reason, str(error)))
+        if self.pseudonyms:
+            users = [self.pseudonyms.of(user) for user in users]
+            erasures = [e._replace(user=self.pseudonyms.of(e.user)) for e in erasures]
         batch = EventBatch(users, np.frombuffer(b"".join(rows), EVENT))
-        return Decoded(batch, used, dead, len(records) - len(used) - len(dead), reviews)
+        n_ignored = len(records) - len(used) - len(dead) - len(erasures)
+        return Decoded(batch, used, dead, n_ignored, reviews, erasures)
 
-    def _fields(self, record: Record) -> Fields | None:
-        value = record.value
-        if value is None:
-            raise EventError("null", "value is null, expected a JSON object; a tombstone means nothing here")
+    def _fields(self, value: bytes) -> Fields | None:
         if len(value) > self._bytes_max:
             raise EventError(
                 "oversized",
@@ -282,7 +317,7 @@ class Decoder:
         except Exception as error:
             raise _unreadable(value, error) from None
 
-    def _row(self, offset: int, fields: Fields, latest: float) -> bytes:
+    def _row(self, record: Record, fields: Fields, latest: float) -> bytes:
         kind = self._types.get(fields.name.lower(), _OTHER)
         if kind == _PURCHASE and fields.order_id not in _ABSENT:
             # Orders and events are often numbered alike: order 17 is not event 17.
@@ -290,9 +325,9 @@ class Decoder:
         elif fields.event_id not in _ABSENT:
             identity = str(fields.event_id)
         else:
-            identity = f"\0{offset}"
+            identity = f"\0{_origin(record)}"
         return _ROW.pack(
-            offset,
+            record.offset,
             xxhash.xxh3_64_intdigest(identity.encode()) or 1,
             _seconds(fields.time, latest),
             self._value(kind, fields) if kind in (_PURCHASE, _REFUND) else 0,
@@ -303,9 +338,12 @@ class Decoder:
 
     def _review(self, fields: Fields) -> str:
         """The beginning of what a review says; empty for other events and where there is no text."""
-        if self._types.get(fields.name.lower()) != _REVIEW or not isinstance(fields.text, str):
+        if self._types.get(fields.name.lower()) != _REVIEW:
             return ""
-        return fields.text.strip()[:REVIEW_CHARS_MAX]
+        try:
+            return _TEXT.decode(fields.text).strip()[:REVIEW_CHARS_MAX]
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return ""
 
     def _value(self, kind: int, fields: Fields) -> int:
         """Net value: of a purchase what was paid, of a refund the same below zero (all else has none)."""
@@ -326,26 +364,51 @@ def hash_bucket(name: str | int | None) -> int:
 
 
 class _HashBuckets:
-    """:func:`hash_bucket`, which remembers the names it met last."""
+    """:func:`hash_bucket`, which remembers the names it met last.
+
+    They are kept as text: a dict of numbers has no secret seed, so whoever chooses the numbers can make it slow.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[str | int, int] = {}
+        self._known: dict[str, int] = {}
 
     def __call__(self, name: str | int | None) -> int:
         if name is None or name == "":
             return 0
-        bucket = self._known.get(name)
+        text = name if isinstance(name, str) else f"{name}"
+        bucket = self._known.get(text)
         if bucket is None:
             if len(self._known) >= _HASH_CACHE_MAX:
                 self._known.clear()
-            bucket = hash_bucket(name)
-            if len(str(name)) <= _NAME_REMEMBERED_MAX:
-                self._known[name] = bucket
+            bucket = hash_bucket(text)
+            if len(text) <= _NAME_REMEMBERED_MAX:
+                self._known[text] = bucket
         return bucket
 
     def names(self) -> dict[int, str]:
         """Bucket → name of those remembered, the first where several share a bucket."""
-        return {bucket: str(name) for name, bucket in reversed(self._known.items())}
+        return {bucket: name for name, bucket in reversed(self._known.items())}
+
+
+def _origin(record: Any) -> str | int:
+    """Where an event without an id was at first: its offset, or what a replay says of it."""
+    for name, content in getattr(record, "headers", ()):
+        if name == ORIGIN_HEADER and content:
+            return str(content.decode(errors="replace"))
+    return int(record.offset)
+
+
+def _erasure(record: Any, latest: float) -> Erasure:
+    """The erasure that a record without a value asks for; it is of the record's time, never of the future."""
+    # Records read from a file have no headers.
+    if (COMMAND_HEADER, ERASE) not in getattr(record, "headers", ()):
+        raise EventError("null", "value is null, expected a JSON object; a tombstone means nothing here")
+    try:
+        user = _user((record.key or b"").decode())
+    except UnicodeDecodeError:
+        raise EventError("user", "key of an erasure is not UTF-8, expected the user id") from None
+    seconds = max(0, min(record.timestamp / 1000, latest, _TIME_MAX))
+    return Erasure(user, int(seconds), record.offset)
 
 
 def _user(user: str | int | None) -> str:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from stream.contract.columns import IDLE_AGES_S
 from stream.decide import Decided
 from stream.decode import DeadLetter
-from stream.queue import SILENCE, ScoreQueue
+from stream.erasure import Erasure
+from stream.queue import OWED, SILENCE, ScoreQueue
 from stream.state import PartitionState, Snapshot
 
 __all__ = ["Partition", "Position", "Review"]
@@ -61,6 +62,14 @@ class Review(NamedTuple):
     before: Position
 
 
+class Erased(NamedTuple):
+    """An erasure that is not settled: the user, the row that was theirs (-1: none), and a position ``before`` it."""
+
+    user: str
+    row: int
+    before: Position
+
+
 @dataclass(slots=True)
 class Partition:
     """One source partition. ``next_offset`` is the first record that it has not taken in."""
@@ -76,6 +85,12 @@ class Partition:
     dead: list[DeadLetter] = field(default_factory=list)
     #: Reviews that wait for their sentiment, in offset order.
     reviews: deque[Review] = field(default_factory=deque)
+    #: Erasures of which something is still to be written: until then they are written again by each checkpoint.
+    erasures: list[Erased] = field(default_factory=list)
+    #: Rows that are being scored, an array for each batch.
+    scoring: list[Array] = field(default_factory=list)
+    #: Whether it is another's: what is under way for it is not sent any more.
+    given_up: bool = False
     #: What the last checkpoint made durable.
     durable: Position = field(default_factory=Position)
 
@@ -89,13 +104,19 @@ class Partition:
         return Position(self.next_offset, self.state.watermark, self.arrival)
 
     def position(self) -> Position:
-        """How far the source is done: not past a review that waits for its sentiment, as its text is only there."""
-        return self.reviews[0].before if self.reviews else self.reached()
+        """How far the source is done: not past a review that waits for its sentiment, as its text is only there.
+
+        Nor past an erasure whose user is being scored: after a crash it is read again, and that score erased as well.
+        """
+        held = [erased.before for erased in self._held()]
+        if self.reviews:
+            held.append(self.reviews[0].before)
+        return min(held, key=lambda position: position.offset) if held else self.reached()
 
     @property
     def has_news(self) -> bool:
         """Whether there is something that no checkpoint has made durable yet."""
-        return bool(self.dirty or self.dead) or self.position() != self.durable
+        return bool(self.dirty or self.dead or self.erasures) or self.position() != self.durable
 
     def pass_gap(self, offset: int) -> None:
         """Go on to ``offset``, as the source has no records before it: transaction markers, or what was compacted."""
@@ -105,6 +126,7 @@ class Partition:
         """Go on from what was committed."""
         self.next_offset, self.arrival, self.durable = position.offset, position.arrival, position
         self.state.watermark = position.watermark
+        self.erasures = [Erased(user, -1, position) for user in self.state.leftover]
 
     def event_now(self, now: float) -> int:
         """Event time as of wall time ``now``: the watermark, and in a silent topic the time that passed since.
@@ -122,7 +144,7 @@ class Partition:
         """Rows changed since the last call."""
         rows = np.unique(np.concatenate(self.dirty)) if self.dirty else np.zeros(0, np.int64)
         self.dirty = []
-        return rows
+        return rows[self.state.living(rows)]
 
     def queue_silent(self, event_now: int, stage_max: int, now: float) -> int:
         """Queue the users who have reached an age of silence since their last score; returns how many."""
@@ -137,16 +159,66 @@ class Partition:
         age = event_now - self.state.users["last_time"][rows].astype(np.int64)
         return np.clip(np.searchsorted(IDLE_AGES_S, age, side="right") - 1, 0, stage_max)
 
+    def take(self, n: int, now: float) -> tuple[Array, Array]:
+        """Rows of up to ``n`` users, the most urgent, and their arrivals; being scored until they are released."""
+        rows, arrivals = self.queue.take(n, now)
+        living = self.state.living(rows)
+        if living.any():
+            self.scoring.append(rows[living])
+        return rows[living], arrivals[living]
+
+    def release(self, rows: Array, taken_at: float) -> None:
+        """These users are not being scored any more, whatever came of it."""
+        self.scoring = [taken for taken in self.scoring if taken[0] != rows[0]]
+        self.queue.release(rows, taken_at)
+
     def note_scores(self, rows: Array, snapshot: Snapshot, stages: Array, decided: Decided) -> None:
-        """Write acknowledged scores into the state. Events and sentiments that came meanwhile keep the user stale."""
-        users = self.state.users
-        users["scored_offset"][rows] = snapshot.users["applied_offset"]
-        users["scored_sentiment"][rows] = snapshot.users["sentiment_offset"]
-        unchanged = users["applied_offset"][rows] == snapshot.users["applied_offset"]
+        """Write acknowledged scores into the state. Events and sentiments that came meanwhile keep the user stale.
+
+        Of users who were erased meanwhile nothing is written.
+        """
+        users, living = self.state.users, np.flatnonzero(self.state.living(rows))
+        rows, stages, seen = rows[living], stages[living], snapshot.users[living]
+        users["scored_offset"][rows] = seen["applied_offset"]
+        users["scored_sentiment"][rows] = seen["sentiment_offset"]
+        unchanged = users["applied_offset"][rows] == seen["applied_offset"]
         users["idle_stage"][rows[unchanged]] = stages[unchanged]
-        users["churn"][rows] = decided.churn
-        users["purchase"][rows] = decided.purchase
-        users["ltv"][rows] = decided.ltv
-        users["alert_band"][rows] = decided.alert_band
-        users["alert_time"][rows] = decided.alert_time
+        users["churn"][rows] = decided.churn[living]
+        users["purchase"][rows] = decided.purchase[living]
+        users["ltv"][rows] = decided.ltv[living]
+        users["alert_band"][rows] = decided.alert_band[living]
+        users["alert_time"][rows] = decided.alert_time[living]
         self.dirty.append(rows)
+
+    # -- erasures -------------------------------------------------------------------------------------------
+
+    def erase(self, erasure: Erasure, before: Position) -> None:
+        """Forget a user, the texts of their reviews too; ``before`` is a position from which it would be read again."""
+        row = self.state.erase(erasure)
+        # A review keeps its place in the queue: the sentiments that are being found now are told apart by it.
+        if row >= 0:
+            self.reviews = deque(r._replace(text="") if r.row == row else r for r in self.reviews)
+        self.erasures.append(Erased(erasure.user, row, before))
+
+    def _held(self) -> list[Erased]:
+        """Erasures of users who are being scored, as who they were or came back: the score may follow the tombstone."""
+        scoring = {row for rows in self.scoring for row in rows.tolist()}
+        return [e for e in self.erasures if not scoring.isdisjoint((e.row, self.state.index.get(e.user, -1)))]
+
+    def settling(self, now: float) -> dict[Erased, int]:
+        """The erasures that a checkpoint settles if it begins now, and the row of who came back since (-1: nobody).
+
+        Who came back is to be scored again, as an older score or the tombstone may have followed theirs.
+        """
+        held = self._held()
+        settling = {e: self.state.index.get(e.user, -1) for e in self.erasures if e not in held}
+        returned = np.array([row for row in settling.values() if row >= 0], np.int64)
+        if len(returned):
+            self.state.users["scored_offset"][returned] = -1
+            self.queue.push(returned, OWED, now, np.inf)
+            self.dirty.append(returned)
+        return settling
+
+    def settle(self, settling: dict[Erased, int]) -> None:
+        """The checkpoint is durable; an erasure whose user came back during it waits for the next."""
+        self.erasures = [e for e in self.erasures if settling.get(e) != self.state.index.get(e.user, -1)]

@@ -28,15 +28,16 @@ from stream.contract.columns import DAY_S, IDLE_AGES_S
 from stream.decide import Decided, Decider, encode_json
 from stream.decode import DeadLetter, Decoded, Decoder
 from stream.encode import encode
-from stream.errors import ScoringError
+from stream.errors import LeaseError, ScoringError
 from stream.explain import Explainer
 from stream.features import features
 from stream.partition import Partition, Position
+from stream.pseudonym import check_key
 from stream.publish import Outgoing, dead_letter
 from stream.queue import priorities
 from stream.reviews import Reviews
 from stream.score import RawScores, Scorer
-from stream.state import Applied, Snapshot
+from stream.state import Applied, PartitionState, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,6 +100,10 @@ class Pipeline:
         #: The last age of silence at which a user is still eligible, as an index into IDLE_AGES_S.
         self.stage_max: Final = int(np.searchsorted(IDLE_AGES_S, eligible_s, side="left")) - 1
 
+    def check_state(self, state: PartitionState) -> None:
+        """Refuse a state just read whose users are not named as ours will be. Raises ContractError."""
+        check_key(state.ids, self._decoder.pseudonyms)
+
     # -- records to state -----------------------------------------------------------------------------------
 
     def ingest(self, partition: Partition, records: Sequence[Any]) -> None:
@@ -111,6 +116,9 @@ class Pipeline:
         with self._timed("decode"):
             decoded = self._decoder.decode(records, now)
         before = partition.reached()
+        # An erasure covers all that stands before it, so it may as well come before all events of its fetch.
+        for erasure in decoded.erasures:
+            partition.erase(erasure, before)
         with self._timed("state"):
             applied = partition.state.apply(decoded.batch)
         partition.next_offset = records[-1].offset + 1
@@ -137,7 +145,7 @@ class Pipeline:
         """
         taken_at = self._clock.monotonic()
         share = max(1, users_max // max(1, len(partitions)))
-        taken = [Taken(p, *p.queue.take(share, taken_at)) for p in partitions]
+        taken = [Taken(p, *p.take(share, taken_at)) for p in partitions]
         taken = [t for t in taken if len(t.rows)]
         try:
             await self._score(taken)
@@ -148,7 +156,7 @@ class Pipeline:
             raise
         finally:
             for t in taken:
-                t.partition.queue.release(t.rows, taken_at)
+                t.partition.release(t.rows, taken_at)
         return sum(len(t.rows) for t in taken)
 
     async def _score(self, taken: Sequence[Taken]) -> None:
@@ -174,7 +182,7 @@ class Pipeline:
         if decided.alerts and self._explainer:
             decided = await self._explained(self._explainer, taken.partition, snapshot, as_of, decided)
         with self._timed("publish"):
-            await self._publish(taken.partition.number, decided)
+            await self._publish(taken.partition, decided)
         taken.partition.note_scores(taken.rows, snapshot, stages, decided)
         self._count_scores(snapshot, decided, taken.arrivals, as_of)
 
@@ -212,34 +220,44 @@ class Pipeline:
         self._metrics.padding_ratio.observe(1 - n_events / raw.n_positions)
         return raw
 
-    async def _publish(self, partition: int, decided: Decided) -> None:
+    async def _publish(self, partition: Partition, decided: Decided) -> None:
         scores = [Outgoing(s.user_id.encode(), encode_json(s)) for s in decided.scores]
         alerts = [Outgoing(a.score.user_id.encode(), encode_json(a)) for a in decided.alerts]
-        await self._sink.send(self._topics.scores, partition, scores)
-        await self._sink.send(self._topics.alerts, partition, alerts)
+        await self._send(self._topics.scores, partition, scores)
+        await self._send(self._topics.alerts, partition, alerts)
+
+    async def _send(self, topic: str, partition: Partition, records: Iterable[Outgoing]) -> int | None:
+        if partition.given_up:
+            raise LeaseError(f"partition {partition.number} was given up, expected it to be ours; its next owner sends")
+        return await self._sink.send(topic, partition.number, records)
 
     # -- state to changelog ---------------------------------------------------------------------------------
 
-    async def checkpoint(self, partition: Partition) -> tuple[Position, list[tuple[bytes, bytes]], int | None]:
+    async def checkpoint(self, partition: Partition) -> tuple[Position, list[tuple[bytes, bytes | None]], int | None]:
         """Make everything taken in so far durable.
 
-        Returns the position that is now durable, the users written with their packed values, and the changelog
-        offset of the last of them. Raises if the broker does not acknowledge all of it; then all of it is still to be
-        made durable.
+        Returns the position that is now durable, the users written with their packed values (None: erased), and the
+        changelog offset of the last of them. Raises if the broker does not acknowledge all of it; then all of it is
+        still to be made durable.
         """
         position, dead = partition.position(), partition.dead
+        settling = partition.settling(self._clock.monotonic())
         rows = partition.take_dirty()
         partition.dead = []
-        values = changelog.pack(partition.state, rows)
+        values: list[bytes | None] = [*changelog.pack(partition.state, rows)]
         keys = [partition.state.ids[row].encode() for row in rows.tolist()]
         items = list(zip(keys, values, strict=True))
+        items += changelog.erased(partition.state, (erased.user for erased in partition.erasures))
+        gone = [Outgoing(key, None) for key, value in items if value is None]
         try:
-            await self._sink.send(self._topics.dlq, partition.number, map(dead_letter, dead))
-            offset = await self._sink.send(self._topics.changelog, partition.number, [Outgoing(k, v) for k, v in items])
+            await self._send(self._topics.dlq, partition, map(dead_letter, dead))
+            offset = await self._send(self._topics.changelog, partition, [Outgoing(k, v) for k, v in items])
+            await self._send(self._topics.scores, partition, gone)
         except Exception:
             partition.dirty.append(rows)
             partition.dead = dead + partition.dead
             raise
+        partition.settle(settling)
         partition.durable = position
         return position, items, offset
 
@@ -257,6 +275,8 @@ class Pipeline:
             "duplicate": applied.n_duplicate,
             "replayed": applied.n_replayed,
             "late": len(late),
+            "erased": applied.n_erased,
+            "erasure": len(decoded.erasures),
             "dead_letter": len(decoded.dead),
             "ignored": decoded.n_ignored,
         }

@@ -26,12 +26,18 @@ from stream.contract.columns import (
     USER,
 )
 from stream.contract.events import EventBatch, EventType
+from stream.erasure import Erasure, Erasures
 
 __all__ = ["Applied", "PartitionState", "Snapshot"]
 
 Array = npt.NDArray[Any]
 _ROWS_MIN = 1024
 _BUCKET_SPAN_S = 30 * DAY_S
+#: The row of a user who was erased: it has seen and scored everything, so that what is still under way for it (a
+#: score, the sentiment of a review, an age of silence) leaves no trace.
+_NOBODY = FRESH_USER.copy()
+_NOBODY[["applied_offset", "scored_offset", "sentiment_offset", "scored_sentiment"]] = np.iinfo(np.int64).max
+_NOBODY["idle_stage"] = len(IDLE_AGES_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +45,14 @@ class Applied:
     """What became of a batch.
 
     ``late`` and ``accepted`` are indices of events; ``users`` is the state row of each accepted event, ``rows`` those
-    of the users that changed, each once.
+    of the users that changed, each once. Erased are the events that an erasure covers; they are not late as well.
     """
 
     late: Array
     n_accepted: int
     n_duplicate: int
     n_replayed: int
+    n_erased: int
     rows: Array
     accepted: Array
     users: Array
@@ -101,6 +108,11 @@ class PartitionState:
         self.history: Array = np.zeros((_ROWS_MIN, HISTORY_LEN), HISTORY)
         self.seen: Array = np.zeros((_ROWS_MIN, SEEN_LEN), np.uint64)
         self.buckets = Buckets()
+        self.erasures = Erasures()
+        #: Users who were erased and came back: whether an event of theirs is from before is to be looked up.
+        self.returned: Array = np.zeros(_ROWS_MIN, bool)
+        #: Erased users of whom there was a value all the same: a crash or a replaced worker left it in the changelog.
+        self.leftover: list[str] = []
         #: Row → source offsets, ascending, of the accepted reviews whose sentiment is still to come. By them a replay
         #: knows the accepted reviews: the offset of a user's last event does not say which before it were repeats.
         self.awaited: dict[int, list[int]] = {}
@@ -108,6 +120,7 @@ class PartitionState:
         self.watermark = 0
 
     def __len__(self) -> int:
+        """Rows, those of erased users included."""
         return len(self.ids)
 
     @property
@@ -117,12 +130,14 @@ class PartitionState:
 
     def rows_of(self, users: list[str]) -> Array:
         """Rows of these users, made where they are new; shape ``(len(users),)``."""
+        rows = self._known_rows(users)
+        for i in np.flatnonzero(rows < 0).tolist():
+            rows[i] = self._row(users[i])
+        return rows
+
+    def _known_rows(self, users: list[str]) -> Array:
         get = self.index.get
-        rows = [get(user, -1) for user in users]
-        out = np.array(rows, dtype=np.int64)
-        for i in np.flatnonzero(out < 0).tolist():
-            out[i] = self._row(users[i])
-        return out
+        return np.array([get(user, -1) for user in users], dtype=np.int64)
 
     def _row(self, user: str) -> int:
         row = self.index.get(user)
@@ -132,21 +147,24 @@ class PartitionState:
             if row >= len(self.users):
                 self._grow(2 * len(self.users))
             self.users[row] = FRESH_USER[0]
+            self.returned[row] = len(self.erasures) > 0 and self.erasures.of(user) is not None
         return row
 
     def _grow(self, size: int) -> None:
         self.users = _grown(self.users, size)
         self.history = _grown(self.history, size)
         self.seen = _grown(self.seen, size)
+        self.returned = _grown(self.returned, size)
 
     # -- folding events in --------------------------------------------------------------------------------
 
     def apply(self, batch: EventBatch) -> Applied:
-        """Fold a batch in offset order; replayed, repeated and late events leave no trace."""
+        """Fold a batch in offset order; replayed, repeated, late and erased events leave no trace."""
         late = self._late(batch.rows["time"])
-        on_time = np.flatnonzero(~late)
+        erased = self._erased(batch) if len(self.erasures) else np.zeros(len(batch), bool)
+        on_time = np.flatnonzero(~(late | erased))
         events = batch.rows[on_time]
-        users = self.rows_of([batch.users[i] for i in on_time.tolist()] if late.any() else batch.users)
+        users = self.rows_of(batch.users if len(on_time) == len(batch) else [batch.users[i] for i in on_time.tolist()])
 
         fresh = events["offset"] > self.users["applied_offset"][users]
         n_replayed = len(fresh) - int(fresh.sum())
@@ -159,10 +177,11 @@ class PartitionState:
             self._count(rows, starts, counts, events)
             self._remember(users, starts, counts, events)
         return Applied(
-            late=np.flatnonzero(late),
+            late=np.flatnonzero(late & ~erased),
             n_accepted=len(accepted),
             n_duplicate=len(by_user) - len(accepted),
             n_replayed=n_replayed,
+            n_erased=int(erased.sum()),
             rows=rows,
             accepted=on_time[accepted],
             users=users,
@@ -320,6 +339,56 @@ class PartitionState:
         later = [offset for offset in self.awaited.pop(row, ()) if offset > noted]
         if later:
             self.awaited[row] = later
+
+    # -- forgetting ---------------------------------------------------------------------------------------
+
+    def erase(self, erasure: Erasure) -> int:
+        """Forget a user, and drop their events from before from now on; the row that was theirs, -1 if there is none.
+
+        A user who has newer events than the erasure came back since: it is read again, and they stay.
+        """
+        self.erasures.note(erasure)
+        row = self.index.get(erasure.user, -1)
+        if row < 0 or self.users["applied_offset"][row] > erasure.offset:
+            return -1
+        self._forget(row)
+        return row
+
+    def _forget(self, row: int) -> None:
+        """Empty a row for good: queue, scorers and checkpoint may still hold its number, so it is not given again."""
+        del self.index[self.ids[row]]
+        self.ids[row] = ""
+        self.users[row] = _NOBODY[0]
+        self.history[row] = np.zeros(1, HISTORY)[0]
+        self.seen[row] = 0
+        self.awaited.pop(row, None)
+        having, buckets = self.buckets.take(np.array([row]))
+        if len(having):
+            self.buckets.put(row, np.zeros_like(buckets[0]))
+
+    def _erased(self, batch: EventBatch) -> Array:
+        """Which of these events an erasure covers; only those of new and of returned users need a look."""
+        rows = self._known_rows(batch.users)
+        erased = np.zeros(len(batch), bool)
+        for i in np.flatnonzero((rows < 0) | self.returned[rows]).tolist():
+            event = batch.rows[i]
+            erased[i] = self.erasures.covers(batch.users[i], int(event["time"]), int(event["offset"]))
+        return erased
+
+    def drop_erased(self, rows: Array) -> None:
+        """Forget those of these rows, just read from a changelog, that an erasure covers; the others came back."""
+        for row in rows.tolist():
+            user = self.ids[row]
+            marker = self.erasures.of(user)
+            self.returned[row] = marker is not None
+            if marker is not None and self.users["applied_offset"][row] <= marker.offset:
+                self._forget(row)
+                self.leftover.append(user)
+
+    def living(self, rows: Array) -> Array:
+        """Which of these rows are users, not what an erasure left; shape ``(len(rows),)`` of bool."""
+        living: Array = self.users["idle_stage"][rows] < len(IDLE_AGES_S)
+        return living
 
     # -- looking users up ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -593,3 +594,18 @@ def test_text_of_a_dead_letter_is_not_kept(preset: str, make: Make) -> None:
 def test_of_a_long_review_the_beginning_is_kept(preset: str, make: Make) -> None:
     ((_, text),) = decode(preset, make(kind="review", text="é" * (REVIEW_CHARS_MAX + 5))).reviews
     assert text == "é" * REVIEW_CHARS_MAX
+
+
+def test_event_without_an_id_is_the_same_however_often_it_is_replayed() -> None:
+    """A replay has another offset, and says in a header where the event was at first."""
+    value = json.dumps({"type": "track", "event": "Product Viewed", "userId": "u", "timestamp": 1_700_000_000}).encode()
+    decoder = Decoder("segment", Money("USD"), bytes_max=BYTES_MAX, future_skew_s=SKEW_S)
+
+    def identity(offset: int, *headers: tuple[str, bytes | None]) -> int:
+        record = SimpleNamespace(offset=offset, value=value, headers=headers)
+        return int(decoder.decode([record], NOW).batch.rows["identity"][0])
+
+    replayed = ("valuestream.origin", b"events/1/7")
+    assert identity(90, replayed) == identity(91, replayed)
+    assert identity(90, replayed) != identity(90, ("valuestream.origin", b"events/1/8"))
+    assert identity(90) != identity(91)
