@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: help setup demo test check lint types imports format bench demo-model results lock clean
+.PHONY: help setup demo test check audit lint types imports format bench fuzz chaos demo-model results lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,7 +32,10 @@ test: .venv/all ## format, lint, types, import rules, and the whole suite on a r
 	$(MAKE) --no-print-directory lint types imports
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-check: test ## what every commit must pass
+check: test audit ## what every commit must pass
+
+audit: .venv/all ## known vulnerabilities in what constraints.txt pins (AUDIT_ARGS=--required fails without a look-up)
+	$(BIN)/python -m tests.security.audit $(AUDIT_ARGS)
 
 lint: .venv/all
 	$(BIN)/ruff format --check .
@@ -50,6 +53,13 @@ format: .venv/all ## format and fix what can be fixed
 
 bench: .venv/all ## measure against stock Faust in one run; writes bench-results.json
 	$(BIN)/python -m tests.bench.run $(BENCH_ARGS)
+
+chaos: .venv/all ## kill, freeze and starve it on a real Kafka (CHAOS_SEEDS=3, CHAOS_ONLY=name,name); writes chaos-results.json
+	$(BIN)/python -m tests.chaos.run
+
+FUZZ_SECONDS ?= 60
+fuzz: .venv/all ## give decode, dead letters and changelog values what mutation thinks of (FUZZ_SECONDS=60)
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS)
 
 demo-model: .venv/all ## make the shipped demo model anew from the simulator and its seed
 	$(BIN)/valuestream-model train model_export/recipes/demo.toml --out .valuestream/runs/demo

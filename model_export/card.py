@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from model_export.compress import Loss
 from model_export.history import SIMULATOR
 from model_export.run import Run
+from model_export.settings import Settings
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "privacy_words"]
 
 _MEASURES = ("auc", "log_loss", "brier", "ece", "gini", "total_bias")
 
@@ -39,7 +40,7 @@ Network: {settings.model.layers} BERT layers of width {settings.model.hidden} ov
 features; started at logistic regression on the features, best epoch {counts["best epoch"]} of {counts["epochs"]} by
 validation loss; calibrated on the validation window; then trained anew, for as many epochs, on the {counts["recent"]:,}
 newest examples whose labels had closed. Seed {settings.seed}.
-{_variants(sizes, losses)}
+{privacy_words(settings)}{_variants(sizes, losses)}
 ## What it is worth
 
 {_table(run, "", "Snapshots of the test window: all eligible users at an instant, most of them silent.")}
@@ -59,6 +60,24 @@ def _simulator(run: Run) -> str:
     if data.source != SIMULATOR:
         return ""
     return f" with seed {data.seed}, {data.users:,} shoppers at a time"
+
+
+def privacy_words(settings: Settings) -> str:
+    """What the weights may tell of one user; nothing where they were trained without a budget."""
+    fit = settings.fit
+    if not fit.dp_epsilon:
+        return ""
+    return f"""
+## Privacy of training
+
+The weights are (ε, δ)-differentially private with ε = {fit.dp_epsilon:g}, δ = {fit.dp_delta:g}, and one user more or
+less as the difference: DP-SGD with gradients of users cut to {fit.dp_clip:g} (Abadi et al. 2016; Rényi accountant of
+Opacus). All epochs were run and the last one kept. Each of the two networks of a run (the one that was validated,
+and this one, trained anew on the newest examples) spends this ε on its own examples; publishing both adds them up.
+
+**Not covered**, as made from the users without noise: the features' scaling, names of categories, calibration,
+percentiles, typical values, golden cases, and the metrics below.
+"""
 
 
 def _variants(sizes: Mapping[str, int], losses: Mapping[str, Loss]) -> str:

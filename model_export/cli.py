@@ -160,15 +160,34 @@ def report(folder: Path) -> None:
 @click.argument("run", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="Model folder to write or replace.")
 @click.option("--variant", "variants", multiple=True, type=click.Choice(_VARIANTS), help="fp32 is always there.")
-def export(run: Path, out: Path, variants: tuple[str, ...]) -> None:
+@click.option("--sign-key", type=FOLDER, help="Ed25519 private key (PEM) to sign the manifest with.")
+def export(run: Path, out: Path, variants: tuple[str, ...], sign_key: Path | None) -> None:
     """Write the ONNX model, manifest and golden cases of RUN as one folder, in one step.
 
     The same run gives the same bytes. The folder is loaded by the serving code before it takes its place.
     """
     with _training():
         from model_export.export import export as run_export
-    manifest = run_export(run, out, variants=tuple(v for v in _VARIANTS if v == "fp32" or v in (variants or _VARIANTS)))
+    chosen = tuple(v for v in _VARIANTS if v == "fp32" or v in (variants or _VARIANTS))
+    manifest = run_export(run, out, variants=chosen, sign_key=sign_key)
     click.echo(f"wrote {out}: {manifest.name} {manifest.version}; next: valuestream-model verify {out} --run {run}")
+
+
+@cli.command(short_help="Sign a model folder, so that workers know whose it is.")
+@click.argument("folder", type=FOLDER)
+@click.option("--key", required=True, type=FOLDER, help="Ed25519 private key, in PEM.")
+def sign(folder: Path, key: Path) -> None:
+    """Write manifest.sig into the model folder FOLDER, or sentiment.sig into a sentiment model's.
+
+    \b
+      openssl genpkey -algorithm ed25519 -out model.key           # keep it away from the workers
+      openssl pkey -in model.key -pubout -out model.pub
+      valuestream-model sign models/shop --key model.key
+      valuestream worker --model-dir models/shop --model-public-key model.pub
+    """
+    with _training():
+        from model_export.sign import read_sign_key, sign_folder
+    click.echo(f"wrote {sign_folder(folder, read_sign_key(key))}")
 
 
 @cli.command(short_help="Prove that the exported model is the trained one.")

@@ -128,10 +128,10 @@ def quantised(graph: bytes, tokens: Array, features: Array) -> Quantised:
 
 def loss(graph: bytes, expected: Array, tokens: Array, features: Array) -> Loss:
     """What ``graph`` loses against the outputs ``expected (n, columns)``."""
-    with _opened(graph) as session:
-        found = _run(session, tokens, features)
-        some = np.linspace(0, len(tokens) - 1, min(_ALONE_ROWS, len(tokens))).astype(int)
-        alone = np.concatenate([_run(session, tokens[[i]], features[[i]]) for i in some])
+    session = open_session(Path("model.onnx"), graph, "cpu", 1)
+    found = _run(session, tokens, features)
+    some = np.linspace(0, len(tokens) - 1, min(_ALONE_ROWS, len(tokens))).astype(int)
+    alone = np.concatenate([_run(session, tokens[[i]], features[[i]]) for i in some])
     error = np.abs(found - expected)
     ranks = [spearman(tally(found[:, c], expected[:, c])) for c in range(expected.shape[1])]
     return Loss(float(error.max()), float(error.mean()), min(ranks), float(np.abs(alone - found[some]).max()))
@@ -139,8 +139,7 @@ def loss(graph: bytes, expected: Array, tokens: Array, features: Array) -> Loss:
 
 def outputs(graph: bytes, tokens: Array, features: Array) -> Array:
     """All outputs of a graph on the CPU, ``(n, columns)`` in the order of the graph."""
-    with _opened(graph) as session:
-        return _run(session, tokens, features)
+    return _run(open_session(Path("model.onnx"), graph, "cpu", 1), tokens, features)
 
 
 def fusions(model: Path) -> Fusions:
@@ -247,14 +246,6 @@ def _shortened(tokens: Array, events: int) -> Array:
     out = tokens.copy()
     out[:, events:] = 0
     return out
-
-
-@contextmanager
-def _opened(graph: bytes) -> Iterator[Any]:
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        path.write_bytes(graph)
-        yield open_session(path, "cpu", 1)
 
 
 def _run(session: Any, tokens: Array, features: Array) -> Array:

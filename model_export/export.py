@@ -22,6 +22,7 @@ from model_export.compress import Loss, fused, half, loss, outputs, quantised
 from model_export.files import replaced
 from model_export.model import EventBert
 from model_export.run import Run, Sample, load_run, predict
+from model_export.sign import read_sign_key, sign_folder
 from stream.contract.manifest import MANIFEST_FILE, MODEL_FILE, GoldenCase, Manifest, Variant
 from stream.contract.tokens import CHANNELS, LENGTHS
 from stream.errors import ContractError
@@ -54,11 +55,14 @@ def export(
     bands: tuple[float, float] | None = None,
     sufficient_events: int | None = None,
     variants: tuple[Variant, ...] = VARIANTS,
+    sign_key: Path | None = None,
 ) -> Manifest:
     """Write the model folder ``out`` in one step, after the serving code has loaded each variant once.
 
     fp32 is always among them; ``bands`` and ``sufficient_events`` are those of the run's settings where not given.
+    With a ``sign_key``, a PEM file, the manifest is signed.
     """
+    key = None if sign_key is None else read_sign_key(sign_key)
     run, network, sample, digest = load_run(run_folder)
     graphs = _graphs(network, sample, variants)
     files = {_model_file(name): graph for name, graph in graphs.of.items()}
@@ -87,6 +91,8 @@ def export(
             (new / file).write_bytes(data)
         for name in graphs.of:
             Scorer(new, variant=name)
+        if key is not None:
+            sign_folder(new, key)
     return manifest
 
 
@@ -179,11 +185,10 @@ def _as_scores(columns: Array, horizons: int) -> RawScores:
 
 def _recipe(run: Run, digest: str, losses: dict[str, Loss]) -> dict[str, str | int | float | bool]:
     """All settings in one flat table, without the folders that files lay in, and what compression lost."""
-    flat = dict(_flat("", msgspec.to_builtins(run.settings)))
+    flat = dict(_flat("", msgspec.to_builtins(run.settings.portable)))
     counts = {f"counts.{key}": value for key, value in run.counts.items()}
     lost = {f"loss.{name}.{k}": float(f"{v:.3g}") for name, x in losses.items() for k, v in asdict(x).items()}
-    files = {"data.source": run.settings.data.name, "data.groups": Path(run.settings.data.groups).name}
-    return {**flat, **files, **counts, **lost, "weights_sha256": digest}
+    return {**flat, **counts, **lost, "weights_sha256": digest}
 
 
 def _flat(prefix: str, tree: dict[str, Any]) -> Iterator[tuple[str, str | int | float | bool]]:

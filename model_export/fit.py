@@ -20,14 +20,16 @@ from rich.progress import Progress
 
 from model_export.calibrators import fit_platt
 from model_export.dataset import Examples
-from model_export.loss import LossConfig, Objective
+from model_export.loss import Objective
 from model_export.model import EventBert, ModelConfig, Shape
 from model_export.pretrain import pretrain
+from model_export.private import PrivateConfig, PrivateGradients, scaled_like
 from model_export.start import fresh
 from model_export.text.products import ProductTable
 from stream.calibration import log_odds
 from stream.contract.tokens import CHANNELS
 from stream.encode import padded_length
+from stream.errors import ConfigError
 
 __all__ = ["FitConfig", "Fitted", "fit", "frequent_categories", "reproducible"]
 
@@ -38,7 +40,7 @@ _EVALUATED_ROWS: Final = 1_024
 _TYPE: Final = CHANNELS.index("type")
 
 
-class FitConfig(LossConfig, frozen=True, forbid_unknown_fields=True):
+class FitConfig(PrivateConfig, frozen=True, forbid_unknown_fields=True):
     """How a network is trained."""
 
     epochs: int = 3
@@ -106,16 +108,21 @@ def fit(task: Task, train: Examples, validation: Examples, soft: npt.NDArray[np.
         losses = [_held_out_loss(descent.network, held_out, validation)]
         task.progress.console.print(f"start: validation loss {losses[0]:.4f}")
     bar = task.progress.add_task("training", total=task.config.epochs, completed=len(losses) - 1)
-    while len(losses) <= task.config.epochs and len(losses) - 1 - losses.index(min(losses)) < task.config.patience:
+    while len(losses) <= task.config.epochs and len(losses) - 1 - _best(losses, task.config) < task.config.patience:
         descent.epoch(len(losses))
         losses.append(_held_out_loss(descent.network, held_out, validation))
         task.progress.console.print(f"epoch {len(losses) - 1}: validation loss {losses[-1]:.4f}")
-        if losses[-1] < min(losses[:-1]):
+        if _best(losses, task.config) == len(losses) - 1:
             descent.keep()
         descent.save(losses)
         task.progress.advance(bar)
     task.progress.remove_task(bar)
-    return Fitted(descent.best(), len(losses) - 1, losses.index(min(losses)))
+    return Fitted(descent.best(), len(losses) - 1, _best(losses, task.config))
+
+
+def _best(losses: list[float], config: FitConfig) -> int:
+    """The epoch to keep: that of the least validation loss; if private the last, as choosing would tell of users."""
+    return len(losses) - 1 if config.dp_epsilon else losses.index(min(losses))
 
 
 def refit(task: Task, examples: Examples, epochs: int, soft: npt.NDArray[np.float32] | None = None) -> EventBert:
@@ -136,20 +143,41 @@ class _Descent:
         reproducible(task.seed, config.threads)
         self._task, self._config, self._examples = task, config, examples
         self._objective = Objective(config, examples, task.categories, soft)
+        self._private = self._privately()
         self._lengths = (examples.tokens[:, :, _TYPE] > 0).sum(axis=1)
         self.network = self._start().to(_device())
         self._best = copy.deepcopy(self.network.state_dict())
         self._adam = torch.optim.AdamW(
             self.network.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )
-        steps = config.epochs * math.ceil(len(examples) / config.batch_size)
+        passes = self._private.steps if self._private else math.ceil(len(examples) / config.batch_size)
+        steps = config.epochs * passes
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adam, lambda n: _rate(n, steps, config.warmup))
+
+    def _privately(self) -> PrivateGradients | None:
+        config = self._config
+        if not config.dp_epsilon:
+            return None
+        if self._task.warm is not None:
+            raise ConfigError(
+                "fit.dp_epsilon is set and a network to go on from was given, expected a fresh one: what that has seen"
+                " would not be in the budget; train a new model"
+            )
+        private = PrivateGradients(
+            config, self._examples, self._objective, epochs=config.epochs, batch_size=config.batch_size
+        )
+        self._task.progress.console.print(f"private training: ε {config.dp_epsilon:g}, noise {private.noise:.2f}")
+        return private
 
     def _start(self) -> EventBert:
         task = self._task
         if task.warm is not None:
             return copy.deepcopy(task.warm)
-        network = fresh(self._examples, task.model, task.shape(self._examples.purchase.shape[1]), task.products)
+        shape = task.shape(self._examples.purchase.shape[1])
+        network = fresh(self._examples, task.model, shape, task.products)
+        if self._private:
+            # The linear start is fitted without noise: only the scaling of the features is taken from it.
+            return scaled_like(network, EventBert(task.model, shape, task.products))
         if self._config.pretrain_epochs:
             batches = (b for e in range(self._config.pretrain_epochs) for b in self._batches(-1 - e))
             pretrain(network.encoder, (self._examples.tokens[b] for b in batches), self._config.learning_rate)
@@ -159,7 +187,7 @@ class _Descent:
         """One pass over all examples; what it draws depends on the seed and its number alone."""
         torch.manual_seed(1_000 * self._task.seed + number)
         self.network.train()
-        batches = list(self._batches(number))
+        batches = list(self._private.batches() if self._private else self._batches(number))
         bar = self._task.progress.add_task(f"epoch {number}", total=len(batches))
         for rows in batches:
             self._step(rows)
@@ -169,9 +197,12 @@ class _Descent:
 
     def _step(self, rows: Array) -> None:
         self._adam.zero_grad()
-        loss = self._objective(_outputs(self.network, self._examples, rows), self._objective.targets(rows))
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._config.clip_norm)
+        if self._private:
+            self._private.backward(self.network, rows)
+        else:
+            loss = self._objective(_outputs(self.network, self._examples, rows), self._objective.targets(rows))
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._config.clip_norm)
         self._adam.step()
         self._schedule.step()
 

@@ -185,11 +185,24 @@ def _check(settings: Settings) -> None:
     _expect(bool(settings.evaluate.seeds), "evaluate.seeds", "at least one seed", list(settings.evaluate.seeds))
     for name, number in _numbers(settings):
         _expect(number >= 0, name, "0 or more", number)
+    _check_private(settings)
     positive = {"fit.batch_size": settings.fit.batch_size, "fit.epochs": settings.fit.epochs,
                 "fit.threads": settings.fit.threads, "snapshots.every_days": settings.snapshots.every_days,
                 "evaluate.snapshots": settings.evaluate.snapshots}  # fmt: skip
     for name, number in positive.items():
         _expect(number > 0, name, "more than 0", number)
+
+
+def _check_private(settings: Settings) -> None:
+    """With a privacy budget, nothing may be learned of users outside of it."""
+    fit = settings.fit
+    if not fit.dp_epsilon:
+        return
+    _expect(0 < fit.dp_delta < 1, "fit.dp_delta", "more than 0 and less than 1", fit.dp_delta)
+    _expect(fit.dp_clip > 0, "fit.dp_clip", "more than 0", fit.dp_clip)
+    _expect(settings.teacher is None, "teacher", "none with fit.dp_epsilon: it is trained without noise", "given")
+    _expect(not fit.pretrain_epochs, "fit.pretrain_epochs", "0 with fit.dp_epsilon", fit.pretrain_epochs)
+    _expect(not fit.class_weights, "fit.class_weights", "false with fit.dp_epsilon", fit.class_weights)
 
 
 def _numbers(settings: Settings) -> list[tuple[str, float]]:

@@ -17,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.contract.columns import HISTORY_LEN
+from stream.contract.files import read_listed
 from stream.contract.manifest import GOLDEN_FILE, MANIFEST_FILE, GoldenCase, Manifest, read_manifest
 from stream.contract.tokens import CHANNELS
 from stream.encode import padded_length
 from stream.errors import ConfigError, ContractError, ScoringError
+from stream.graph import check_self_contained
+from stream.signature import Verify, no_signature
 
 __all__ = ["DEMO_MODEL", "RawScores", "Scorer", "golden_file", "open_session"]
 
@@ -64,13 +67,22 @@ class RawScores:
 class Scorer:
     """One model folder in one inference session; ``variant`` is one of the manifest's: a number format of the model."""
 
-    def __init__(self, folder: Path, *, provider: str = "cpu", threads: int = 1, variant: str = "fp32") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        provider: str = "cpu",
+        threads: int = 1,
+        variant: str = "fp32",
+        verify: Verify = no_signature,
+    ) -> None:
         self.manifest: Manifest
-        self.manifest, self.sha256 = read_manifest(folder)
+        self.manifest, self.sha256 = read_manifest(folder, verify)
         self.provider, self.variant = provider, variant
         self._outputs = ["churn", "purchase", "value", *(["category"] if self.manifest.categories else [])]
-        self._session = open_session(folder / _model_file(folder, self.manifest, variant), provider, threads)
-        self._check_golden(folder / golden_file(variant))
+        graph = _model_file(folder, self.manifest, variant)
+        self._session = open_session(folder / graph, self._read(folder, graph), provider, threads)
+        self._check_golden(folder / golden_file(variant), self._read(folder, golden_file(variant)))
 
     def run(self, tokens: npt.NDArray[np.int32], features: npt.NDArray[np.float32]) -> RawScores:
         """Score ``(n, length, channels)`` and ``(n, features)``; a row's scores do not depend on the others.
@@ -93,19 +105,22 @@ class Scorer:
         churn, purchase, value, category = out
         return RawScores(churn, purchase, value, category, n_positions)
 
+    def _read(self, folder: Path, name: str) -> bytes:
+        return read_listed(folder / MANIFEST_FILE, name, self.manifest.files[name])
+
     def _infer(self, tokens: Array, features: Array) -> list[Array]:
         try:
             outputs: list[Array] = self._session.run(self._outputs, {"tokens": tokens, "features": features})
         except Exception as error:
-            raise ScoringError(f"the model could not be run on a batch of {len(tokens)}: {error}") from error
+            raise ScoringError(f"the model could not be run on a batch of {len(tokens)}: {_one_line(error)}") from error
         if not all(np.isfinite(output).all() for output in outputs):
             raise ScoringError(
                 "the model gave NaN or infinity, expected finite numbers; check the provider's libraries"
             )
         return outputs
 
-    def _check_golden(self, path: Path) -> None:
-        tokens, features, expected = _read_golden(path)
+    def _check_golden(self, path: Path, data: bytes) -> None:
+        tokens, features, expected = _read_golden(path, data)
         raw = self.run(tokens, features)
         found, tolerance = (
             np.column_stack((raw.churn, raw.purchase, raw.value, raw.category)),
@@ -145,10 +160,10 @@ def _model_file(folder: Path, manifest: Manifest, variant: str) -> str:
     return found[variant]
 
 
-def _read_golden(path: Path) -> tuple[Array, Array, Array]:
+def _read_golden(path: Path, data: bytes) -> tuple[Array, Array, Array]:
     """Token arrays, features and expected outputs of the golden cases, a row for each."""
     try:
-        cases = [msgspec.json.decode(line, type=GoldenCase) for line in path.read_bytes().splitlines()]
+        cases = [msgspec.json.decode(line, type=GoldenCase) for line in data.splitlines()]
         tokens = np.zeros((len(cases), HISTORY_LEN, len(CHANNELS)), np.int32)
         for row, case in zip(tokens, cases, strict=True):
             row[: len(case.tokens)] = case.tokens
@@ -161,8 +176,11 @@ def _read_golden(path: Path) -> tuple[Array, Array, Array]:
     return tokens, features, expected
 
 
-def open_session(model: Path, provider: str, threads: int) -> Any:
-    """An onnxruntime session that runs where it was told to; raises ConfigError or ContractError where it cannot."""
+def open_session(path: Path, graph: bytes, provider: str, threads: int) -> Any:
+    """An onnxruntime session of these bytes of an ONNX file that runs where it was told to; ``path`` is for messages.
+
+    Raises ConfigError or ContractError where it cannot; no other file is read, whatever the graph says.
+    """
     _check_install(provider)
     import onnxruntime
 
@@ -177,16 +195,23 @@ def open_session(model: Path, provider: str, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4
+    # Else onnxruntime guesses from the bytes, and reads a format of its own that is not looked at here.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    check_self_contained(path, graph)
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=[wanted])
+        session = onnxruntime.InferenceSession(graph, options, providers=[wanted])
         session.disable_fallback()
     except Exception as error:
-        raise ContractError(f"model {model} cannot be loaded: {error}; export it again") from None
+        raise ContractError(f"model {path} cannot be loaded: {_one_line(error)}; export it again") from None
     found = session.get_providers()[0]
     if found != wanted:
         raise ConfigError(f"provider is {found}, expected {wanted}; check the CUDA and cuDNN libraries")
     return session
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _check_install(provider: str) -> None:

@@ -15,7 +15,6 @@ is the same to the bit alone and in any company.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,8 +23,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from stream.contract.files import read_listed, read_manifest_bytes
 from stream.errors import ConfigError, ContractError, ScoringError
 from stream.score import open_session
+from stream.signature import Verify, no_signature
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -45,7 +46,6 @@ CHARS_MAX: Final = 10_000
 #: Token positions are padded to a multiple of this. onnxruntime's CPU kernels take rows of a matrix by four and add the
 #: rest in another order, so that with any length a text's number would depend on its company in the last bits.
 LENGTH_STEP: Final = 8
-_FILE_NAME: Final = re.compile(r"\w[\w.-]*")
 _EXPORT: Final = "export it again with `valuestream-model sentiment export`"
 
 
@@ -88,18 +88,19 @@ class GoldenText(msgspec.Struct, frozen=True):
 class Sentiment:
     """One sentiment model folder in one inference session."""
 
-    def __init__(self, folder: Path, *, provider: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, folder: Path, *, provider: str = "cpu", threads: int = 1, verify: Verify = no_signature) -> None:
         self.manifest: SentimentManifest
-        self.manifest, self.sha256 = read_sentiment_manifest(folder)
+        self.manifest, self.sha256 = read_sentiment_manifest(folder, verify)
         if provider not in self.manifest.variants:
             raise ConfigError(
                 f"provider is {provider!r}, sentiment model {folder} has {sorted(self.manifest.variants)}; "
                 "set --provider to one of these"
             )
         self._variant = self.manifest.variants[provider]
-        self._tokenizer = open_tokenizer((folder / TOKENIZER_FILE).read_bytes(), self.manifest.max_length)
-        self._session = open_session(folder / self._variant.file, provider, threads)
-        self._check_golden(folder / GOLDEN_FILE)
+        self._tokenizer = open_tokenizer(self._read(folder, TOKENIZER_FILE), self.manifest.max_length)
+        graph = self._read(folder, self._variant.file)
+        self._session = open_session(folder / self._variant.file, graph, provider, threads)
+        self._check_golden(folder / GOLDEN_FILE, self._read(folder, GOLDEN_FILE))
 
     def run(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """P(positive) - P(negative) of each text, ``(n,)`` in [-1, 1]; 0 for a text without a word.
@@ -125,6 +126,9 @@ class Sentiment:
                 out[part] = softmax(logits.astype(np.float64) / self.manifest.temperature)
         return out
 
+    def _read(self, folder: Path, name: str) -> bytes:
+        return read_listed(folder / MANIFEST_FILE, name, self.manifest.files[name])
+
     def _infer(self, ids: Array, mask: Array) -> Array:
         logits: Array
         try:
@@ -137,9 +141,9 @@ class Sentiment:
             )
         return logits
 
-    def _check_golden(self, path: Path) -> None:
+    def _check_golden(self, path: Path, data: bytes) -> None:
         try:
-            cases = [msgspec.json.decode(line, type=GoldenText) for line in path.read_bytes().splitlines()]
+            cases = [msgspec.json.decode(line, type=GoldenText) for line in data.splitlines()]
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ContractError(f"{path} cannot be read: {error}; {_EXPORT}") from None
         if not cases:
@@ -198,7 +202,7 @@ def softmax(logits: Array) -> Array:
     return out
 
 
-def read_sentiment_manifest(folder: Path) -> tuple[SentimentManifest, str]:
+def read_sentiment_manifest(folder: Path, verify: Verify = no_signature) -> tuple[SentimentManifest, str]:
     """Read and check a sentiment model folder; returns the manifest and its SHA-256.
 
     Raises ConfigError where a file is missing, ContractError where one was altered or is of another format.
@@ -209,7 +213,8 @@ def read_sentiment_manifest(folder: Path) -> tuple[SentimentManifest, str]:
             f"sentiment model folder {folder} has no {MANIFEST_FILE}; "
             "give a folder written by `valuestream-model sentiment export`"
         )
-    data = path.read_bytes()
+    data = read_manifest_bytes(path)
+    verify(path, data)
     try:
         manifest = msgspec.json.decode(data, type=SentimentManifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -222,19 +227,5 @@ def read_sentiment_manifest(folder: Path) -> tuple[SentimentManifest, str]:
     if min([manifest.temperature, *(v.batch_texts for v in manifest.variants.values())]) <= 0:
         raise ContractError(f"{path}: temperature and batch_texts must be above 0; {_EXPORT}")
     for name, expected in manifest.files.items():
-        _check_file(folder, name, expected)
+        read_listed(path, name, expected)
     return manifest, hashlib.sha256(data).hexdigest()
-
-
-def _check_file(folder: Path, name: str, expected: str) -> None:
-    path = folder / name
-    if not _FILE_NAME.fullmatch(name):
-        raise ContractError(f"{folder / MANIFEST_FILE} lists {name!r}, expected names of files inside the folder")
-    if not path.is_file():
-        raise ConfigError(f"sentiment model file {path} is missing; copy the whole folder again")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected:
-        raise ContractError(
-            f"sentiment model file {path} was altered: SHA-256 is {found[:12]}…, the manifest says {expected[:12]}…; "
-            "copy the folder again or export it anew"
-        )

@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -22,6 +22,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from stream.contract.columns import HISTORY_LEN
+from stream.contract.files import read_listed, read_manifest_bytes
 from stream.contract.tokens import CHANNEL_SIZES, FEATURES, FEATURES_VERSION, TOKENS_VERSION
 from stream.errors import ConfigError, ContractError
 
@@ -42,7 +43,6 @@ __all__ = [
 MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "manifest.json"
 GOLDEN_FILE: Final = "golden.jsonl"
-_FILE_NAME: Final = re.compile(r"\w[\w.-]*")
 
 #: Number format of a model file's weights.
 Variant = Literal["fp32", "int8", "fp16"]
@@ -168,9 +168,12 @@ class _Inputs(msgspec.Struct, frozen=True):
     history_len: int = HISTORY_LEN
 
 
-def read_manifest(folder: Path) -> tuple[Manifest, str]:
+def read_manifest(
+    folder: Path, verify: Callable[[Path, bytes], None] = lambda _path, _data: None
+) -> tuple[Manifest, str]:
     """Read and check a model folder; returns the manifest and its SHA-256, which names the model as a whole.
 
+    ``verify`` gets the manifest's path and bytes first, and raises where they are not to be trusted.
     Raises ConfigError where a file is missing, ContractError where one was altered or is of another version.
     """
     path = folder / MANIFEST_FILE
@@ -179,7 +182,8 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
             f"model folder {folder} has no {MANIFEST_FILE}; "
             "give --model-dir a folder written by `valuestream-model export`"
         )
-    data = path.read_bytes()
+    data = read_manifest_bytes(path)
+    verify(path, data)
     try:
         _check_inputs(path, msgspec.json.decode(data, type=_Inputs))
         manifest = msgspec.json.decode(data, type=Manifest)
@@ -190,7 +194,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         if name not in manifest.files:
             raise ContractError(f"{path} does not list {name}; export the model again")
     for name, expected in manifest.files.items():
-        _check_file(folder, name, expected)
+        read_listed(path, name, expected)
     return manifest, hashlib.sha256(data).hexdigest()
 
 
@@ -237,18 +241,4 @@ def _check_calibrator(path: Path, calibrator: Calibrator) -> None:
     if calibrator.slope < 0:
         raise ContractError(
             f"{path}: a calibrator's slope is {calibrator.slope}, expected at least 0; export the model again"
-        )
-
-
-def _check_file(folder: Path, name: str, expected: str) -> None:
-    path = folder / name
-    if not _FILE_NAME.fullmatch(name):
-        raise ContractError(f"{folder / MANIFEST_FILE} lists {name!r}, expected names of files inside the folder")
-    if not path.is_file():
-        raise ConfigError(f"model file {path} is missing; copy the whole folder again")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected:
-        raise ContractError(
-            f"model file {path} was altered: SHA-256 is {found[:12]}…, the manifest says {expected[:12]}…; "
-            "copy the folder again or export the model anew"
         )

@@ -228,12 +228,20 @@ def _explained(settings: Settings, server: str, error: BaseException) -> ConfigE
     if isinstance(error, ssl.SSLError):
         return ConfigError(
             f"no TLS connection to {server} ({_cause(error)}); expected a TLS listener whose certificate we trust;"
-            f" check {_flag('security_protocol')} and {_flag('ssl_cafile')}"
+            f" check {_flag('security_protocol')}, {_flag('ssl_cafile')}, and that {_flag('bootstrap_servers')} has the"
+            " name that the certificate is for"
         )
     return _unreachable(settings, server, error)
 
 
 def _unreachable(settings: Settings, server: str, error: BaseException) -> ConfigError:
+    if settings.security_protocol == "SSL" and isinstance(error, KafkaError | aiokafka.errors.KafkaError):
+        # TLS was agreed on, and then the broker hung up, which is how it asks for a certificate or for a log-in.
+        return ConfigError(
+            f"the broker at {server} ended the connection ({_cause(error)}); expected it to take us without a log-in,"
+            f" and with the client certificate that we have or have not; set {_flag('ssl_certfile')} and"
+            f" {_flag('ssl_keyfile')}, or a SASL {_flag('security_protocol')}"
+        )
     return ConfigError(
         f"no answer from {server} ({_cause(error)}); expected a Kafka broker that speaks"
         f" {settings.security_protocol}; start one (`valuestream broker start`), or set"

@@ -1,29 +1,46 @@
-"""Logs of the service: short lines for people, or one JSON object a line for machines."""
+"""Logs of the service: short lines for people, or one JSON object a line for machines.
+
+What an event holds, and whose it is, reaches no log at any level: libraries, whose debug lines print whole records, are
+heard from warnings up, fields that could hold an event are withheld, and so is the text of an error that we did not
+word ourselves, as ``KeyError('user-7')`` would name a customer.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from numbers import Integral, Real
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from types import TracebackType
 from typing import Final
 
+import faust
+import mode
+from aiokafka.errors import KafkaError
+
+from stream.errors import EventError, ValuestreamError
 from stream.service.settings import Settings
 
 __all__ = ["JsonFormatter", "TextFormatter", "setup"]
 
-#: Libraries that log much at info level, Faust's banner and assignment tables among it.
-CHATTY: Final = ("faust", "mode", "aiokafka", "kafka", "asyncio", "aiohttp")
+#: The logger whose level is the one that was set.
+OURS: Final = "stream"
+#: Where the code of Faust's services lies. They log by the name of the module that subclasses them: one of ours.
+_FAUST: Final = tuple(f"{Path(str(module.__file__)).parent}{os.sep}" for module in (faust, mode))
 
 _PERSON: Final = frozenset({"user", "user_id", "users", "userid", "anonymous_id", "email", "password"})
 _CONTENT: Final = frozenset({"key", "value", "payload", "body", "event", "record", "properties", "headers"})
 #: Extra fields whose value never reaches a log: whoever reads logs need not know who the customers are.
 PRIVATE: Final = _PERSON | _CONTENT
 _WITHHELD: Final = "[withheld]"
+#: Errors whose text is ours, or says what is wrong with a broker or a file and never what is in a record.
+_WORDED: Final = (ValuestreamError, KafkaError, OSError)
 
 #: Log collectors cut lines at 16 KiB; of a longer text the end is kept, where a traceback names its error.
 _TEXT_CHARACTERS_MAX: Final = 8_000
@@ -35,14 +52,30 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 
 
 def setup(settings: Settings) -> None:
-    """Send all logging to stderr in the chosen format; libraries that chatter are heard from warnings up."""
+    """Send all logging to stderr in the chosen format, and the traceback of what nobody caught with it."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_Ours())
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.getLogger(OURS).setLevel(level)
+    sys.excepthook = _log_uncaught
+
+
+class _Ours(logging.Filter):
+    """Below warnings, only what our own code says."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop what Faust says in our name."""
+        return record.levelno >= logging.WARNING or not record.pathname.startswith(_FAUST)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        logging.getLogger(__name__).critical("ended by an error. This is a bug.", exc_info=(kind, error, trace))
 
 
 class JsonFormatter(logging.Formatter):
@@ -54,11 +87,11 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _tail(record.getMessage()),
+            "message": _tail(_message(record)),
         }
         line.update((f"{name}_" if name in line else name, value) for name, value in _extras(record))
         if record.exc_info:
-            line["exception"] = _tail(self.formatException(record.exc_info))
+            line["exception"] = _tail(_traceback(record.exc_info[1]))
         return json.dumps(line, allow_nan=False)
 
 
@@ -70,9 +103,48 @@ class TextFormatter(logging.Formatter):
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         fields = ", ".join(f"{name}={value}" for name, value in _extras(record))
         name = record.name.removeprefix("stream.").removeprefix("service.")
-        line = f"{time} {record.levelname.lower():<7} {name}: {_tail(record.getMessage())}"
+        line = f"{time} {record.levelname.lower():<7} {name}: {_tail(_message(record))}"
         line += f" ({fields})" if fields else ""
-        return f"{line}\n{_tail(self.formatException(record.exc_info))}" if record.exc_info else line
+        return f"{line}\n{_tail(_traceback(record.exc_info[1]))}" if record.exc_info else line
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The message; of an error among its arguments only the kind, where the text is not known to be harmless."""
+    if isinstance(record.args, tuple):
+        args = tuple(
+            _Kind(arg) if isinstance(arg, BaseException) and not _is_worded(arg) else arg for arg in record.args
+        )
+        message = str(record.msg) % args if args else str(record.msg)
+    else:
+        message = record.getMessage()
+    # asyncio writes the error of a lost task, in full, below its first line.
+    return message if record.name.startswith(OURS) else message.partition("\n")[0]
+
+
+class _Kind:
+    """An error in a log line: its kind and no more, whichever way it is formatted."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._name = type(error).__name__
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+def _is_worded(error: BaseException) -> bool:
+    # An EventError goes to the dead letters with its event, and quotes it.
+    return isinstance(error, _WORDED) and not isinstance(error, EventError)
+
+
+def _traceback(error: BaseException | None) -> str:
+    """Tracebacks of an error and of those behind it: files and lines of code, texts of errors where harmless."""
+    parts = []
+    while error is not None:
+        text = str(error) if _is_worded(error) else _WITHHELD
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        parts.append(f"Traceback (most recent call last):\n{frames}{type(error).__name__}: {text}")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\n".join(reversed(parts))
 
 
 def _extras(record: logging.LogRecord) -> Iterator[tuple[str, object]]:

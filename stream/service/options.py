@@ -10,6 +10,7 @@ from typing import Any, get_args
 import click
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from stream.errors import ConfigError
 from stream.service.settings import Settings
@@ -67,11 +68,17 @@ def load_settings(**given: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         lines = [
-            f"setting {'.'.join(map(str, e['loc']))}: found {e['input']!r}, {e['msg'][0].lower()}{e['msg'][1:]};"
+            f"setting {'.'.join(map(str, e['loc']))}: found {_shown(e)}, {e['msg'][0].lower()}{e['msg'][1:]};"
             f" set it by flag or VALUESTREAM_{str(e['loc'][0]).upper()}"
             for e in error.errors()
         ]
         raise ConfigError("; ".join(lines)) from None
+
+
+def _shown(error: ErrorDetails) -> str:
+    """What was given, unless it is a secret."""
+    field = Settings.model_fields.get(str(error["loc"][0]))
+    return "a secret" if field is not None and field.annotation is SecretStr else repr(error["input"])
 
 
 def _option(name: str, field: FieldInfo) -> SettingOption:

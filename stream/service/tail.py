@@ -16,9 +16,10 @@ from kafka import KafkaConsumer, TopicPartition
 from stream.contract.score import Alert, Score
 from stream.errors import ConfigError
 from stream.service.clock import Clock, SystemClock
-from stream.service.kafka import connect, kafka_python_config
+from stream.service.kafka import kafka_python_config
 from stream.service.options import GroupedCommand, settings_options
 from stream.service.replay import stopped_by_signals
+from stream.service.rights import Right, check_rights
 from stream.service.sender import Stop
 from stream.service.settings import Settings
 
@@ -108,7 +109,7 @@ def _print(record: Any, lines: _Lines, as_json: bool) -> None:
 
 def open_topics(settings: Settings, topics: list[str], *, from_beginning: bool) -> KafkaConsumer:
     """A consumer of all partitions of these topics, in no group; ConfigError where broker or topic is missing."""
-    connect(settings).close()
+    check_rights(settings, [Right("topic", topic, "Read") for topic in topics])
     consumer = KafkaConsumer(**kafka_python_config(settings), group_id=None, enable_auto_commit=False)
     try:
         partitions = [TopicPartition(topic, p) for topic in topics for p in _partitions(consumer, topic, settings)]

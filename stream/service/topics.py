@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -10,20 +10,37 @@ from typing import Any, Final
 import click
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 
 from stream.errors import ConfigError
 from stream.service.kafka import connect
 from stream.service.options import GroupedCommand, settings_options
+from stream.service.rights import Operation, Right, missing_right, require_rights
 from stream.service.settings import Settings
 
-__all__ = ["TopicSpec", "changelog_topic", "check_topics", "ensure_topics", "required_topics", "topics"]
+__all__ = [
+    "TopicSpec",
+    "changelog_topic",
+    "check_topics",
+    "ensure_topics",
+    "looking_rights",
+    "required_topics",
+    "topics",
+    "worker_rights",
+]
 
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 #: Kafka takes events up to 1 MiB by default; a dead letter is such an event and its headers.
 _DLQ_BYTES_MAX: Final = 1024 * 1024 + 64 * 1024
 _POLICY: Final = "cleanup.policy"
 _BYTES_MAX: Final = "max.message.bytes"
+_FORBIDDEN: Final = frozenset({TopicAuthorizationFailedError.errno, ClusterAuthorizationFailedError.errno})
 
 
 @dataclass(frozen=True)
@@ -42,7 +59,8 @@ def changelog_topic(settings: Settings) -> str:
 
 def required_topics(settings: Settings, partitions: int) -> list[TopicSpec]:
     """All topics of the service, the events first; a user's records have the same partition in all of them."""
-    compacted = {_POLICY: "compact"}
+    # What a newer value or an erasure has replaced is gone after a week, as the events are.
+    compacted = {_POLICY: "compact", "max.compaction.lag.ms": str(7 * _DAY_MS)}
     month = {_POLICY: "delete", "retention.ms": str(30 * _DAY_MS)}
     configs: list[tuple[str, dict[str, str]]] = [
         (settings.events_topic, {_POLICY: "delete", "retention.ms": str(7 * _DAY_MS)}),
@@ -55,21 +73,45 @@ def required_topics(settings: Settings, partitions: int) -> list[TopicSpec]:
     return [TopicSpec(name, partitions, config) for name, config in configs]
 
 
+def worker_rights(settings: Settings) -> tuple[Right, ...]:
+    """All that a worker must be allowed to do, and nothing else."""
+    changelog, names = changelog_topic(settings), [spec.name for spec in required_topics(settings, 0)]
+    return (
+        Right("topic", settings.events_topic, "Read"),
+        Right("topic", changelog, "Read"),
+        *(Right("topic", name, "Write") for name in names if name != settings.events_topic),
+        *(Right("topic", name, "DescribeConfigs") for name in names),
+        Right("group", settings.app_id, "Read"),
+    )
+
+
+def looking_rights(settings: Settings) -> tuple[Right, ...]:
+    """All that it takes to check the topics."""
+    names = [spec.name for spec in required_topics(settings, 0)]
+    operations: tuple[Operation, ...] = ("Describe", "DescribeConfigs")
+    return tuple(Right("topic", name, operation) for operation in operations for name in names)
+
+
 def ensure_topics(settings: Settings, partitions: int, replication: int = 1) -> None:
     """Create the topics that are missing; ConfigError where the broker refuses or the events topic differs."""
     with closing(connect(settings)) as admin:
+        require_rights(settings, admin, [Right("topic", settings.events_topic, "Describe")])
         found = _described(admin, [settings.events_topic]).get(settings.events_topic)
         if found is not None and len(found) != partitions:
             raise ConfigError(
                 f"topic {settings.events_topic} exists and has {len(found)} partitions; expected {partitions};"
                 f" give --partitions {len(found)}, or another --events-topic"
             )
-        _create(admin, required_topics(settings, partitions), replication)
+        _create(settings, admin, required_topics(settings, partitions), replication)
 
 
-def check_topics(settings: Settings) -> tuple[int, list[str]]:
-    """Partition count of the events topic (0: it is missing), and a line for everything that is wrong."""
+def check_topics(settings: Settings, rights: Sequence[Right] | None = None) -> tuple[int, list[str]]:
+    """Partition count of the events topic (0: it is missing), and a line for everything that is wrong.
+
+    ConfigError where our user lacks one of ``rights``; where not given, of those that it takes to look.
+    """
     with closing(connect(settings)) as admin:
+        require_rights(settings, admin, looking_rights(settings) if rights is None else rights)
         names = [spec.name for spec in required_topics(settings, 0)]
         partitions = {name: len(found) for name, found in _described(admin, names).items()}
         expected = partitions.get(settings.events_topic, 0)
@@ -106,7 +148,7 @@ def _configs(admin: KafkaAdminClient, names: list[str]) -> dict[str, dict[str, s
     return {name: {k: v["value"] for k, v in entries.items()} for name, entries in answer["topic"].items()}
 
 
-def _create(admin: KafkaAdminClient, specs: list[TopicSpec], replication: int) -> None:
+def _create(settings: Settings, admin: KafkaAdminClient, specs: list[TopicSpec], replication: int) -> None:
     wanted = {
         spec.name: {
             "num_partitions": spec.partitions,
@@ -116,6 +158,9 @@ def _create(admin: KafkaAdminClient, specs: list[TopicSpec], replication: int) -
         for spec in specs
     }
     answer = _asked(admin.create_topics, wanted, raise_errors=False)
+    forbidden = [topic["name"] for topic in answer["topics"] if topic["error_code"] in _FORBIDDEN]
+    if forbidden:
+        raise missing_right(settings, [Right("topic", name, "Create") for name in forbidden])
     refused = [
         f"{topic['name']} ({topic['error_message']})"
         for topic in answer["topics"]

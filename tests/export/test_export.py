@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from safetensors.numpy import load_file, save_file
 
 from model_export.compress import ALONE_MAX, Fusions, fused, fusions, half, loss, outputs, quantised
@@ -24,6 +26,7 @@ from stream.contract.manifest import Calibration, Calibrator, HeadCalibration, M
 from stream.contract.tokens import CHANNEL_SIZES, FEATURES
 from stream.errors import ConfigError, ContractError
 from stream.score import Scorer
+from stream.signature import verifier
 
 CONFIG = ModelConfig(hidden=16, layers=2, heads=2)
 CATEGORIES = ("shoes", "hats", "socks")
@@ -223,6 +226,14 @@ def test_a_graph_whose_outputs_are_not_the_trained_ones_is_not_written(
     with pytest.raises(ContractError, match=r"golden.jsonl: outputs differ from the golden cases"):
         export(run_folder, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_export_with_a_key_writes_a_folder_that_workers_take_by_its_signature(run_folder: Path, tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (tmp_path / "pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    export(run_folder, tmp_path / "model", variants=("fp32",), sign_key=tmp_path / "key")
+    assert Scorer(tmp_path / "model", verify=verifier(tmp_path / "pub")).manifest.version
 
 
 def test_export_replaces_its_own_folder_and_no_other(run_folder: Path, tmp_path: Path) -> None:

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import faust
 import numpy as np
 import pytest
 
+from stream.errors import ContractError, EventError
 from stream.service import logs
 from stream.service.settings import Settings
+from stream.source import FetchingApp
 
 LOG = logging.getLogger("stream.service.worker")
 
@@ -21,13 +25,14 @@ LOG = logging.getLogger("stream.service.worker")
 def _logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in logs.CHATTY}
+    level_of_ours = logging.getLogger(logs.OURS).level
+    hook = sys.excepthook
     yield
     logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
-    for name, before in levels.items():
-        logging.getLogger(name).setLevel(before)
+    logging.getLogger(logs.OURS).setLevel(level_of_ours)
+    sys.excepthook = hook
 
 
 def settings(**given: Any) -> Settings:
@@ -40,8 +45,8 @@ def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 def fail() -> None:
     try:
-        raise KeyError("no such partition")
-    except KeyError:
+        raise ContractError("no such partition")
+    except ContractError:
         LOG.exception("lost it", extra={"partition": 3})
 
 
@@ -65,7 +70,7 @@ def test_an_exception_is_one_field_of_one_json_line(capsys: pytest.CaptureFixtur
     fail()
     (line,) = json_lines(capsys)
     assert line["exception"].startswith("Traceback (most recent call last)")
-    assert line["exception"].endswith("KeyError: 'no such partition'")
+    assert line["exception"].endswith("ContractError: no such partition")
     assert line["partition"] == 3
 
 
@@ -110,7 +115,7 @@ def test_text_is_one_short_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_text_shows_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     logs.setup(settings())
     fail()
-    assert capsys.readouterr().err.endswith("KeyError: 'no such partition'\n")
+    assert capsys.readouterr().err.endswith("ContractError: no such partition\n")
 
 
 def test_a_long_text_keeps_its_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,15 +127,50 @@ def test_a_long_text_keeps_its_end(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["faust.tables.recovery", "mode.services", "aiokafka.consumer", "kafka.conn", "asyncio"]
+    "name", ["faust.tables.recovery", "mode.services", "aiokafka.consumer", "kafka.conn", "asyncio", "any.other"]
 )
-def test_chatty_libraries_are_heard_from_warnings_up(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_libraries_are_heard_from_warnings_up(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.setup(settings(log_level="debug"))
     logging.getLogger(name).info("banner")
     logging.getLogger(name).warning("trouble")
     written = capsys.readouterr().err
     assert "banner" not in written
     assert "trouble" in written
+
+
+def test_faust_does_not_speak_in_our_name_below_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    app = FetchingApp("name", store="memory://")
+    logs.setup(settings(log_level="debug"))
+    assert FetchingApp.logger.name.startswith(logs.OURS)
+    for level in ("debug", "info", "warning"):
+        code = compile(f"log.{level}('of Faust')", str(Path(faust.__file__).parent / "app" / "base.py"), "exec")
+        exec(code, {"log": app.log})
+    logging.getLogger("stream.service.runtime").debug("ours")
+    assert [line.split(": ")[-1] for line in capsys.readouterr().err.splitlines()] == ["of Faust", "ours"]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("error", [KeyError("user-4711"), EventError("value", "amount is 4711"), ValueError(b"4711")])
+def test_an_error_that_may_quote_an_event_shows_its_kind_and_where_but_not_its_text(
+    log_format: str, error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.setup(settings(log_format=log_format, log_level="debug"))
+    try:
+        try:
+            raise error
+        except Exception as first:
+            raise ContractError("partition 3 is lost") from first
+    except ContractError as second:
+        LOG.exception("ended by %r", error, extra={"error": error})
+        logging.getLogger("asyncio").error(f"Task exception was never retrieved\nfuture: <Task {error!r}>")
+        sys.excepthook(type(second), second, second.__traceback__)
+        LOG.error("shown: %s", second)
+    written = capsys.readouterr().err
+    assert "4711" not in written
+    assert written.count(f"{type(error).__name__}: [withheld]") == 2
+    assert written.count("ContractError: partition 3 is lost") == 2
+    assert "shown: partition 3 is lost" in written
+    assert "test_logs.py" in written
 
 
 def test_the_level_is_the_one_that_was_set(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.security.secured import Secured, make_certificates
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """The broker of all tests of this folder; its users are ``worker`` and some others, all without rights."""
+    folder = tmp_path_factory.mktemp("secured")
+    secured = Secured(folder / "broker", make_certificates(folder))
+    with secured.broker as broker:
+        broker.start(print)
+        for name in ("worker", "operator", "reader", "replayer"):
+            secured.add_user(name)
+        yield secured

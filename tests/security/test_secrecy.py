@@ -1,0 +1,123 @@
+"""A full run that says nothing: no user, payload or password in any log line or HTTP answer, at the chattiest level."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.service.settings import Settings
+from stream.service.topics import ensure_topics, worker_rights
+from tests.broker import harness
+from tests.broker.harness import Message, WorkerProcess, track, wait_for
+from tests.security.secured import PASSWORD, Secured
+
+pytestmark = pytest.mark.broker
+
+#: In every user id, and in every text of every event; nothing that may be seen contains them.
+USER, PAYLOAD = "usr4711x", "payload4711x"
+NAMES = frozenset({"app_id", "events_topic", "scores_topic", "alerts_topic", "dlq_topic"})
+PAGES = ("/", "/metrics", "/health/live", "/health/ready", "/health/startup", "/health", "/docs", "/table", "/router")
+
+
+def messages(now: float) -> list[Message]:
+    """Events that score and alert, late and future ones, and dead letters of many reasons."""
+    users = [f"{USER}-{i}" for i in range(12)]
+    good = [
+        (user.encode(), track(user, name, now - 600 + i, f"{PAYLOAD}-{user}-{i}", **properties(i)))
+        for user in users
+        for i, name in enumerate(("Product Viewed", "Product Added", "Order Completed", "Product Reviewed"))
+    ]
+    key = users[0].encode()
+    late = [(key, track(users[0], "Product Viewed", now - 9 * 86_400, f"{PAYLOAD}-late"))]
+    future = [(key, track(users[0], "Product Viewed", now + 9 * 86_400, f"{PAYLOAD}-future"))]
+    order = properties(2)
+    bad: list[Message] = [
+        (key, f'{{"userId": "{users[1]}", {PAYLOAD}'.encode()),
+        (key, f"\xff{PAYLOAD}".encode("latin-1")),
+        (key, b"\x00\x00\x00\x00\x01" + PAYLOAD.encode()),
+        (key, b'{"a":' * 5_000 + PAYLOAD.encode()),
+        (key, json.dumps({"type": "track", "userId": users[1], "event": {"a": PAYLOAD}}).encode()),
+        (key, track(users[1], "Order Completed", now, "m-1", **order | {"total": PAYLOAD})),
+        (key, track(users[1], "Order Completed", now, "m-2", **order | {"currency": PAYLOAD})),
+        (key, track(f"{USER}" * 200, "Product Viewed", now, "m-3")),
+        (f"{USER}-other-key".encode(), track(users[2], "Product Viewed", now, "m-4")),
+        (None, track(users[3], PAYLOAD, now, "m-5")),
+        (key, None),
+    ]
+    return [*good, *late, *future, *bad]
+
+
+def properties(i: int) -> dict[str, Any]:
+    return {
+        "order_id": f"{PAYLOAD}-order-{i}",
+        "product_id": f"{PAYLOAD}-{i}",
+        "category": PAYLOAD,
+        "total": 19.5,
+        "review_body": f"{PAYLOAD} is nice",
+        "email": f"{USER}@example.com",
+    }
+
+
+@pytest.fixture
+def settings(secured: Secured, topic_names: dict[str, Any], tmp_path: Path) -> Settings:
+    """A worker that logs in over TLS with a password, on topics of its own."""
+    how = {"sasl_mechanism": "SCRAM-SHA-256", "data_dir": tmp_path / "state"}
+    settings = secured.as_user("worker", "SASL_SSL", **topic_names, **how)
+    ensure_topics(secured.as_super_user(**topic_names), harness.PARTITIONS)
+    secured.allow("worker", worker_rights(settings))
+    return settings
+
+
+def pages(worker: WorkerProcess) -> str:
+    """Every answer there is, and those to questions that stock Faust answers with the state of users."""
+    asked = [
+        *PAGES,
+        "/table/users",
+        f"/table/users/{USER}-0",
+        f"/users/{USER}-0",
+        f"/x?user={USER}-0",
+        "/../../etc/passwd",
+    ]
+    answers = [worker.get(path) for path in asked]
+    assert {path for path, (status, _) in zip(asked, answers, strict=True) if status != 404} == {
+        "/metrics",
+        "/health/live",
+        "/health/ready",
+        "/health/startup",
+    }
+    return "\n".join(body for _, body in answers)
+
+
+def test_a_run_over_every_kind_of_event_shows_no_user_no_payload_and_no_password(
+    secured: Secured, settings: Settings, tmp_path: Path
+) -> None:
+    over_all = secured.as_super_user(**{name: getattr(settings, name) for name in settings.model_fields_set & NAMES})
+    log = tmp_path / "log"
+    env = {
+        "VALUESTREAM_LOG_LEVEL": "debug",
+        "VALUESTREAM_ALERT_CHURN_HIGH": "0.01",
+        "VALUESTREAM_ALERT_CHURN_CLEAR": "0.005",
+    }
+    harness.produce(over_all, messages(time.time()))
+    with secured.worker(settings, log, **env) as worker:
+        worker.wait_ready()
+        worker.wait_idle(over_all)
+        wait_for("alerts", lambda: worker.metric("valuestream_alerts_total") > 0)
+        assert worker.metric("valuestream_scores_total") >= 12
+        assert worker.metric("valuestream_dead_letters_total") >= 8
+        assert worker.metric('valuestream_events_total{outcome="late"}') == 1
+        shown = pages(worker)
+        # The rest of its life in words: a topic that is gone ends it with a traceback or a line.
+        secured.forbid("worker", worker_rights(settings))
+        harness.produce(over_all, messages(time.time() + 1))
+        wait_for("the worker to end", lambda: worker.process.poll() is not None)
+    written = log.read_text()
+    assert "ready" in written
+    assert "rocksdb" not in written.lower()
+    for secret in (USER, PAYLOAD, PASSWORD):
+        assert secret not in written
+        assert secret not in shown
