@@ -11,7 +11,7 @@ Faust, so that ``tests/simulation`` can run them through thousands of schedules.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from stream import changelog
@@ -35,7 +35,7 @@ _LOAD_CHUNK: Final = 10_000
 
 
 class Store(Protocol):
-    """The local store of users; see :class:`stream.source.UserStore`."""
+    """The local store of users; see :class:`stream.store.UserStore`."""
 
     def users(self, partition: int) -> Iterable[tuple[bytes, bytes]]:
         """All users of a partition with their packed values."""
@@ -63,8 +63,8 @@ class Assignment:
         self._lease, self._metrics, self._clock = lease, metrics, clock
         self._lateness_s, self._refresh_interval_s = lateness_s, refresh_interval_s
         self.partitions: dict[int, Partition] = {}
-        #: The consumer group generation that ``partitions`` belong to.
-        self.generation = -1
+        #: How often the consumer had sought when partitions were resumed; what it read until then is read again.
+        self._seeks = 0
         self._scoring = 0
         #: From the last checkpoint before a revocation or the end until partitions are resumed: nothing is taken
         #: in, scored or acknowledged, so that what was committed stays the truth.
@@ -78,10 +78,18 @@ class Assignment:
 
     # -- life -----------------------------------------------------------------------------------------------
 
-    async def resume(self, generation: int, positions: Mapping[int, Position]) -> None:
-        """Take partitions over: rebuild their states from the store and go on from these positions."""
-        loaded = {number: await self._load(number, at) for number, at in sorted(positions.items())}
-        self.partitions, self.generation, self._draining = loaded, generation, False
+    async def resume(self, seeks: int, positions: Awaitable[Mapping[int, Position]]) -> bool:
+        """Take partitions over: rebuild their states from the store and go on from these positions.
+
+        The consumer, which has sought ``seeks`` times until now, is to seek there next. False where partitions were
+        revoked meanwhile: then these are not ours.
+        """
+        term = self._lease.term
+        loaded = {number: await self._load(number, at) for number, at in sorted((await positions).items())}
+        if term != self._lease.term:
+            return False
+        self.partitions, self._seeks, self._draining = loaded, seeks, False
+        return True
 
     async def _load(self, number: int, position: Position) -> Partition:
         """One partition with all its users from the local store, and the unscored among them queued."""
@@ -96,6 +104,7 @@ class Assignment:
                 ids, values = [], []
                 await asyncio.sleep(0)
         changelog.load(state, ids, values)
+        self._pipeline.check_state(state)
         partition = Partition(number, state, ScoreQueue(self._refresh_interval_s))
         partition.resume(position)
         partition.queue.push(state.unscored(), OWED, self._clock.monotonic(), self._clock.time())
@@ -112,14 +121,17 @@ class Assignment:
     def revoke(self) -> None:
         """Forget all partitions; what is not durable will be read again by their next owner."""
         self._draining = True
+        self._lease.end_term()
+        for partition in self.partitions.values():
+            partition.given_up = True
         self.partitions.clear()
 
     # -- work -----------------------------------------------------------------------------------------------
 
-    def take_in(self, number: int, generation: int, records: Records, highwater: int | None) -> None:
-        """Take in one fetch. One that waited through a rebalance is dropped: it may begin past the position."""
+    def take_in(self, number: int, records: Records, highwater: int | None) -> None:
+        """Take in one fetch. One from before the partition was resumed is dropped: it may begin past the position."""
         partition = self.partitions.get(number)
-        if partition is None or generation != self.generation or self._draining:
+        if partition is None or records.seeks <= self._seeks or self._draining:
             return
         partition.highwater = highwater
         _check_follows(partition, records)
@@ -157,8 +169,8 @@ class Assignment:
         except Exception:
             self._metrics.checkpoints.labels("failed").inc()
             raise
-        if self.partitions.get(partition.number) is not partition:
-            return False  # Given up meanwhile: the store may have its next state, and its position is not ours to say.
+        if partition.given_up:
+            return False  # The store may have its next state, and its position is not ours to say.
         if offset is not None:
             self._store.write(partition.number, items, offset)
         self._acknowledge(partition.number, position)

@@ -7,14 +7,23 @@
     ├── ContractError    two parts disagree (a manifest of another version, an altered file): exit
     ├── EventError       one record cannot be used: it goes to the dead-letter topic, the stream goes on
     ├── ScoringError     the model could not be run now: the users stay queued and are tried again
-    └── LeaseError       our partitions may be another worker's already: nothing is sent until we know
+    ├── LeaseError       our partitions may be another worker's already: nothing is sent until we know
+    └── PublishError     the broker did not take what we send: nothing is committed past it, exit
 
 A message says what was found, what was expected, and the next step.
 """
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "ContractError", "EventError", "LeaseError", "ScoringError", "ValuestreamError"]
+__all__ = [
+    "ConfigError",
+    "ContractError",
+    "EventError",
+    "LeaseError",
+    "PublishError",
+    "ScoringError",
+    "ValuestreamError",
+]
 
 
 class ValuestreamError(Exception):
@@ -35,6 +44,10 @@ class ScoringError(ValuestreamError):
 
 class LeaseError(ValuestreamError):
     """Nothing may be sent now: the group may have given our partitions to another worker."""
+
+
+class PublishError(ValuestreamError):
+    """The broker did not take records that must be durable; the process ends, and what is not durable is replayed."""
 
 
 class EventError(ValuestreamError):

@@ -4,7 +4,7 @@ The group waits one session timeout after a member's last heartbeat before it gi
 has been answered within less than that can send; who has not, because it was paused or cut off, may have been replaced,
 and what it sent late would overwrite what its successor wrote. Kleppmann, "How to do distributed locking" (2016),
 shows that a lease alone cannot exclude a message that was under way when the pause began; for those, recovery keeps
-of two values of a user the one that has seen more (:meth:`stream.source.UserStore.apply_changelog_batch`).
+of two values of a user the one that has seen more (:meth:`stream.store.UserStore.apply_changelog_batch`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,13 @@ class Lease(Protocol):
     def held(self) -> bool:
         """Whether no other worker can have our partitions yet."""
 
+    @property
+    def term(self) -> int:
+        """Which assignment it is for; what was to be sent in one term must not be sent in the next."""
+
+    def end_term(self) -> None:
+        """Our partitions are given up."""
+
 
 class MembershipLease:
     """Held while the group coordinator has answered a request that was sent less than three quarters of a session ago.
@@ -42,13 +49,19 @@ class MembershipLease:
     """
 
     def __init__(self, clock: Clock, session_timeout_s: float) -> None:
-        self._clock, self._lasts_s = clock, _SHARE_OF_SESSION * session_timeout_s
+        self._clock, self._session_s = clock, session_timeout_s
         self._renewed = float("-inf")
+        self.term = 0
 
     @property
     def held(self) -> bool:
         """Whether no other worker can have our partitions yet."""
-        return self.age_s < self._lasts_s
+        return self.age_s < _SHARE_OF_SESSION * self._session_s
+
+    @property
+    def in_session(self) -> bool:
+        """Whether the group cannot have forgotten us yet."""
+        return self.age_s < self._session_s
 
     @property
     def age_s(self) -> float:
@@ -58,3 +71,7 @@ class MembershipLease:
     def renew(self, sent: float) -> None:
         """The coordinator has answered a request that was sent at this monotonic time."""
         self._renewed = sent
+
+    def end_term(self) -> None:
+        """Our partitions are given up; what still waits to be sent for them is not sent."""
+        self.term += 1

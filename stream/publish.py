@@ -11,9 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
+from aiokafka.protocol.produce import ProduceRequest
 
 from stream.decode import DeadLetter
-from stream.errors import LeaseError
+from stream.errors import LeaseError, PublishError
 from stream.lease import Lease
 
 __all__ = ["Outgoing", "Publisher", "dead_letter"]
@@ -21,6 +23,8 @@ __all__ = ["Outgoing", "Publisher", "dead_letter"]
 Headers = Sequence[tuple[str, bytes | None]]
 _BATCH_BYTES: Final = 900_000
 _REQUEST_BYTES: Final = 8 * 1024 * 1024
+#: How often what waits for the lease looks for it.
+_NAP_S: Final = 0.05
 _MESSAGE_MAX: Final = 500
 #: Dead letters keep events up to this size whole: the largest that Kafka takes by default. Decompressed, one may
 #: be larger than its topic takes, and a dead letter that is refused would stop the stream.
@@ -31,6 +35,9 @@ _CUT_KEY_BYTES: Final = 1024
 _HEADER_BYTES: Final = 10
 #: A longer count than this was not written by us.
 _ATTEMPT_DIGITS_MAX: Final = 9
+#: What to do about a refusal. What may pass is tried again until time is up: a topic that is gone, brokers that are.
+_RAISE: Final = "raise the topic's max.message.bytes (Kafka's default is enough)"
+_LOOK: Final = "run `valuestream topics check` and look at the brokers"
 
 
 class Outgoing(NamedTuple):
@@ -43,10 +50,13 @@ class Outgoing(NamedTuple):
 
 
 class Publisher:
-    """Sends record batches and waits for every acknowledgement."""
+    """Sends record batches and waits for every acknowledgement, for at most ``timeout_s``.
 
-    def __init__(self, lease: Lease, **kafka: Any) -> None:
-        self._lease = lease
+    Without that bound a send could wait for ever: an idempotent producer tries again until the broker is back.
+    """
+
+    def __init__(self, lease: Lease, timeout_s: float, **kafka: Any) -> None:
+        self._lease, self._timeout_s = lease, timeout_s
         self._producer = AIOKafkaProducer(
             acks="all",
             enable_idempotence=True,
@@ -56,8 +66,25 @@ class Publisher:
         )
 
     async def start(self) -> None:
-        """Connect."""
+        """Connect; what waits in the client then waits for the lease as well, and ends with its term."""
         await self._producer.start()
+        client = self._producer.client
+        send = client.send
+
+        async def send_while_ours(node: int, request: Any, **kwargs: Any) -> Any:
+            if isinstance(request, ProduceRequest):
+                await self._ours()
+            return await send(node, request, **kwargs)
+
+        client.send = send_while_ours
+
+    async def _ours(self) -> None:
+        """Return when the lease is held; raises ProducerFenced where our partitions are given up first."""
+        term = self._lease.term
+        while not self._lease.held and self._lease.term == term:
+            await asyncio.sleep(_NAP_S)
+        if self._lease.term != term:
+            raise ProducerFenced("our partitions were given up before this was sent")
 
     async def stop(self) -> None:
         """Send what is left and disconnect."""
@@ -66,9 +93,23 @@ class Publisher:
     async def send(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
         """Send records in order; returns the last offset when all are acknowledged (None if there were none).
 
-        Raises aiokafka's KafkaError if one is not, LeaseError where the partition may be another worker's already: the
-        caller must then not advance.
+        Raises PublishError if one is not, LeaseError where the partition may be another worker's already: the caller
+        must then not advance.
         """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._deliver(topic, partition, records)
+        except ProducerFenced as error:
+            raise LeaseError(str(error)) from error
+        except (KafkaError, TimeoutError) as error:
+            cause = "every attempt failed" if isinstance(error, TimeoutError) else type(error).__name__
+            next_step = _RAISE if isinstance(error, MessageSizeTooLargeError) else _LOOK
+            raise PublishError(
+                f"topic {topic} partition {partition} did not take our records ({cause}), expected an acknowledgement"
+                f" within {self._timeout_s:.0f} s: {next_step}"
+            ) from error
+
+    async def _deliver(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
         acks: list[asyncio.Future[Any]] = []
         batch = self._producer.create_batch()
         for record in records:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import faust
-import rocksdict
-from aiokafka.errors import IllegalStateError, KafkaError
-from aiokafka.protocol.group import HeartbeatRequest, SyncGroupRequest
+from aiokafka.errors import IllegalStateError, KafkaError, UnknownMemberIdError
+from aiokafka.protocol.commit import OffsetCommitResponse_v3
+from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from faust.stores.rocksdb import Store as RocksDBStore
+from faust.exceptions import ConsistencyError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
@@ -27,17 +27,20 @@ from faust.types import TP
 from faust.types.transports import SchedulingStrategyT
 from yarl import URL
 
-from stream import changelog
+from stream.errors import ConfigError, ContractError
+from stream.headers import read_any_header_name
 from stream.lease import MembershipLease
 from stream.partition import Position
+from stream.store import UserStore, UserTable
 
-__all__ = ["Fetched", "PositionConsumer", "Records", "Source", "UserTable", "build_app"]
+__all__ = ["Fetched", "PositionConsumer", "Records", "Source", "build_app"]
 
 logger = logging.getLogger(__name__)
-#: Requests that tell the coordinator that we are there, and the answers (Kafka error codes) by which we still are:
-#: none, and "the group rebalances", during which nobody's partitions are given away.
+#: Requests whose answers say that we are a member and nothing changes. While the group rebalances, heartbeats are
+#: answered by an error: who does not join again in time is removed, however regularly its heart beats.
 _MEMBERSHIP: Final = (HeartbeatRequest, SyncGroupRequest)
-_KNOWN: Final = (0, 27)
+#: Kafka's error codes for an unknown member id and a fenced instance id.
+_UNKNOWN: Final = frozenset({25, 82})
 #: Fetches that may wait for the agent; each holds up to ``fetch_records_max`` records.
 _FETCHES_WAITING_MAX: Final = 8
 
@@ -46,9 +49,13 @@ _FETCHES_WAITING_MAX: Final = 8
 
 
 class Records(list[Any]):
-    """The records of one partition from one fetch. ``follows`` is the last offset of the fetch before, if any."""
+    """The records of one partition from one fetch.
+
+    ``follows`` is the last offset of the fetch before, if any; ``seeks`` how often the consumer had sought until then.
+    """
 
     follows: int | None = None
+    seeks: int = 0
 
 
 class Fetched:
@@ -75,13 +82,19 @@ class OneEventPerFetch(SchedulingStrategyT):
 
     def __init__(self) -> None:
         self._last: dict[TP, int] = {}
+        self.seeks = 0
+
+    def sought(self) -> None:
+        """The consumer was sent elsewhere: fetches from here on follow none of those before."""
+        self._last.clear()
+        self.seeks += 1
 
     def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
         """Yield one :class:`Fetched` per partition that has records."""
         for tp, fetched in records.items():
             if fetched:
                 batch = Records(fetched)
-                batch.follows = self._last.get(tp)
+                batch.follows, batch.seeks = self._last.get(tp), self.seeks
                 self._last[tp] = fetched[-1].offset
                 yield tp, Fetched(batch)
 
@@ -124,6 +137,10 @@ class PositionThread(AIOKafkaConsumerThread):
         super().__init__(*args, **kwargs)
         #: Partition → the next offset to be fetched, as of the records that were fetched last.
         self.reached: dict[TP, int] = {}
+        #: How often we have sought, and how often we had when records were fetched last.
+        self.seeks = self.fetched_after = 0
+        #: Whether another worker has come under our instance id.
+        self.replaced = False
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         """As Faust's, without the records of transactions that were aborted."""
@@ -138,10 +155,15 @@ class PositionThread(AIOKafkaConsumerThread):
         send = coordinator._send_req
 
         async def send_and_renew(request: Any) -> Any:
-            sent = clock()
+            if self.replaced and isinstance(request, JoinGroupRequest):
+                raise UnknownMemberIdError  # Else we would replace the other, and it us, for ever.
+            sent, lease = clock(), self.consumer.lease
             response = await send(request)
-            if isinstance(request, _MEMBERSHIP) and response.error_code in _KNOWN:
-                self.consumer.lease.renew(sent)
+            if isinstance(request, _MEMBERSHIP) and not response.error_code:
+                lease.renew(sent)
+            # The group forgets a static member at the end of its session, or when another comes under its name.
+            if coordinator._group_instance_id and lease.in_session and _is_unknown(response):
+                self.replaced = True
             return response
 
         coordinator._send_req = send_and_renew
@@ -149,14 +171,34 @@ class PositionThread(AIOKafkaConsumerThread):
     async def _fetch_records(
         self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
     ) -> Mapping[TP, list[Any]]:
-        records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        # Faust's set changes while this waits for records, and aiokafka takes an empty one for all partitions.
+        asked = frozenset(active_partitions or ())
+        if not asked:
+            return {}
+        records = await super()._fetch_records(consumer, cast("set[TP]", asked), timeout, max_records)
         # Nothing was awaited since, so this is how far these records and those before them reach.
+        self.fetched_after = self.seeks
         self.reached = {
-            tp: at.position
-            for tp in active_partitions or ()
-            if (at := _fetch_state(consumer, tp)) is not None and at.has_valid_position
+            tp: at.position for tp in asked if (at := _fetch_state(consumer, tp)) is not None and at.has_valid_position
         }
         return records
+
+    async def seek_all(self, offsets: Mapping[TP, int]) -> None:
+        """Seek between two fetches; to be called in this thread."""
+        for tp, offset in offsets.items():
+            self.seek(tp, offset)
+        self.seeks += 1
+
+
+def _is_unknown(response: Any) -> bool:
+    """Whether the coordinator does not know the member that asked: of a commit, for any partition."""
+    if isinstance(response, OffsetCommitResponse_v3):
+        return any(code in _UNKNOWN for _, partitions in response.topics for _, code in partitions)
+    return getattr(response, "error_code", 0) in _UNKNOWN
+
+
+async def _check_errors(coordinator: Any) -> None:
+    coordinator.check_errors()
 
 
 def _fetch_state(consumer: Any, tp: TP) -> Any:
@@ -173,6 +215,8 @@ class PositionConsumer(AIOKafkaConsumer):
 
     drain: Callable[[], Awaitable[None]]
     lease: MembershipLease
+    #: Whether our partitions were assigned to us and not revoked since.
+    owned = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -187,7 +231,11 @@ class PositionConsumer(AIOKafkaConsumer):
 
     async def _wait_next_records(self, timeout: float) -> Any:
         records, active = await super()._wait_next_records(timeout)
-        for tp, at in cast("PositionThread", self._thread).reached.items():
+        thread = cast("PositionThread", self._thread)
+        if thread.fetched_after != thread.seeks:
+            # Fetched before we sought: not from where we go on, and read again from there.
+            return {tp: found for tp, found in (records or {}).items() if tp not in self._resumed}, active
+        for tp, at in thread.reached.items():
             last = records[tp][-1].offset if records and records.get(tp) else self._delivered.get(tp, (-1, 0))[0]
             self._delivered[tp] = (last, at)
         return records, active
@@ -200,10 +248,32 @@ class PositionConsumer(AIOKafkaConsumer):
         last, reached = self._delivered.get(tp, (-1, next_offset))
         return reached if last < next_offset else next_offset
 
+    async def check_errors(self) -> None:
+        """Raise the error for which the group coordinator's client waits; Faust never asks, and it would wait for ever.
+
+        One after which a new attempt may succeed is only logged, and then made.
+        """
+        if cast("PositionThread", self._thread).replaced:
+            raise ConfigError(
+                f"another worker has come under our instance id {self.app.conf.consumer_group_instance_id!r}; expected"
+                " a name of its own for each; set --instance-id, or leave it empty"
+            )
+        try:
+            await self._thread.call_thread(_check_errors, self._thread._ensure_consumer()._coordinator)
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            logger.warning("the consumer group failed us, trying again: %r", error)
+
     def fetched_at(self, tp: TP) -> float | None:
         """When the broker last answered a fetch of this partition, in seconds since 1970; None before the first."""
         timestamp_ms = self._thread._ensure_consumer().last_poll_timestamp(TopicPartition(*tp))
         return None if timestamp_ms is None else timestamp_ms / 1000
+
+    @property
+    def seeks(self) -> int:
+        """How often we have sought."""
+        return cast("OneEventPerFetch", self.scheduler).seeks
 
     def acknowledge(self, tp: TP, position: Position) -> None:
         """Everything before ``position`` is durable; the next commit says so."""
@@ -230,16 +300,19 @@ class PositionConsumer(AIOKafkaConsumer):
         the state was there, have taken it.
         """
         await super().perform_seek()
+        assigned, thread = self.assignment(), cast("PositionThread", self._thread)
+        offsets = {tp: at.offset for tp, at in self._resumed.items() if tp in assigned}
+        await thread.call_thread(thread.seek_all, offsets)
+        self._read_offset.update({tp: offset or None for tp, offset in offsets.items()})
         self._delivered.clear()
-        assigned = self.assignment()
-        for tp, at in self._resumed.items():
-            if tp in assigned:
-                await self.seek(tp, at.offset)
+        cast("OneEventPerFetch", self.scheduler).sought()
 
     def uncommitted(self) -> dict[TP, Position]:
         """Acknowledged positions that the broker does not have yet."""
-        assigned = self.assignment()
-        return {tp: at for tp, at in self._positions.items() if tp in assigned and self._committed.get(tp) != at}
+        new = {tp: at for tp, at in self._positions.items() if self._committed.get(tp) != at}
+        # Before the start there is no assignment to ask for, and nothing new either.
+        assigned = self.assignment() if new else set()
+        return {tp: at for tp, at in new.items() if tp in assigned}
 
     async def force_commit(self, *_: Any, **__: Any) -> bool:
         """Commit every position that is new; one that the broker refused stays new and is tried again."""
@@ -260,8 +333,14 @@ class PositionConsumer(AIOKafkaConsumer):
         await self.drain()
         await self.commit()
 
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Partitions are ours from now on."""
+        self.owned = True
+        await super().on_partitions_assigned(assigned, generation_id)
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Drain (by way of ``wait_empty``) while the partitions are still ours, then forget them."""
+        self.owned = False
         await super().on_partitions_revoked(revoked)
         for tp in revoked:
             self._positions.pop(tp, None)
@@ -288,79 +367,6 @@ class PositionTransport(AIOKafkaTransport):
     Consumer = PositionConsumer
 
 
-# -- the durable layer ------------------------------------------------------------------------------------
-
-
-class UserStore(RocksDBStore):
-    """RocksDB of packed users, a database per partition, written in bulk together with its changelog offset."""
-
-    #: Recovery swallows errors and goes on with a partial table, so the first one is kept here and is fatal.
-    recovery_error: Exception | None = None
-
-    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:  # noqa: ARG002
-        """Apply recovered changelog fetches; one that is older than what the store has would undo users."""
-        try:
-            for event in batch:
-                have = self.persisted_offset(event.message.tp)
-                if have is not None and event.message.offset <= have:
-                    continue
-                items = [(record.key, record.value) for record in event.value]
-                self.write(event.message.partition, self._newest(event.message.partition, items), event.message.offset)
-        except Exception as error:
-            self.recovery_error = self.recovery_error or error
-            raise
-
-    def _newest(self, partition: int, items: list[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes | None]]:
-        """The same without values that have seen less than what the store has: a worker that was replaced sent them."""
-        known = self._db_for_partition(partition).get([key for key, _ in items])
-        seen = {key: changelog.applied_offset(value) for (key, _), value in zip(items, known, strict=True) if value}
-        newest = []
-        for key, value in items:
-            if value:
-                offset = changelog.applied_offset(value)
-                if offset < seen.get(key, -1):
-                    continue
-                seen[key] = offset
-            newest.append((key, value))
-        return newest
-
-    def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
-        """Write users and the changelog offset that they came with, all or nothing; None deletes."""
-        batch = rocksdict.WriteBatch(raw_mode=True)
-        for key, value in items:
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
-        batch.put(self.offset_key, str(offset).encode())
-        self._db_for_partition(partition).write(batch)
-
-    def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """All users of a partition."""
-        yield from self._visible_items(self._db_for_partition(partition))
-
-
-class UserTable(faust.Table[bytes, bytes]):
-    """The Faust table of users: changelog topic, recovery and partitions are Faust's, the store is ours."""
-
-    def _new_store(self) -> UserStore:
-        return UserStore(
-            URL("rocksdb://"),
-            self.app,
-            self,
-            table_name=self.name,
-            key_type=bytes,
-            value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
-            options={
-                "driver": "rocksdict",
-                "write_buffer_size": 32 * 1024 * 1024,
-                "block_cache_size": 32 * 1024 * 1024,
-            },
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
     """The Faust app with its source topic and its table of users."""
@@ -379,6 +385,17 @@ class Source:
         """Faust's recovery service of the tables."""
         return cast("Any", self.app.tables).recovery
 
+    async def crashed(self) -> None:
+        """Wait until Faust has crashed, and raise why: it stays there after that, and does nothing."""
+        app = cast("Any", self.app)
+        await app._crashed.wait()
+        if isinstance(app.crash_reason, ConsistencyError):
+            raise ContractError(
+                f"the changelog topic of {app.conf.id} ends before what the local store has of it; expected the topic"
+                " that the store comes from; bring that topic back, or begin anew with another --app-id"
+            ) from app.crash_reason
+        raise app.crash_reason
+
     @property
     def store(self) -> UserStore:
         """The local store of users."""
@@ -395,9 +412,11 @@ def build_app(
     fetch_records_max: int,
     session_timeout_s: float,
     instance_id: str,
+    standby_replicas: int = 1,
     credentials: Any = None,
 ) -> Source:
     """Make the Faust app; the agent is added by the caller."""
+    read_any_header_name()
     app = FetchingApp(
         app_id,
         broker=[URL(f"kafka://{host.strip()}") for host in brokers.split(",")],
@@ -414,6 +433,7 @@ def build_app(
         topic_partitions=partitions,
         topic_disable_leader=True,
         topic_allow_declare=False,
+        table_standby_replicas=standby_replicas,
         datadir=str(data_dir),
         web_enabled=False,
         store="memory://",
@@ -432,6 +452,8 @@ def build_app(
         partitions=partitions,
         changelog_topic=changelog,
         recovery_buffer_size=2,
+        # What waits in the buffer is missing when its partition is taken over.
+        standby_buffer_size=1,
     )
     app.tables.add(users)
     return Source(app, app.topic(events_topic, **topic_options), users)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
@@ -66,13 +66,19 @@ class EmbeddedBroker:
     """One Apache Kafka node with its data under ``directory``; started again there, it has kept the data.
 
     ``properties`` override ours; listeners given there are added to the plaintext one on ``port`` (0: a
-    free one, kept for the life of this object).
+    free one, kept for the life of this object). ``jvm_options`` are added to ours and win over them.
     """
 
-    def __init__(self, directory: Path, port: int = 0, properties: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        port: int = 0,
+        properties: Mapping[str, str] = MappingProxyType({}),
+        jvm_options: Sequence[str] = (),
+    ) -> None:
         self.directory = directory.resolve()
         self.port = port or free_port()
-        self.properties = dict(properties)
+        self.properties, self.jvm_options = dict(properties), tuple(jvm_options)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -207,7 +213,7 @@ class EmbeddedBroker:
         with self.log_file.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal must not end the broker before its clients.
             self._process = subprocess.Popen(
-                [java, *_JVM_OPTIONS, "kafka.Kafka", str(self.directory / "server.properties")],
+                [java, *_JVM_OPTIONS, *self.jvm_options, "kafka.Kafka", str(self.directory / "server.properties")],
                 env={**os.environ, "CLASSPATH": classpath},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -23,6 +23,8 @@ class LazyGroup(click.Group):
         "scores": "stream.service.tail:scores",
         "alerts": "stream.service.tail:alerts",
         "user": "stream.service.user:user",
+        "segments": "stream.service.segments:segments",
+        "dlq": "stream.service.dlq:dlq",
         "broker": "stream.service.broker:broker",
         "demo": "stream.service.demo:demo",
     }

@@ -25,7 +25,7 @@ __all__ = ["OUTCOMES", "PREFIX", "SLO_SECONDS", "STAGES", "TRIGGERS", "MetricDoc
 
 PREFIX: Final = "valuestream"
 
-OUTCOMES: Final = ("applied", "duplicate", "replayed", "late", "dead_letter", "ignored")
+OUTCOMES: Final = ("applied", "duplicate", "replayed", "late", "dead_letter", "ignored", "erased", "erasure")
 STAGES: Final = ("decode", "state", "sentiment", "features", "encode", "infer", "decide", "explain", "publish")
 TRIGGERS: Final = ("event", "review", "silence")
 _CHECKPOINTS: Final = ("ok", "failed")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream.assignment import Assignment
@@ -17,6 +19,7 @@ from stream.explain import Explainer
 from stream.lease import MembershipLease
 from stream.partition import Partition, Position
 from stream.pipeline import Pipeline, Topics
+from stream.pseudonym import pseudonyms_of
 from stream.publish import Publisher
 from stream.reviews import Reviews, SentimentModel
 from stream.score import Scorer
@@ -38,6 +41,8 @@ _SCORERS: Final = 2
 #: How long a scorer waits before it looks for stale users again when there are none.
 _NAP_S: Final = 0.002
 _RETRY_S: Final = 1.0
+#: Of the time that an end may take, what closing may; the rest is for the process.
+_CLOSE_SHARE: Final = 0.8
 #: Behind a backlog each scorer rests this many times as long as it worked.
 _REST_WHEN_BEHIND: Final = 4.0
 
@@ -58,7 +63,7 @@ class Worker:
         self._reviews = Reviews(sentiment, settings.reviews_pending_max, self.metrics, clock)
         self.health = health_checks.Health(clock, stall_timeout_s=settings.stall_timeout_s)
         self._lease = MembershipLease(clock, settings.session_timeout_s)
-        self._publisher = Publisher(self._lease, **aiokafka_config(settings))
+        self._publisher = Publisher(self._lease, settings.stall_timeout_s, **aiokafka_config(settings))
         self._source = build_app(
             app_id=settings.app_id,
             brokers=settings.bootstrap_servers,
@@ -68,6 +73,7 @@ class Worker:
             fetch_records_max=settings.fetch_records_max,
             session_timeout_s=settings.session_timeout_s,
             instance_id=settings.instance_id,
+            standby_replicas=settings.standby_replicas,
             credentials=faust_credentials(settings),
         )
         self._pipeline = self._build_pipeline()
@@ -95,6 +101,7 @@ class Worker:
             Money(manifest.currency, s.fx_rates),
             bytes_max=s.event_bytes_max,
             future_skew_s=s.future_skew_s,
+            pseudonyms=pseudonyms_of(s.pseudonym_key.get_secret_value(), s.pseudonym_key_id),
         )
         rule = AlertRule(s.alert_churn_high, s.alert_churn_clear, s.alert_cooldown_s)
         topics = Topics(changelog_topic(s), s.scores_topic, s.alerts_topic, s.dlq_topic)
@@ -121,16 +128,37 @@ class Worker:
         self._subscribe()
         app = self._source.app
         app.finalize()
-        tasks = [asyncio.create_task(self._guard(job)) for job in self._jobs()]
+        tasks = [asyncio.create_task(self._guard(job)) for job in (app.start, *self._jobs())]
         try:
-            await app.start()
             await self._ended
-        finally:
-            await app.stop()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        except BaseException:
+            # What made the worker fail is not kept waiting by a broker that does not answer.
+            with contextlib.suppress(TimeoutError):
+                await self._abandon(tasks, server)
+            raise
+        try:
+            await self._close(tasks, server)
+        except TimeoutError as error:
+            raise ValuestreamError(
+                f"the end took longer than {self._settings.stop_timeout_s:.0f} s; what was not committed will be"
+                " replayed; look at the brokers, or raise --stop-timeout-s"
+            ) from error
+
+    async def _close(self, tasks: list[asyncio.Task[None]], server: health_checks.RunningServer) -> None:
+        """Make everything taken in durable and end; TimeoutError where that takes too long."""
+        async with asyncio.timeout(_CLOSE_SHARE * self._settings.stop_timeout_s):
+            await self._source.app.stop()
+            await _cancelled(tasks)
             await self._publisher.stop()
+            await server.close()
+
+    async def _abandon(self, tasks: list[asyncio.Task[None]], server: health_checks.RunningServer) -> None:
+        """End as we are; what is under way has ended before the group gives our partitions to others."""
+        async with asyncio.timeout(_CLOSE_SHARE * self._settings.stop_timeout_s):
+            self._assignment.revoke()
+            await _cancelled(tasks)
+            await self._publisher.stop()
+            await self._source.app.stop()
             await server.close()
 
     def stop(self) -> None:
@@ -142,6 +170,9 @@ class Worker:
     def _fail(self, error: BaseException) -> None:
         self._watchdog.ending()
         if not self._ended.done():
+            # Said at once, because an end that hangs is forced and would leave no reason.
+            worded = isinstance(error, (ValuestreamError, KafkaError))
+            logger.error("this worker ends: %s", error if worded else type(error).__name__)
             self._ended.set_exception(error)
 
     def _stuck(self, reason: str) -> None:
@@ -159,8 +190,8 @@ class Worker:
             self._fail(error)
 
     def _jobs(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        timers = [self._checkpoint_forever, self._sweep_forever, self._observe_forever]
-        return [*timers, *[self._score_forever] * _SCORERS, self._review_forever]
+        timers = [self._checkpoint_forever, self._sweep_forever, self._observe_forever, self._check_group_forever]
+        return [*timers, *[self._score_forever] * _SCORERS, self._review_forever, self._source.crashed]
 
     # -- Faust ----------------------------------------------------------------------------------------------
 
@@ -177,7 +208,7 @@ class Worker:
             try:
                 await self._reviews.room(lambda: self._partitions)
                 highwater = self._source.consumer.highwater(message.tp)
-                self._assignment.take_in(message.partition, message.generation_id, fetch.value, highwater)
+                self._assignment.take_in(message.partition, fetch.value, highwater)
             except BaseException as error:
                 self._fail(error)
                 raise
@@ -201,14 +232,13 @@ class Worker:
 
     async def _resume_partitions(self) -> None:
         started, consumer = self._clock.monotonic(), self._source.consumer
-        generation = self._source.app.consumer_generation_id
+        if not consumer.owned:
+            return  # Revoked again already; Faust calls once more for the next assignment.
         self._check_recovered()
         tps = {tp for tp in consumer.assignment() if tp.topic == self._settings.events_topic}
-        positions = await consumer.resume_positions(tps)
-        await self._assignment.resume(generation, {tp.partition: positions[tp] for tp in sorted(tps)})
-        if generation != self._source.app.consumer_generation_id:
-            self._assignment.revoke()
-            return  # Rebalanced again meanwhile; Faust calls once more for the newer generation.
+        if not await self._assignment.resume(consumer.seeks, self._positions(tps)):
+            return
+        await self._check_source()
         partitions = self._partitions
         self.metrics.recovery_seconds.set(self._clock.monotonic() - started)
         self.metrics.rebalances.inc()
@@ -217,6 +247,22 @@ class Worker:
         self.health.recovered(True)
         users = sum(len(p.state) for p in partitions)
         logger.info("ready", extra={"partitions": len(partitions), "state_users": users})
+
+    async def _positions(self, tps: set[TP]) -> dict[int, Position]:
+        return {tp.partition: at for tp, at in (await self._source.consumer.resume_positions(tps)).items()}
+
+    async def _check_source(self) -> None:
+        """A topic that was made anew begins at offset 0 again: its events would be taken for replays, and be lost."""
+        topic = self._settings.events_topic
+        for partition in self._partitions:
+            tp = TP(topic, partition.number)
+            end = (await self._source.consumer.highwaters(tp))[tp]
+            seen = int(partition.state.users["applied_offset"][: len(partition.state)].max(initial=-1))
+            if seen >= end:
+                raise ContractError(
+                    f"topic {topic} partition {partition.number} ends at offset {end}, but the state has seen offset"
+                    f" {seen}; expected the topic that the state comes from; begin anew with another --app-id"
+                )
 
     def _check_recovered(self) -> None:
         """Faust goes on after an error in recovery, with a partial table; we do not."""
@@ -300,6 +346,12 @@ class Worker:
                 partition.queue_silent(event_now, self._pipeline.stage_max, self._clock.monotonic())
                 await asyncio.sleep(0)
 
+    async def _check_group_forever(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            if self._source.app.consumer.started:
+                await self._source.consumer.check_errors()
+
     async def _observe_forever(self) -> None:
         while True:
             self._observe()
@@ -336,3 +388,9 @@ class Worker:
                     "look at the changelog topic's brokers, or raise --recovery-deadline-s"
                 )
             )
+
+
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -81,9 +81,18 @@ class Settings(BaseSettings):
         gt=0,
     )
     recovery_deadline_s: float = _setting(600.0, "State", "Recovery that takes longer ends the worker.", gt=0)
+    standby_replicas: int = _setting(
+        1,
+        "State",
+        "Other workers that keep a copy of each partition's state, to take over at once; each costs disk and reads.",
+        ge=0,
+    )
 
     # Scoring -----------------------------------------------------------------------------------------
     model_dir: Path | None = _setting(None, "Scoring", "Model folder; the shipped demo model where not given.")
+    model_public_key: Path | None = _setting(
+        None, "Scoring", "PEM file of an Ed25519 public key: only model folders signed with its private key are served."
+    )
     provider: Literal["cpu", "cuda"] = _setting(
         "cpu", "Scoring", "Where the model runs. Start-up fails rather than fall back to another."
     )
@@ -124,9 +133,27 @@ class Settings(BaseSettings):
         86_400.0, "Alerts", "Event time that must pass between two alerts for one user.", ge=0
     )
 
+    # Privacy -----------------------------------------------------------------------------------------
+    pseudonym_key: SecretStr = _setting(
+        SecretStr(""),
+        "Privacy",
+        "Keep hashes by this key in place of user ids: 32 random bytes or more, as hex or base64; best set in the"
+        " environment.",
+    )
+    pseudonym_key_id: str = _setting(
+        "1", "Privacy", "Name of that key, in every pseudonym: p1:...; the state of another key is refused."
+    )
+
     # Operations --------------------------------------------------------------------------------------
     http_host: str = _setting("127.0.0.1", "Operations", "Where metrics and health listen. Loopback unless told.")
     http_port: int = _setting(9464, "Operations", "Port of /metrics and /health/*; 0 takes a free one.", ge=0)
     log_format: Literal["text", "json"] = _setting("text", "Operations", "Logs for people or for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Operations", "How much to log.")
+    stall_timeout_s: float = _setting(
+        60.0,
+        "Operations",
+        "A worker ends when records wait and nothing is committed for this long, or the broker does not answer;"
+        " it is not ready after half of it.",
+        gt=0,
+    )
     stop_timeout_s: float = _setting(10.0, "Operations", "A stop that takes longer is forced.", gt=0)

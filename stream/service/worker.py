@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import sys
 
 import click
 import uvloop
 from aiokafka.errors import KafkaError
 
-from stream.errors import ConfigError, ValuestreamError
+from stream.errors import ConfigError, PublishError, ValuestreamError
 from stream.score import DEMO_MODEL, Scorer
 from stream.sentiment import Sentiment
 from stream.service import logs
 from stream.service.clock import Clock, SystemClock
 from stream.service.options import GroupedCommand, settings_options
+from stream.service.rights import lost_right
 from stream.service.runtime import Worker
 from stream.service.settings import Settings
-from stream.service.topics import check_topics
+from stream.service.topics import check_topics, worker_rights
+from stream.signature import Verify, verifier
+from stream.store import require_room
 
 __all__ = ["run_worker", "worker"]
 
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @click.command(cls=GroupedCommand)
-@settings_options("Kafka", "Topics", "Events", "State", "Scoring", "Alerts", "Operations")
+@settings_options("Kafka", "Topics", "Events", "Privacy", "State", "Scoring", "Alerts", "Operations")
 def worker(settings: Settings) -> None:
     """Score users live: read events, keep state, publish scores and alerts."""
     logs.setup(settings)
@@ -37,23 +38,28 @@ def worker(settings: Settings) -> None:
 
 def run_worker(settings: Settings, clock: Clock) -> None:
     """Check everything that can be checked before start, then serve until SIGTERM or Ctrl-C."""
+    require_room(settings.data_dir)
+    verify = verifier(settings.model_public_key)
     scorer = Scorer(
         settings.model_dir or DEMO_MODEL,
         provider=settings.provider,
         threads=settings.inference_threads,
         variant=settings.model_variant,
+        verify=verify,
     )
-    sentiment = _sentiment(settings)
-    partitions, problems = check_topics(settings)
+    sentiment = _sentiment(settings, verify)
+    partitions, problems = check_topics(settings, worker_rights(settings))
     if problems:
         raise ConfigError("; ".join(problems))
     uvloop.run(_serve(settings, scorer, sentiment, partitions, clock))
 
 
-def _sentiment(settings: Settings) -> Sentiment | None:
+def _sentiment(settings: Settings, verify: Verify) -> Sentiment | None:
     if settings.sentiment_dir is None:
         return None
-    return Sentiment(settings.sentiment_dir, provider=settings.provider, threads=settings.inference_threads)
+    return Sentiment(
+        settings.sentiment_dir, provider=settings.provider, threads=settings.inference_threads, verify=verify
+    )
 
 
 async def _serve(
@@ -65,21 +71,15 @@ async def _serve(
     def stop() -> None:
         logger.info("stopping")
         service.stop()
-        loop.call_later(settings.stop_timeout_s, _force_exit)
 
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop)
     try:
         await service.run()
-    except KafkaError as error:
+    except (KafkaError, PublishError) as error:
+        cause = lost_right(settings, error.__cause__ or error, worker_rights(settings)) or error
         raise ValuestreamError(
-            f"Kafka did not take what must be durable: {error!r}; nothing was committed past it, "
-            "so mend the cause and start the worker again"
+            f"Kafka refused us: {cause}; nothing was committed past what is durable, so mend the cause and start the"
+            " worker again"
         ) from error
     logger.info("stopped: everything taken in is durable and committed")
-
-
-def _force_exit() -> None:
-    logger.error("the stop took too long and is forced; what was not committed will be replayed")
-    sys.stderr.flush()
-    os._exit(1)

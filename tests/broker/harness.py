@@ -106,7 +106,7 @@ def produce(settings: Settings, messages: Iterable[Message]) -> None:
 class WorkerProcess:
     """A worker in a process of its own, as a person would start it."""
 
-    def __init__(self, settings: Settings, log: Path, **env: str) -> None:
+    def __init__(self, settings: Settings, log: Path, module: str = "stream.service.cli", **env: str) -> None:
         self.port = free_port()
         self._log = log
 
@@ -129,7 +129,7 @@ class WorkerProcess:
         }
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "stream.service.cli", "worker"],
+                [sys.executable, "-m", module, "worker"],
                 env={**os.environ, **given},
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -206,8 +206,13 @@ def committed(settings: Settings) -> dict[int, int]:
 
 
 def read_topic(settings: Settings, topic: str) -> list[Any]:
-    """Every record of a topic up to its end as of now, per partition in offset order."""
-    consumer = KafkaConsumer(**kafka_python_config(settings), auto_offset_reset="earliest", enable_auto_commit=False)
+    """Every committed record of a topic up to its end as of now, per partition in offset order."""
+    consumer = KafkaConsumer(
+        **kafka_python_config(settings),
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+    )
     tps = [TopicPartition(topic, p) for p in range(PARTITIONS)]
     consumer.assign(tps)
     consumer.seek_to_beginning(*tps)

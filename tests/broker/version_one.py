@@ -1,0 +1,36 @@
+"""A worker of an earlier release: it packs state version 1, and refuses anything newer in that release's words.
+
+``python -m tests.broker.version_one worker`` in place of ``stream.service.cli``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stream import changelog
+from stream.contract.columns import USER, USER_BYTES
+from stream.errors import ContractError
+from stream.service import cli
+
+_pack, _load = changelog.pack, changelog.load
+
+
+def pack(state: Any, rows: Any) -> list[bytes]:
+    """As that release: without the columns that came later."""
+    return [b"\x01" + value[1 : 1 + USER_BYTES[1]] + value[1 + USER.itemsize :] for value in _pack(state, rows)]
+
+
+def load(state: Any, users: list[str], values: list[bytes]) -> Any:
+    """As that release: it knows no version but its own."""
+    others = {value[0] for value in values} - {1}
+    if others:
+        raise ContractError(
+            f"state version is {max(others)}, this build reads 1; "
+            "run the release that wrote it, or start with a new --app-id"
+        )
+    return _load(state, users, values)
+
+
+if __name__ == "__main__":
+    changelog.pack, changelog.load = pack, load
+    cli.main()

@@ -1,0 +1,67 @@
+"""A local disk with the store of users: it outlives its process, may have lost its last writes, or all."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from faust.types import TP
+
+from stream.store import UserStore
+from tests.simulation.broker import CHANGELOG, Stored
+
+__all__ = ["Disk"]
+
+#: Writes that a disk which loses power may lose.
+_LOST_MAX = 3
+_EMPTY: tuple[dict[bytes, bytes], int | None] = ({}, None)
+
+
+class Disk(UserStore):
+    """The real store, with a dictionary for each partition where the RocksDB databases are."""
+
+    def __init__(self) -> None:
+        self._written: dict[int, list[tuple[dict[bytes, bytes], int | None]]] = {}
+
+    def recover(self, partition: int, records: Sequence[Stored]) -> None:
+        """Apply one fetch of the changelog, as Faust's recovery does."""
+        message = SimpleNamespace(tp=TP(CHANGELOG, partition), partition=partition, offset=records[-1].offset)
+        self.apply_changelog_batch([SimpleNamespace(message=message, value=records)], None, None)
+
+    def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
+        users = dict(self._now(partition)[0])
+        for key, value in items:
+            if value is None:
+                users.pop(key, None)
+            else:
+                users[key] = value
+        self._written[partition] = [*self._written.get(partition, [])[-_LOST_MAX:], (users, offset)]
+
+    def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        yield from self._now(partition)[0].items()
+
+    def persisted_offset(self, tp: TP) -> int | None:
+        return self._now(tp.partition)[1]
+
+    def lose_writes(self, rng: random.Random) -> None:
+        """The machine lost power: the last writes of each partition are gone."""
+        for partition, written in self._written.items():
+            self._written[partition] = written[: rng.randrange(len(written) + 1)]
+
+    def lose(self) -> None:
+        """The disk is a new one."""
+        self._written.clear()
+
+    def partition_path(self, partition: int) -> Path:
+        return Path(f"partition-{partition}")
+
+    def _now(self, partition: int) -> tuple[dict[bytes, bytes], int | None]:
+        written = self._written.get(partition)
+        return written[-1] if written else _EMPTY
+
+    def _db_for_partition(self, partition: int) -> Any:
+        users = self._now(partition)[0]
+        return SimpleNamespace(get=lambda keys: [users.get(key) for key in keys])

@@ -1,0 +1,118 @@
+"""What may go wrong, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError, RequestTimedOutError
+
+from stream.errors import ScoringError
+from tests.simulation.broker import CHANGELOG
+from tests.simulation.network import THREAD
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+__all__ = ["ALWAYS", "FAULTS"]
+
+
+def kill(world: World) -> None:
+    """kill -9."""
+    if world.processes:
+        world.kill(world.rng.choice(world.processes))
+
+
+def restart(world: World) -> None:
+    """A worker starts, with the disk it had, with one that lost its last writes, or with a new one."""
+    slot = world.rng.randrange(len(world.disks))
+    if any(p.name.startswith(f"w{slot}.") for p in world.processes):
+        return
+    disk = world.rng.random()
+    if disk < 0.2:
+        world.disks[slot].lose_writes(world.rng)
+    elif disk < 0.4:
+        world.disks[slot].lose()
+    world.start(slot)
+
+
+def stop(world: World) -> None:
+    """SIGTERM."""
+    process = world.rng.choice(world.processes) if world.processes else None
+    if process is not None and not process.stopping:
+        world.note(f"stop {process.name}")
+        process.stop()
+
+
+def pause(world: World) -> None:
+    """SIGSTOP."""
+    running = [p for p in world.processes if not p.paused]
+    if running:
+        process = world.rng.choice(running)
+        world.note(f"pause {process.name}")
+        process.paused = True
+
+
+def go_on(world: World) -> None:
+    """SIGCONT."""
+    paused = [p for p in world.processes if p.paused]
+    if paused:
+        process = world.rng.choice(paused)
+        world.note(f"continue {process.name}")
+        process.paused = False
+
+
+def stall(world: World) -> None:
+    """A long time in which nothing happens: sessions end, leases end."""
+    seconds = world.rng.choice((2.0, 4.8, 5.6, 7.0))
+    world.note(f"{seconds} s pass")
+    world.advance(seconds)
+
+
+def lose(world: World) -> None:
+    """A connection breaks, before a request arrives or before its answer does."""
+    under_way = [r for r in (*world.network.sent, *world.network.answered) if r.lane != THREAD]
+    # Most requests are heartbeats and fetches, of which there will be more.
+    under_way = [r for r in under_way if r.name.startswith("append")] or under_way
+    if under_way:
+        request = world.rng.choice(under_way)
+        world.note(f"{request.process.name}: {request.name} is lost")
+        world.network.fail(request, KafkaConnectionError("lost"))
+
+
+def refuse(world: World) -> None:
+    """The broker refuses a produce or a commit."""
+    asked = [r for r in world.network.sent if r.name.startswith(("append", "commit"))]
+    if asked:
+        request = world.rng.choice(asked)
+        world.note(f"{request.process.name}: {request.name} is refused")
+        error = MessageSizeTooLargeError() if request.lane else RequestTimedOutError()
+        world.network.fail(request, error)
+
+
+def compact(world: World) -> None:
+    """The broker compacts a changelog."""
+    world.broker.compact(CHANGELOG, world.rng.randrange(2), world.rng)
+
+
+def fail_inference(world: World) -> None:
+    """A model cannot be run."""
+    busy = [p for p in world.processes if p.loop.jobs]
+    if busy:
+        process = world.rng.choice(busy)
+        process.loop.finish(world.rng.choice(process.loop.jobs), ScoringError("not now"))
+
+
+#: Fault → how often it is chosen, against the others.
+FAULTS: Final[dict[Callable[[World], None], int]] = {
+    kill: 3,
+    stop: 1,
+    pause: 3,
+    stall: 3,
+    lose: 3,
+    refuse: 1,
+    compact: 1,
+    fail_inference: 1,
+}
+#: What every schedule has: else its workers would soon be gone.
+ALWAYS: Final[dict[Callable[[World], None], int]] = {restart: 8, go_on: 6}

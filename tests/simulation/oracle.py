@@ -1,0 +1,72 @@
+"""What is to come out: an undisturbed replay of the source through the same pure state, and what it says of offsets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stream import changelog
+from stream.contract.columns import IDLE_AGES_S, USER
+from stream.decide import encode_json
+from stream.decode import Decoder, Money
+from stream.score import RawScores
+from stream.state import PartitionState
+from tests.simulation.broker import Stored
+from tests.simulation.model import HashedDecider, HashedSentiment
+
+__all__ = ["Expected", "decoder", "expected", "without_scores"]
+
+#: Columns of USER that scoring writes: how often a user is scored on the way depends on the schedule.
+_SCORED = ("scored_offset", "scored_sentiment", "idle_stage", "churn", "purchase", "ltv", "alert_band", "alert_time")
+_NO_OUTPUT = RawScores(*(np.zeros(0, np.float32) for _ in range(3)))
+
+
+@dataclass
+class Expected:
+    """Of one partition: packed states and last scores by user, and which offsets were accepted and dead-lettered."""
+
+    states: dict[str, bytes]
+    scores: dict[str, bytes]
+    accepted: list[tuple[int, str]]
+    dead: set[int]
+    #: Offsets of accepted reviews, which are done only when their sentiment is in the state.
+    reviews: list[tuple[int, str]] = field(default_factory=list)
+
+
+def decoder() -> Decoder:
+    """The decoder of all workers and of the oracle."""
+    return Decoder("flat", Money("USD"), bytes_max=10_000, future_skew_s=86_400.0)
+
+
+def expected(records: list[Stored], lateness_s: float, now: float) -> Expected:
+    """Replay all records of a partition at once."""
+    state, decoded = PartitionState(lateness_s), decoder().decode(records, now)
+    if not records:
+        return Expected({}, {}, [], set())
+    applied = state.apply(decoded.batch)
+    offsets = decoded.batch.rows["offset"].tolist()
+    rows = dict(zip(applied.accepted.tolist(), applied.users.tolist(), strict=True))
+    reviews = [(i, text) for i, text in decoded.reviews if i in rows]
+    whose, where = (np.array([of[i] for i, _ in reviews], np.int64) for of in (rows, offsets))
+    state.note_sentiments(whose, where, HashedSentiment().run([text for _, text in reviews]))
+    everyone = np.arange(len(state))
+    snapshot = state.snapshot(everyone)
+    as_of = snapshot.users["last_time"].astype(np.int64) + IDLE_AGES_S[state.idle_stages(state.watermark)]
+    scores = HashedDecider().decide(snapshot, as_of, _NO_OUTPUT).scores
+    values = changelog.pack(state, everyone)
+    return Expected(
+        {user: without_scores(value) for user, value in zip(state.ids, values, strict=True)},
+        {s.user_id: encode_json(s) for s in scores},
+        [(offsets[i], decoded.batch.users[i]) for i in sorted(rows)],
+        {d.record.offset for d in decoded.dead} | {decoded.records[i].offset for i in applied.late.tolist()},
+        [(offsets[i], decoded.batch.users[i]) for i, _ in reviews],
+    )
+
+
+def without_scores(value: bytes) -> bytes:
+    """A packed user with the columns that scoring writes set to nothing."""
+    head = np.frombuffer(value[1 : 1 + USER.itemsize], USER).copy()
+    for name in _SCORED:
+        head[name] = 0
+    return head.tobytes() + value[1 + USER.itemsize :]

@@ -1,0 +1,180 @@
+"""The local store on its own: damage, refusals, and what it says about them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from faust.types import TP
+
+from stream.errors import ConfigError, ValuestreamError
+from stream.source import Source, build_app
+from stream.store import UserStore, require_room
+
+USERS = {f"user-{i}".encode(): random.Random(i).randbytes(300) for i in range(1_000)}
+
+
+def source_at(folder: Path) -> Source:
+    """An app that never runs."""
+    return build_app(
+        app_id="app",
+        brokers="127.0.0.1:1",
+        events_topic="events",
+        partitions=1,
+        data_dir=folder,
+        fetch_records_max=1,
+        session_timeout_s=8.0,
+        instance_id="",
+    )
+
+
+def store_at(folder: Path) -> UserStore:
+    """The store of such an app."""
+    source = source_at(folder)
+    source.app.finalize()
+    return source.store
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state directory with users on disk: some in tables, the last in the log of writes."""
+    folder = tmp_path_factory.mktemp("written")
+    store = store_at(folder / "open")
+    for i, (key, value) in enumerate(USERS.items()):
+        store.write(0, [(key, value)], i)
+        if i % 300 == 299:
+            store._db_for_partition(0).flush()
+    # As a crash leaves it: closing would write the log into a table.
+    return Path(shutil.copytree(folder / "open", folder / "crashed"))
+
+
+@pytest.fixture
+def database(written: Path, tmp_path: Path) -> Path:
+    """The database of partition 0 in a copy of that directory."""
+    shutil.copytree(written, tmp_path / "state")
+    return next(tmp_path.glob("state/**/users-0.db"))
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    for _ in range(8):
+        data[rng.randrange(len(data))] ^= 0xFF
+    path.write_bytes(data)
+
+
+def cut(path: Path, rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
+
+
+def remove(path: Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("harm", [flip, cut, remove])
+@pytest.mark.parametrize("name", ["*.sst", "MANIFEST-*", "CURRENT"])
+def test_damaged_database_is_made_anew_with_one_warning(
+    database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, harm: Callable[..., None]
+) -> None:
+    for path in database.glob(name):
+        harm(path, random.Random(1))
+    store = store_at(tmp_path / "state")
+    with caplog.at_level(logging.WARNING):
+        assert dict(store.users(0)) == {}
+    assert [str(database) in record.getMessage() for record in caplog.records] == [True]
+    store.write(0, [(b"user-0", b"new")], 7)
+    assert dict(store.users(0)) == {b"user-0": b"new"}
+
+
+@pytest.mark.parametrize("harm", [flip, cut, remove])
+def test_damaged_log_of_writes_leaves_users_and_offset_of_one_earlier_moment(
+    database: Path, tmp_path: Path, harm: Callable[..., None]
+) -> None:
+    log = max(database.glob("*.log"), key=lambda path: path.stat().st_size)
+    harm(log, random.Random(1))
+    store = store_at(tmp_path / "state")
+    users = dict(store.users(0))
+    assert 0 < len(users) < len(USERS)
+    assert users == dict(list(USERS.items())[: len(users)])
+    assert store.persisted_offset(TP("changelog", 0)) == len(users) - 1
+
+
+def test_whole_database_is_kept_without_a_word(
+    database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert dict(store_at(tmp_path / "state").users(0)) == USERS
+    assert not caplog.records
+    assert database.is_dir()
+
+
+class Refusing:
+    """A database that answers everything with this error."""
+
+    def __init__(self, error: str) -> None:
+        self._error = error
+
+    def items(self, _: object = None) -> None:
+        raise Exception(self._error)
+
+    write = get = items
+
+
+@pytest.mark.parametrize(
+    ("error", "step"),
+    [
+        ("Corruption: block checksum mismatch", "start the worker again"),
+        ("IO error: No space left on device: While appending", "make room on the disk, then start the worker again"),
+        ("IO error: Too many open files: While open a file", "raise the limit on open files, then start"),
+    ],
+)
+def test_error_while_it_is_open_is_one_line_with_the_next_step(tmp_path: Path, error: str, step: str) -> None:
+    store = store_at(tmp_path)
+    store._dbs[0] = Refusing(error)
+    uses: list[Callable[[], object]] = [
+        lambda: list(store.users(0)),
+        lambda: store.write(0, [], 1),
+        lambda: store.persisted_offset(TP("changelog", 0)),
+    ]
+    for use in uses:
+        with pytest.raises(ValuestreamError, match=f"{error}; expected .*; {step}") as raised:
+            use()
+        assert "\n" not in str(raised.value)
+
+
+def test_error_that_is_neither_damage_nor_a_refusal_is_left_to_faust(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    store._dbs[0] = Refusing("IO error: While lock file: /x/LOCK: Resource temporarily unavailable")
+    with pytest.raises(Exception, match=r"^IO error: While lock file"):
+        list(store.users(0))
+
+
+def test_error_that_stops_faust_is_raised_to_the_worker(tmp_path: Path) -> None:
+    async def wait_for_it() -> None:
+        source = source_at(tmp_path)
+        cast("Any", source.app)._crash(ValuestreamError("no room"))
+        await source.crashed()
+
+    with pytest.raises(ValuestreamError, match="no room"):
+        asyncio.run(wait_for_it())
+
+
+def test_memory_table_is_emptied_before_rocksdb_does_it_in_the_background(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    value = bytes(1024 * 1024)
+    for i in range(40):
+        store.write(0, [(str(i).encode(), value)], i)
+        assert len(list(store.partition_path(0).glob("*.log"))) == 1
+    assert list(store.partition_path(0).glob("*.sst"))
+
+
+@pytest.mark.parametrize("make", [lambda p: p.write_text("a file"), lambda p: p.symlink_to("/proc/no")])
+def test_state_directory_that_cannot_be_written_is_one_line(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "state")
+    with pytest.raises(ConfigError, match=r"cannot be written: .*; expected .*--data-dir"):
+        require_room(tmp_path / "state" / "deeper")
