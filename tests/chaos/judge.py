@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from stream import changelog
+from stream.changelog import applied_offset, load
 from stream.service.settings import Settings
 from stream.service.topics import changelog_topic
 from stream.state import PartitionState
 from tests.broker import harness
-from tests.broker.undisturbed import expected_states, states_of
+from tests.broker.undisturbed import expected_states
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "judge", "newest_values"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -33,10 +34,18 @@ class Verdict(msgspec.Struct, frozen=True):
     passed: bool
     #: What else went wrong, in words; empty where nothing did.
     problem: str = ""
+    #: What was measured on the way, by name with its unit; nothing is judged by it unless the scenario says so.
+    measures: dict[str, float] = {}
 
 
 def judge(
-    scenario: str, seed: int, settings: Settings, recovery_seconds: float = 0.0, problem: str = "", **oracle: Any
+    scenario: str,
+    seed: int,
+    settings: Settings,
+    recovery_seconds: float = 0.0,
+    problem: str = "",
+    measures: Mapping[str, float] = MappingProxyType({}),
+    **oracle: Any,
 ) -> Verdict:
     """Read the topics of ``settings`` to their ends and compare; ``oracle`` is passed on to the offline replay."""
     expected = harness.oracle(settings, **oracle)
@@ -48,7 +57,7 @@ def judge(
             difference = int(state.users["n_events"][row]) - counts.pop(user, 0)
             lost, twice = lost + max(0, difference), twice + max(0, -difference)
         twice += sum(counts.values())
-    if not problem and states_of(settings) != expected_states(expected.partitions):
+    if not problem and expected_states(found) != expected_states(expected.partitions):
         problem = "the state of some user differs from that of an undisturbed run"
     records = harness.read_topic(settings, settings.scores_topic)
     last = harness.last_values(records)
@@ -63,25 +72,37 @@ def judge(
         recovery_seconds=round(recovery_seconds, 2),
         passed=False,
         problem=problem,
+        measures={name: round(value, 3) for name, value in measures.items()},
     )
     clean = not (lost or twice or verdict.scores_missing or verdict.conflicting_duplicates or problem)
     return msgspec.structs.replace(verdict, passed=clean)
 
 
+def newest_values(settings: Settings) -> dict[int, dict[str, bytes]]:
+    """Partition → user → value, as recovery reads the changelog: of two values the one that has seen more."""
+    values: dict[int, dict[str, bytes]] = {number: {} for number in range(harness.PARTITIONS)}
+    for record in harness.read_topic(settings, changelog_topic(settings)):
+        users, user = values[record.partition], record.key.decode()
+        if record.value is None:
+            users.pop(user, None)
+        elif user not in users or applied_offset(record.value) >= applied_offset(users[user]):
+            users[user] = record.value
+    return values
+
+
 def _recovered(settings: Settings) -> dict[int, PartitionState]:
     """The states that a new worker would read back from the changelog."""
-    values: dict[int, dict[str, bytes]] = defaultdict(dict)
-    for record in harness.read_topic(settings, changelog_topic(settings)):
-        values[record.partition][record.key.decode()] = record.value
-    states = {number: PartitionState(settings.lateness_s) for number in range(harness.PARTITIONS)}
-    for number, users in values.items():
-        changelog.load(states[number], list(users), list(users.values()))
+    states = {}
+    for number, users in newest_values(settings).items():
+        states[number] = PartitionState(settings.lateness_s)
+        load(states[number], list(users), list(users.values()))
     return states
 
 
 def _conflicts(records: Iterable[Any]) -> int:
-    """Score ids that came with more than one content."""
+    """Score ids that came with more than one content; tombstones have none."""
     by_id = defaultdict(set)
     for record in records:
-        by_id[json.loads(record.value)["score_id"]].add(record.value)
+        if record.value is not None:
+            by_id[json.loads(record.value)["score_id"]].add(record.value)
     return sum(len(values) > 1 for values in by_id.values())

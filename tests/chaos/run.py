@@ -1,0 +1,226 @@
+"""``make chaos``: every scenario with every seed on real Kafka; verdicts go into JSON after each run, and into a table.
+
+Settings come from the environment: ``CHAOS_SEEDS`` (how many, default 3), ``CHAOS_ONLY`` (names of scenarios, with
+commas), ``CHAOS_SHORT=1`` (the short forms), ``CHAOS_RESUME=1`` (keep the file's verdicts on other runs).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+import tests.chaos.scenarios  # noqa: F401 - fills SCENARIOS
+from stream.errors import ConfigError
+from stream.service.broker import EmbeddedBroker
+from tests.chaos.judge import Verdict
+from tests.chaos.world import BROKER_PROPERTIES, SCENARIOS, Scenario, World
+
+__all__ = ["Plan", "failed", "play", "run_chaos", "table"]
+
+RESULTS: Final = Path("chaos-results.json")
+#: Logs and state of runs that failed stay here.
+FOLDER: Final = Path(".valuestream/chaos")
+_PROBLEM_MAX: Final = 4_000
+
+Say = Callable[[str], None]
+
+
+class TookTooLong(BaseException):
+    """A run is over its bound; no Exception, so that no scenario takes it for an error of what it tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is run, and whether the verdicts of earlier runs are kept."""
+
+    scenarios: Sequence[Scenario]
+    seeds: int = 3
+    short: bool = False
+    resume: bool = False
+
+    @classmethod
+    def from_environment(cls, env: dict[str, str]) -> Self:
+        """Read ``CHAOS_*``; ConfigError where a scenario is not known."""
+        names = [name for name in env.get("CHAOS_ONLY", "").split(",") if name] or list(SCENARIOS)
+        unknown = [name for name in names if name not in SCENARIOS]
+        if unknown:
+            raise ConfigError(f"found no scenario {', '.join(unknown)}; CHAOS_ONLY takes {', '.join(SCENARIOS)}")
+        return cls(
+            [SCENARIOS[name] for name in names],
+            seeds=int(env.get("CHAOS_SEEDS", "3")),
+            short=env.get("CHAOS_SHORT") == "1",
+            resume=env.get("CHAOS_RESUME") == "1",
+        )
+
+    def runs(self) -> Iterator[tuple[Scenario, int]]:
+        """Each scenario with each of its seeds."""
+        for scenario in self.scenarios:
+            for seed in range(1, min(self.seeds, scenario.seeds_max) + 1):
+                yield scenario, seed
+
+
+def run_chaos(plan: Plan, results: Path, folder: Path, say: Say) -> list[Verdict]:
+    """Run the plan and write ``results`` after each run; the verdicts of these runs."""
+    verdicts: dict[tuple[str, int], Verdict] = {}
+    kept = {(v.scenario, v.seed): v for v in read_results(results)} if plan.resume else {}
+    with _Brokers(folder / "broker", say) as brokers:
+        for scenario, seed in plan.runs():
+            verdict = _run(scenario, seed, plan.short, brokers, folder / f"{scenario.name}-{seed}")
+            verdicts[scenario.name, seed] = verdict
+            write_results(results, (kept | verdicts).values())
+            say(_line(verdict))
+    return list(verdicts.values())
+
+
+def _run(scenario: Scenario, seed: int, short: bool, brokers: _Brokers, folder: Path) -> Verdict:
+    """One run within its bound; its folder stays where it failed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        with _bound(scenario.bound_s), brokers.of(scenario, folder) as broker:
+            verdict = play(scenario, broker, folder, seed, short)
+    except TookTooLong:
+        verdict = failed(scenario.name, seed, f"took longer than {scenario.bound_s:.0f} s and was ended")
+    if verdict.passed:
+        shutil.rmtree(folder, ignore_errors=True)
+    return verdict
+
+
+def play(scenario: Scenario, broker: EmbeddedBroker, folder: Path, seed: int, short: bool) -> Verdict:
+    """Run a scenario once on this broker; an error in it is a verdict too."""
+    started = time.monotonic()
+    try:
+        with World(broker, folder, seed, short) as world:
+            verdict = scenario.play(world)
+    except Exception as error:
+        return failed(scenario.name, seed, f"{type(error).__name__}: {error}")
+    took = {"run_seconds": round(time.monotonic() - started, 1)}
+    return msgspec.structs.replace(verdict, measures=took | verdict.measures)
+
+
+def failed(scenario: str, seed: int, problem: str) -> Verdict:
+    """The verdict on a run that came to no verdict of its own."""
+    return Verdict(scenario, seed, 0, 0, 0, 0, 0, 0.0, passed=False, problem=problem[-_PROBLEM_MAX:])
+
+
+@contextmanager
+def _bound(seconds: float) -> Iterator[None]:
+    """Raise TookTooLong in whatever the main thread does then; contexts on the way end what they started."""
+
+    def expire(*_: Any) -> None:
+        raise TookTooLong
+
+    handler = signal.signal(signal.SIGALRM, expire)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+class _Brokers:
+    """One broker for all scenarios that leave it alone, started when the first of them comes; others get their own."""
+
+    def __init__(self, folder: Path, say: Say) -> None:
+        self._folder, self._say = folder, say
+        self._shared: EmbeddedBroker | None = None
+
+    @contextmanager
+    def of(self, scenario: Scenario, folder: Path) -> Iterator[EmbeddedBroker]:
+        """The broker for one run."""
+        if not scenario.own_broker:
+            self._shared = self._shared or self._start(self._folder)
+            yield self._shared
+            return
+        broker = self._start(folder / "broker")
+        try:
+            yield broker
+        finally:
+            broker.stop()
+
+    def _start(self, folder: Path) -> EmbeddedBroker:
+        shutil.rmtree(folder, ignore_errors=True)
+        broker = EmbeddedBroker(folder, properties=BROKER_PROPERTIES)
+        broker.start(lambda _line: None)
+        return broker
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shared is not None:
+            self._shared.stop()
+
+
+# -- results --------------------------------------------------------------------------------------------------
+
+
+def read_results(path: Path) -> list[Verdict]:
+    """The verdicts of earlier runs; none where there is no file."""
+    return msgspec.json.decode(path.read_bytes(), type=list[Verdict]) if path.exists() else []
+
+
+def write_results(path: Path, verdicts: Iterable[Verdict]) -> None:
+    """Replace the file as a whole, so that an interruption leaves the one before."""
+    order = list(SCENARIOS)
+    ordered = sorted(verdicts, key=lambda v: (order.index(v.scenario) if v.scenario in order else -1, v.seed))
+    new = path.with_suffix(".json.tmp")
+    new.write_bytes(msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n")
+    new.replace(path)
+
+
+def _line(v: Verdict) -> str:
+    return f"{'passed' if v.passed else 'FAILED'}  {v.scenario} seed {v.seed}  {v.problem or ''}".rstrip()
+
+
+def table(verdicts: Iterable[Verdict]) -> Table:
+    """One line per scenario: how many runs passed, sums of what went wrong, and seconds of recovery."""
+    names = ("scenario", "passed", "events", "lost", "twice", "unscored", "conflicts", "median s", "max s")
+    out = Table(*names, title="chaos")
+    by_name: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        by_name.setdefault(verdict.scenario, []).append(verdict)
+    for name, runs in by_name.items():
+        passed, recovery = sum(v.passed for v in runs), [v.recovery_seconds for v in runs]
+        sums = [
+            sum(getattr(v, column) for v in runs)
+            for column in ("events_in", "lost", "double_counted", "scores_missing", "conflicting_duplicates")
+        ]
+        out.add_row(
+            name,
+            f"{passed}/{len(runs)}",
+            *(f"{n:,}" for n in sums),
+            f"{statistics.median(recovery):.1f}",
+            f"{max(recovery):.1f}",
+            style="" if passed == len(runs) else "red",
+        )
+    return out
+
+
+def main() -> None:
+    """Run what the environment asks for; exit status 1 if any run failed."""
+    # As an interruption from the keyboard: whatever runs is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    plan = Plan.from_environment(dict(os.environ))
+    verdicts = run_chaos(plan, RESULTS, FOLDER, print)
+    Console(width=max(110, Console().width)).print(table(verdicts))
+    sys.exit(not all(v.passed for v in verdicts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Brokers that stop, die, freeze, and lose each other, while shoppers go on and a supervisor restarts the worker."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Final
+
+from stream.service.settings import Settings
+from tests.broker import harness
+from tests.broker.harness import wait_for
+from tests.chaos.cluster import Cluster
+from tests.chaos.judge import Verdict, judge
+from tests.chaos.supervised import Supervised, Traffic
+from tests.chaos.world import World, scenario, wait_settled
+
+__all__ = ["broker_paused", "broker_restarted", "cluster_loses_brokers"]
+
+#: Every fault so many times in a long run.
+_ROUNDS: Final = 3
+_SESSION_S: Final = 2.0
+#: Offsets are committed each second.
+_OLD_S: Final = 1.5
+
+
+@scenario("broker_restarted", own_broker=True)
+def broker_restarted(world: World) -> Verdict:
+    """The broker ends and comes back, cleanly and by kill -9 in any order (short: by kill -9)."""
+    rng, settings, recoveries = random.Random(world.seed), world.settings(), [0.0]
+    ends = [world.broker.kill] if world.short else [world.broker.stop, world.broker.kill] * _ROUNDS
+    rng.shuffle(ends)
+    with Supervised(world, settings) as supervised, Traffic(settings, world.seed) as traffic:
+        supervised.wait_ready()
+        for end in ends:
+            supervised.wait_more()
+            end()
+            world.broker.start(print)
+            recoveries.append(supervised.wait_more())
+        traffic.stop()
+        wait_settled(settings, supervised)
+    return judge("broker_restarted", world.seed, settings, max(recoveries), measures=supervised.measures)
+
+
+@scenario("broker_paused")
+def broker_paused(world: World) -> Verdict:
+    """The broker freezes for longer than a session, so that on waking it thinks the worker dead."""
+    rng, settings, recoveries = random.Random(world.seed), world.settings(), [0.0]
+    session = str(_SESSION_S)
+    with (
+        Supervised(world, settings, VALUESTREAM_SESSION_TIMEOUT_S=session) as supervised,
+        Traffic(settings, world.seed) as traffic,
+    ):
+        supervised.wait_ready()
+        for _ in range(1 if world.short else _ROUNDS):
+            supervised.wait_more()
+            world.broker.pause()
+            time.sleep(_SESSION_S * rng.uniform(1.5, 2.5))  # The fault itself lasts this long; nothing is awaited.
+            world.broker.resume()
+            recoveries.append(supervised.wait_more())
+        traffic.stop()
+        wait_settled(settings, supervised)
+    return judge("broker_paused", world.seed, settings, max(recoveries), measures=supervised.measures)
+
+
+@scenario("cluster_loses_brokers", bound_s=600.0)
+def cluster_loses_brokers(world: World) -> Verdict:
+    """Of three brokers the leader of a partition dies, which two can bear; then another, which one cannot.
+
+    One alone has too few replicas to acknowledge anything, so nothing is committed until another is back.
+    """
+    rng, problems, recoveries = random.Random(world.seed), list[str](), [0.0]
+    with Cluster(world.folder / "cluster") as cluster:
+        cluster.start(print)
+        # The shoppers and the judge ask the node that stays: their client dwells on servers that are gone.
+        settings = world.settings(replication=3, bootstrap_servers=cluster.nodes[0].bootstrap_servers)
+        all_nodes = {"VALUESTREAM_BOOTSTRAP_SERVERS": cluster.bootstrap_servers}
+        with Supervised(world, settings, **all_nodes) as supervised, Traffic(settings, world.seed) as traffic:
+            supervised.wait_ready()
+            for _ in range(1 if world.short else _ROUNDS):
+                supervised.wait_more()
+                leader = cluster.leader(settings.events_topic, rng)
+                leader.kill()
+                recoveries.append(supervised.wait_more())
+                (other,) = (node for node in cluster.followers if node is not leader)
+                other.kill()
+                problems += _commits_nothing(supervised, settings)
+                rng.choice([leader, other]).start(print)
+                recoveries.append(supervised.wait_more())
+                if not world.short:
+                    cluster.start(print)
+            traffic.stop()
+            wait_settled(settings, supervised)
+        problem = "; ".join(problems)
+        return judge(
+            "cluster_loses_brokers", world.seed, settings, max(recoveries), problem, measures=supervised.measures
+        )
+
+
+def _commits_nothing(supervised: Supervised, settings: Settings) -> list[str]:
+    """Wait until a worker was refused and its last commit has grown old, and say what was committed meanwhile."""
+    wait_for("the broker to refuse", lambda: "NotEnoughReplicas" in supervised.worker.log())
+    wait_for("the last commit to be old", lambda: _commit_age_s(supervised) > _OLD_S)
+    before = harness.committed(settings)
+    wait_for("the last commit to be older", lambda: _commit_age_s(supervised) > 2 * _OLD_S)
+    after = harness.committed(settings)
+    return [] if after == before else [f"{after} is committed, expected {before} with one broker of three"]
+
+
+def _commit_age_s(supervised: Supervised) -> float:
+    return supervised.worker.metric("valuestream_commit_age_seconds")

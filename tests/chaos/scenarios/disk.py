@@ -1,0 +1,176 @@
+"""Disk: it is full, it refuses writes, or it has rotted."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from stream.contract.columns import USER
+from stream.service.settings import Settings
+from stream.service.topics import changelog_topic
+from tests.broker import harness
+from tests.broker.harness import WorkerProcess, produce, wait_for
+from tests.chaos.judge import Verdict, judge
+from tests.chaos.traffic import Shop
+from tests.chaos.world import World, scenario, wait_settled
+
+__all__ = ["disk_corrupted", "disk_refuses"]
+
+Harm = Callable[[Path, random.Random], None]
+
+
+def _flip(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    for _ in range(16):
+        data[rng.randrange(len(data))] ^= 0xFF
+    path.write_bytes(data)
+
+
+def _cut(path: Path, rng: random.Random) -> None:
+    path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
+
+
+def _remove(path: Path, _: random.Random) -> None:
+    path.unlink()
+
+
+#: What is harmed of a database, how, and whether that must be noticed. It need not where the database is as it was at
+#: some time before, or new: the changelog has the rest.
+_HARMS: Final[list[tuple[str, Harm, bool]]] = [
+    ("*.sst", _flip, True),
+    ("MANIFEST-*", _flip, True),
+    ("CURRENT", _flip, True),
+    ("*.sst", _remove, True),
+    ("MANIFEST-*", _remove, True),
+    ("*.sst", _cut, True),
+    ("MANIFEST-*", _cut, False),
+    ("CURRENT", _remove, False),
+    ("*.log", _cut, False),
+    ("*.log", _flip, False),
+    ("*.log", _remove, False),
+]
+
+
+@scenario("disk_corrupted")
+def disk_corrupted(world: World) -> Verdict:
+    """Databases are damaged between two lives of a worker; each is rebuilt from the changelog, with one warning."""
+    settings, rng = world.settings(instance_id="rotten"), random.Random(world.seed)
+    shop, worker = Shop(world.seed, users=200), world.worker(settings)
+    problems: list[str] = []
+    damaged, recovery_seconds = 0, 0.0
+    for _ in range(1 if world.short else 5):
+        produce(settings, shop.half_hour(1_000 if world.short else 20_000))
+        worker.wait_ready()
+        wait_settled(settings, worker)
+        # Ended in order, it has tables only; killed, it has logs of writes as well.
+        clean = world.short or rng.random() < 0.5
+        worker.terminate() if clean else worker.kill()
+        expected = _damage(settings.data_dir, rng)
+        damaged += len(expected)
+        produce(settings, shop.half_hour(500))
+        started, worker = time.monotonic(), world.worker(settings)
+        worker.wait_ready()
+        recovery_seconds = max(recovery_seconds, time.monotonic() - started)
+        problems += _wrong_warnings(worker, settings.data_dir, expected)
+    wait_settled(settings, worker)
+    if worker.terminate() != 0:
+        problems.append(f"the worker ended with {worker.process.returncode}")
+    verdict = judge("disk_corrupted", world.seed, settings, recovery_seconds, "; ".join(problems))
+    return msgspec.structs.replace(verdict, measures={"rebuilt": damaged})
+
+
+def _damage(data_dir: Path, rng: random.Random) -> list[Path]:
+    """Harm each database in another way; returns those of which it must be noticed."""
+    noticed = []
+    databases = sorted(data_dir.rglob("users-*.db"))
+    for database in databases:
+        possible = [harm for harm in _HARMS if any(path.stat().st_size for path in database.glob(harm[0]))]
+        pattern, harm, must_be_noticed = rng.choice(possible)
+        for path in database.glob(pattern):
+            if path.stat().st_size:
+                harm(path, rng)
+        if must_be_noticed:
+            noticed.append(database)
+    return noticed
+
+
+def _wrong_warnings(worker: WorkerProcess, data_dir: Path, expected: list[Path]) -> list[str]:
+    """Databases of which it was not said once that they are rebuilt; those that are not expected may be among them."""
+    found = [line for line in worker.log().splitlines() if "is damaged and is rebuilt" in line]
+    counts = {path: sum(str(path) in line for line in found) for path in data_dir.rglob("users-*.db")}
+    return [
+        f"{count} warnings of {path.name}"
+        for path, count in counts.items()
+        if count > 1 or (path in expected and not count)
+    ]
+
+
+@scenario("disk_refuses")
+def disk_refuses(world: World) -> Verdict:
+    """The disk is full in mid-stream, then read-only at the start: one clear line each, and nothing lost."""
+    settings = world.settings(instance_id="full")
+    # A quarter of a megabyte is written as a trial at the start; of the log of writes, little more fits.
+    limits = {"CHAOS_FILE_BYTES_MAX": str((1 if world.short else 8) * 280_000)}
+    full = world.worker(settings, "tests.chaos.limited", VALUESTREAM_CHECKPOINT_INTERVAL_S="0.2", **limits)
+    full.wait_ready()
+    _fill(settings, full, Shop(world.seed, users=2_500 if world.short else 10_000))
+    problems = _ends_with(full, "File too large; expected", "raise the limit on file sizes")
+    problems += _not_durable(settings)
+    folders = [settings.data_dir, *(path for path in settings.data_dir.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        refused = world.worker(settings, "tests.chaos.limited")
+        problems += _ends_with(refused, "cannot be written: Permission denied", "give this user the right")
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    started, worker = time.monotonic(), world.worker(settings)
+    worker.wait_ready()
+    recovery_seconds = time.monotonic() - started
+    wait_settled(settings, worker, timeout_s=300)
+    if worker.terminate() != 0:
+        problems.append(f"the worker ended with {worker.process.returncode}")
+    return judge("disk_refuses", world.seed, settings, recovery_seconds, "; ".join(problems))
+
+
+def _fill(settings: Settings, worker: WorkerProcess, shop: Shop) -> None:
+    """Send events until the worker has ended; a bounded number."""
+    for _ in range(30):
+        produce(settings, shop.half_hour(4_000))
+        try:
+            worker.process.wait(2)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+
+
+def _ends_with(worker: WorkerProcess, found: str, step: str) -> list[str]:
+    """What is wrong with how it ends: its last line is to say what it found, what it expected, and what to do."""
+    wait_for("the worker to end", lambda: worker.process.poll() is not None)
+    last = worker.log().strip().splitlines()[-1]
+    good = last.startswith("valuestream: ") and found in last and "expected" in last and step in last
+    problems = [] if good else [f"the last line was {last!r}, expected {found!r} and {step!r}"]
+    if worker.process.returncode != 1:
+        problems.append(f"the worker ended with {worker.process.returncode}, expected 1")
+    return problems
+
+
+def _not_durable(settings: Settings) -> list[str]:
+    """Partitions whose committed offset is past the last event that is in the changelog."""
+    newest: dict[int, int] = {}
+    for record in harness.read_topic(settings, changelog_topic(settings)):
+        head = np.frombuffer(record.value[1 : 1 + USER.itemsize], USER)
+        newest[record.partition] = max(newest.get(record.partition, -1), int(head["applied_offset"][0]))
+    return [
+        f"partition {partition} is committed up to {offset}, durable up to {newest.get(partition, -1) + 1}"
+        for partition, offset in harness.committed(settings).items()
+        if offset > newest.get(partition, -1) + 1
+    ]

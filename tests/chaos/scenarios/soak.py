@@ -1,0 +1,145 @@
+"""Soak: an hour at a fixed rate, after which nothing has grown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from stream.service.kafka import connect
+from stream.service.settings import Settings
+from stream.service.topics import changelog_topic
+from tests.broker.harness import WorkerProcess
+from tests.chaos.judge import Verdict, judge
+from tests.chaos.traffic import Shop, send_steadily
+from tests.chaos.world import World, scenario, wait_settled
+
+__all__ = ["soak"]
+
+_SHORT_S: Final = 5.0
+_EVENTS_PER_S: Final = 100
+_USERS: Final = 1_000
+#: Until here memory tables, histories and pools fill; slopes are those of what follows.
+_WARM_UP_SHARE: Final = 1 / 3
+#: The rest is cut into so many windows, longer than RocksDB takes to fill and drop a memory table (about 7 minutes).
+_WINDOWS: Final = 4
+#: How much each may grow in an hour of the long form, by its level in each window: the median, or where it is a
+#: saw-tooth its peak.
+#:
+#: * A leak of 100 bytes for each event would be 36 MB an hour; half of that would be seen.
+#: * RocksDB has a file open for each of its tables, and compaction keeps few of them.
+#: * Users wait for their score for about a second, and none for good.
+#: * A memory table's log on disk has up to 32 MB for each of the four partitions; one tooth more is no growth.
+_GROWTH_MAX: Final[dict[str, tuple[float, Callable[[list[float]], Any]]]] = {
+    "rss_mb": (18.0, np.max),
+    "files": (12.0, np.max),
+    "queue": (20.0, np.median),
+    "lag": (20.0, np.median),
+    "disk_mb": (128.0, np.max),
+}
+#: A changelog that is compacted in the hour, as it is in a month of production.
+_COMPACTED_SOON: Final = {"segment.bytes": "16777216", "min.cleanable.dirty.ratio": "0.2"}
+
+
+class _Sample(msgspec.Struct, frozen=True):
+    at_s: float
+    rss_mb: float
+    files: float
+    queue: float
+    lag: float
+    disk_mb: float
+
+
+@scenario("soak", bound_s=3 * 3_600, seeds_max=1)
+def soak(world: World) -> Verdict:
+    """A fixed rate for ``CHAOS_SOAK_S`` (an hour), sampled; in the short form for seconds, and without bounds."""
+    seconds = _SHORT_S if world.short else float(os.environ.get("CHAOS_SOAK_S", "3600"))
+    settings = world.settings(instance_id="soak")
+    _compact_soon(settings)
+    shop = Shop(world.seed, _USERS)
+    samples: list[_Sample] = []
+    worker = world.worker(settings)
+    worker.wait_ready()
+    send_steadily(
+        settings,
+        lambda now: shop.event(shop.anyone(), now),
+        per_s=_EVENTS_PER_S,
+        seconds=seconds,
+        observe=lambda at_s: samples.extend(_sample(worker, settings.data_dir, at_s)),
+        every_s=max(1.0, seconds / 720),
+    )
+    wait_settled(settings, worker)
+    code = worker.terminate()
+    grown = _growth(samples)
+    problems = [] if code == 0 else [f"the worker ended with {code}"]
+    if not world.short:
+        problems += [
+            f"{name} grew by {grown[name]:.1f} an hour, expected at most {most}"
+            for name, (most, _) in _GROWTH_MAX.items()
+            if grown[name] > most
+        ]
+    verdict = judge("soak", world.seed, settings, problem="; ".join(problems))
+    peaks = {f"{name}_max": max(getattr(s, name) for s in samples) for name in _GROWTH_MAX}
+    slopes = {f"{name}_per_hour": value for name, value in grown.items()}
+    return msgspec.structs.replace(
+        verdict, measures={k: round(v, 2) for k, v in ({"seconds": seconds} | slopes | peaks).items()}
+    )
+
+
+def _compact_soon(settings: Settings) -> None:
+    admin = connect(settings)
+    try:
+        admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, changelog_topic(settings), configs=_COMPACTED_SOON)]
+        )
+    finally:
+        admin.close()
+
+
+def _sample(worker: WorkerProcess, data_dir: Path, at_s: float) -> list[_Sample]:
+    """One sample, or none where the worker is too busy to answer."""
+    worker.alive()
+    status, body = worker.get("/metrics")
+    if status != 200:
+        return []
+    values = [line.rsplit(" ", 1) for line in body.splitlines() if not line.startswith("#")]
+
+    def total(name: str) -> float:
+        return sum(float(value) for series, value in values if series.partition("{")[0] == name)
+
+    sample = _Sample(
+        at_s=at_s,
+        rss_mb=total("process_resident_memory_bytes") / 2**20,
+        files=total("process_open_fds"),
+        queue=total("valuestream_queue_depth"),
+        lag=total("valuestream_consumer_lag"),
+        disk_mb=_size_of(data_dir) / 2**20,
+    )
+    return [sample]
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of the files below it that stay while they are looked at."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def _growth(samples: list[_Sample]) -> dict[str, float]:
+    """Least-squares slope of the levels of each, per hour, once warm."""
+    warm = [s for s in samples if s.at_s >= _WARM_UP_SHARE * samples[-1].at_s]
+    windows = [w.tolist() for w in np.array_split(np.arange(len(warm)), min(_WINDOWS, len(warm)))]
+    hours = [float(np.mean([warm[i].at_s for i in window])) / 3_600 for window in windows]
+    return {
+        name: float(np.polyfit(hours, [level([getattr(warm[i], name) for i in window]) for window in windows], 1)[0])
+        for name, (_, level) in _GROWTH_MAX.items()
+    }

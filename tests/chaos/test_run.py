@@ -1,0 +1,78 @@
+"""The runner: it goes on after failures and hangs, and an interruption loses no verdict."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.errors import ConfigError
+from tests.chaos import run
+from tests.chaos.judge import Verdict
+from tests.chaos.run import Plan, failed, read_results, run_chaos, table
+from tests.chaos.world import Scenario, World
+
+
+def passes(world: World) -> Verdict:
+    return msgspec.structs.replace(failed("passes", world.seed, ""), passed=True, measures={"rss": 1.0})
+
+
+def breaks(world: World) -> Verdict:
+    raise AssertionError("the worker ended")
+
+
+def hangs(world: World) -> Verdict:
+    time.sleep(60)
+    raise AssertionError("nobody ended it")
+
+
+def scenario(play: Any, bound_s: float = 30.0, seeds_max: int = 9) -> Scenario:
+    return Scenario(play.__name__, play, own_broker=False, bound_s=bound_s, seeds_max=seeds_max)
+
+
+@pytest.fixture(autouse=True)
+def _no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run._Brokers, "_start", lambda *_: None)
+
+
+def test_a_run_that_fails_or_hangs_is_a_verdict_and_the_next_is_made(tmp_path: Path) -> None:
+    plan = Plan([scenario(breaks), scenario(hangs, bound_s=0.05, seeds_max=1), scenario(passes)], seeds=2)
+    verdicts = run_chaos(plan, tmp_path / "results.json", tmp_path / "runs", lambda _: None)
+    assert [(v.scenario, v.seed, v.passed) for v in verdicts] == [
+        ("breaks", 1, False),
+        ("breaks", 2, False),
+        ("hangs", 1, False),
+        ("passes", 1, True),
+        ("passes", 2, True),
+    ]
+    assert "the worker ended" in verdicts[0].problem
+    assert "took longer than" in verdicts[2].problem
+    written = read_results(tmp_path / "results.json")
+    assert sorted(written, key=lambda v: (v.scenario, v.seed)) == verdicts
+    assert table(verdicts).row_count == 3
+
+
+def test_an_interruption_keeps_the_verdicts_that_were_reached(tmp_path: Path) -> None:
+    def interrupted(world: World) -> Verdict:
+        raise KeyboardInterrupt
+
+    plan = Plan([scenario(passes), scenario(interrupted)], seeds=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_chaos(plan, tmp_path / "results.json", tmp_path / "runs", lambda _: None)
+    assert [v.scenario for v in read_results(tmp_path / "results.json")] == ["passes"]
+
+
+@pytest.mark.parametrize(("resume", "expected"), [(True, ["breaks", "passes"]), (False, ["passes"])])
+def test_only_a_resumed_run_keeps_verdicts_on_others(tmp_path: Path, resume: bool, expected: list[str]) -> None:
+    for play in (breaks, passes):
+        plan = Plan([scenario(play)], seeds=1, resume=resume)
+        run_chaos(plan, tmp_path / "results.json", tmp_path / "runs", lambda _: None)
+    assert sorted(v.scenario for v in read_results(tmp_path / "results.json")) == expected
+
+
+def test_an_unknown_scenario_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="no scenario kill_all"):
+        Plan.from_environment({"CHAOS_ONLY": "kill_all"})
