@@ -28,9 +28,10 @@ setup: .venv/all ## make .venv with everything: serving, demo, training, develop
 demo: .venv/serve ## watch live scores of simulated shoppers on a real Kafka (DEMO_ARGS="--seconds 60")
 	$(BIN)/valuestream demo $(DEMO_ARGS)
 
+JOBS ?= 2
 test: .venv/all ## format, lint, types, import rules, and the whole suite on a real Kafka
 	$(MAKE) --no-print-directory lint types imports
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 check: test audit ## what every commit must pass
 

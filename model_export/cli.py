@@ -209,7 +209,8 @@ def verify(folder: Path, run: Path, data: Path | None, rows: int) -> None:
 @click.option(
     "--models", required=True, type=FOLDER, help="Folder of champions; its link `current` is the one to serve."
 )
-def retrain(settings: Path | None, overrides: tuple[str, ...], models: Path) -> None:
+@click.option("--sign-key", type=FOLDER, help="Ed25519 private key (PEM) to sign a new champion with.")
+def retrain(settings: Path | None, overrides: tuple[str, ...], models: Path, sign_key: Path | None) -> None:
     """Read the newest closed label windows, train the champion on, and measure both on labels that neither has seen.
 
     The challenger takes its place only if the mean log-loss of all heads falls by retrain.margin at least and by
@@ -222,7 +223,7 @@ def retrain(settings: Path | None, overrides: tuple[str, ...], models: Path) -> 
         from model_export.retrain import retrain as run_retrain
         from model_export.settings import read_settings
     console = Console()
-    retraining = run_retrain(read_settings(settings, overrides), models, console)
+    retraining = run_retrain(read_settings(settings, overrides), models, console, sign_key=sign_key)
     if retraining.comparison is not None:
         console.print(comparison_table(retraining.comparison))
     console.print(f"{'promoted' if retraining.promoted else 'kept'} {retraining.champion}: {retraining.why}")

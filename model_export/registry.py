@@ -103,6 +103,7 @@ class Registry:
         networks: tuple[EventBert, EventBert],
         sample: Sample,
         variants: tuple[Variant, ...],
+        sign_key: Path | None = None,
     ) -> str:
         """Write run and model folder of a new version, which serving code has loaded; no worker sees it yet.
 
@@ -116,7 +117,7 @@ class Registry:
         run_folder = self.folder / "runs" / version
         shutil.rmtree(run_folder, ignore_errors=True)  # left by one that was interrupted
         scratch.rename(run_folder)
-        export(run_folder, self.folder / version, variants=variants)
+        export(run_folder, self.folder / version, variants=variants, sign_key=sign_key)
         return version
 
     def promote(self, version: str) -> None:

@@ -56,12 +56,18 @@ class Retraining(msgspec.Struct, frozen=True):
 
 
 def retrain(
-    settings: Settings, folder: Path, console: Console, *, variants: tuple[Variant, ...] = VARIANTS
+    settings: Settings,
+    folder: Path,
+    console: Console,
+    *,
+    variants: tuple[Variant, ...] = VARIANTS,
+    sign_key: Path | None = None,
 ) -> Retraining:
     """Make a challenger from the newest closed label windows; promote it where it beats the champion of ``folder``.
 
-    The first model has nobody to beat. Raises ConfigError where the two cannot be compared: other labels or another
-    currency, or a champion that has seen what it would be tested on.
+    The first model has nobody to beat; with a ``sign_key``, a PEM file, what is promoted is signed. Raises ConfigError
+    where the two cannot be compared: other labels or another currency, or a champion that has seen what it would be
+    tested on.
     """
     registry = Registry(folder)
     with registry.locked():
@@ -82,7 +88,7 @@ def retrain(
             )
             if promoted:
                 sample = sample_of(examples.test, settings.seed)
-                version = registry.add(number, run, (model.network, model.validated), sample, variants)
+                version = registry.add(number, run, (model.network, model.validated), sample, variants, sign_key)
                 registry.promote(version)
                 result = msgspec.structs.replace(result, champion=version)
         registry.record(number, result)

@@ -46,6 +46,9 @@ _WORDED: Final = (ValuestreamError, KafkaError, OSError)
 _TEXT_CHARACTERS_MAX: Final = 8_000
 #: A field is a name or a number; what is longer is no field.
 _FIELD_CHARACTERS_MAX: Final = 200
+#: How often a library may say the same, and how many sayings are remembered.
+_REPEAT_S: Final = 10.0
+_SAID_MAX: Final = 1_000
 
 #: What every record has; anything else came with ``extra=``.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -56,6 +59,7 @@ def setup(settings: Settings) -> None:
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_Ours())
+    handler.addFilter(_Seldom())
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -69,6 +73,24 @@ class _Ours(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Drop what Faust says in our name."""
         return record.levelno >= logging.WARNING or not record.pathname.startswith(_FAUST)
+
+
+class _Seldom(logging.Filter):
+    """Of what a library repeats, a line in ten seconds: a client without its broker says 100 a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop what was said within the last ten seconds, whatever its arguments."""
+        what = (record.name, str(record.msg))
+        if record.name.startswith(OURS) or record.created - self._said.get(what, -math.inf) >= _REPEAT_S:
+            if len(self._said) >= _SAID_MAX:
+                self._said.clear()
+            self._said[what] = record.created
+            return True
+        return False
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

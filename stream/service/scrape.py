@@ -18,7 +18,7 @@ __all__ = ["Reading", "parse", "quantile", "rate", "ready", "scrape", "since"]
 #: A worker on a busy machine may take seconds to answer.
 _TIMEOUT_S: Final = 10.0
 #: What becomes of an event in the end; a replayed one was counted when it came first.
-_PROCESSED: Final = ("applied", "duplicate", "ignored")
+_PROCESSED: Final = ("applied", "duplicate", "ignored", "erased", "erasure")
 _DEAD: Final = ("late", "dead_letter")
 _LATENCY: Final = "valuestream_ingest_to_score_seconds_bucket"
 

@@ -14,7 +14,7 @@ from stream.sentiment import Sentiment
 from tests.broker import harness
 from tests.broker.harness import Message, WorkerProcess, produce, track, wait_for
 from tests.broker.models import WORDS, write_scoring_model, write_sentiment_model
-from tests.broker.test_worker import expected_states, states_of
+from tests.broker.undisturbed import expected_states, states_of
 
 pytestmark = pytest.mark.broker
 

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from rich.console import Console
 
 from model_export import registry as registry_module
@@ -30,6 +32,7 @@ from stream.contract.manifest import Variant
 from stream.datasets.shoppers import Habits, Market
 from stream.errors import ConfigError
 from stream.score import Scorer
+from stream.signature import verifier
 from tests.export.small import SHOP, changed
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -83,7 +86,10 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     early, late = (
         changed(SHOP, "data", source=str(write_events(root / f"{days}.jsonl", days))) for days in (DAYS, 2 * DAYS)
     )
-    result = retrain_module.retrain(early, root / "models", Console(quiet=True), variants=FP32)
+    key = Ed25519PrivateKey.generate()
+    (root / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (root / "public").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    result = retrain_module.retrain(early, root / "models", Console(quiet=True), variants=FP32, sign_key=root / "key")
     return Shop(root / "models", result, early, late)
 
 
@@ -150,6 +156,10 @@ def test_improvement_is_the_mean_difference_of_the_heads_log_loss(gone_on: Shop)
         for name in ("champion", "challenger")
     )
     assert comparison.improvement[1] == pytest.approx(old - new, abs=1e-5)
+
+
+def test_champion_is_signed_where_a_key_is_given(begun: Shop) -> None:
+    Scorer(begun.folder / "current", verify=verifier(begun.folder.parent / "public"))
 
 
 def test_same_data_again_keeps_the_champion_without_training(later: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,3 +194,24 @@ def test_a_python_warning_is_a_log_line(capsys: pytest.CaptureFixture[str]) -> N
         warnings.simplefilter("always")
         warnings.warn("old call", DeprecationWarning, stacklevel=1)
     assert json_lines(capsys)[-1]["logger"] == "py.warnings"
+
+
+def test_library_that_repeats_itself_is_heard_once_in_ten_seconds_and_we_always(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A Kafka client whose broker is away says so a hundred times a second."""
+    logs.setup(settings(log_format="json"))
+    for node in range(50):
+        logging.getLogger("aiokafka.conn").error("no connection to node %d", node)
+        LOG.warning("trying again")
+    later = logging.makeLogRecord(
+        {"name": "aiokafka.conn", "levelno": logging.ERROR, "msg": "no connection to node %d", "args": (7,)}
+    )
+    later.created += 11
+    logging.getLogger("aiokafka.conn").handle(later)
+    said = [line["message"] for line in json_lines(capsys)]
+    assert said.count("trying again") == 50
+    assert [message for message in said if message != "trying again"] == [
+        "no connection to node 0",
+        "no connection to node 7",
+    ]

@@ -54,7 +54,7 @@ def acknowledges_past_waiting_reviews(process: Process) -> None:
 
 def sends_without_a_lease(process: Process) -> None:
     """A lease never ends."""
-    process.lease._lasts_s = float("inf")
+    process.lease._session_s = float("inf")
 
 
 def judges_lateness_by_the_watermark_reached(process: Process) -> None:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:R
 #: Schedules of one test; a core runs some 15 a second.
 _SEEDS = 25
 #: The most schedules in which a sabotage may go unnoticed; most are noticed among the first ten.
-_UNNOTICED_MAX = 120
+_UNNOTICED_MAX = 200
 
 
 @pytest.fixture(autouse=True)

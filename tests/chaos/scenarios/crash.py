@@ -51,6 +51,8 @@ def _play(name: str, points: Sequence[str], passages_max: int) -> Callable[[Worl
             shutil.rmtree(settings.data_dir, ignore_errors=True)
         return _recovered(world, name, settings, died, parts)
 
+    where = " or ".join(point.replace("_", " ") for point in points)
+    play.__doc__ = f"A worker is killed by -9 {where}, at a passage drawn by the seed; half of them lose their disk."
     return play
 
 
