@@ -149,17 +149,22 @@ class Assignment:
         finally:
             self._scoring -= 1
 
-    async def checkpoint(self) -> None:
-        """Make every partition that has news durable, and acknowledge its position for the next commit."""
-        if not self.idle:
-            await self._checkpoint_all()
+    async def checkpoint(self) -> bool:
+        """Make every partition that has news durable, and acknowledge its position for the next commit.
 
-    async def _checkpoint_all(self) -> None:
+        False where that may not be done now.
+        """
+        return not self.idle and await self._checkpoint_all()
+
+    async def _checkpoint_all(self) -> bool:
+        all_done = True
         async with self._checkpointing:
             for partition in [p for p in self.partitions.values() if p.has_news]:
                 with self._metrics.checkpoint_seconds.time():
                     done = await self._checkpoint(partition)
                 self._metrics.checkpoints.labels("ok" if done else "failed").inc()
+                all_done = all_done and done
+        return all_done
 
     async def _checkpoint(self, partition: Partition) -> bool:
         try:

@@ -300,10 +300,10 @@ class Worker:
     async def _checkpoint_forever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.checkpoint_interval_s)
-            await self._assignment.checkpoint()
+            done = await self._assignment.checkpoint()
             if await self._source.consumer.commit():
                 self.health.committed()
-            if not self._source.consumer.uncommitted():
+            if done and not self._source.consumer.uncommitted():
                 self._committed_at = self._clock.monotonic()
 
     async def _score_forever(self) -> None:

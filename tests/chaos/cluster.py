@@ -14,12 +14,14 @@ from kafka import KafkaAdminClient
 
 from stream.service.broker import EmbeddedBroker
 from stream.service.processes import HOST, free_port, running
+from tests.broker.harness import wait_for
 
 __all__ = ["Cluster", "Node"]
 
 #: What differs from a broker alone; the topic of offsets has as many replicas as ours.
 _REPLICATED: Final = {
     "offsets.topic.replication.factor": "3",
+    "leader.imbalance.check.interval.seconds": "5",
     "min.insync.replicas": "2",
     # A node that died is out of the way after this time, and one that lags is no replica any more.
     "broker.session.timeout.ms": "2000",
@@ -95,12 +97,15 @@ class Cluster:
             list(threads.map(lambda node: node.start(progress), missing))
 
     def leader(self, topic: str, rng: random.Random) -> Node:
-        """One of the nodes that lead a partition of this topic, without the controller."""
+        """One of the nodes that lead a partition of this topic, without the controller; who came back leads soon."""
+        leaders = wait_for("another than the controller to lead", lambda: self._leaders(topic) - {1})
+        return self.nodes[rng.choice(sorted(leaders)) - 1]
+
+    def _leaders(self, topic: str) -> set[int]:
         admin = KafkaAdminClient(bootstrap_servers=self.nodes[0].bootstrap_servers)
         (described,) = admin.describe_topics([topic])
         admin.close()
-        leaders: list[int] = sorted({partition["leader_id"] for partition in described["partitions"]} - {1})
-        return self.nodes[rng.choice(leaders) - 1]
+        return {partition["leader_id"] for partition in described["partitions"]}
 
     def __enter__(self) -> Self:
         return self
