@@ -78,8 +78,11 @@ async def _serve(
         await service.run()
     except (KafkaError, PublishError) as error:
         cause = lost_right(settings, error.__cause__ or error, worker_rights(settings)) or error
-        raise ValuestreamError(
+        line = (
             f"Kafka refused us: {cause}; nothing was committed past what is durable, so mend the cause and start the"
             " worker again"
-        ) from error
+        )
+        # Said now as well: an end that is forced says nothing more.
+        logger.error(line)
+        raise ValuestreamError(line) from error
     logger.info("stopped: everything taken in is durable and committed")
