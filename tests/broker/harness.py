@@ -183,7 +183,7 @@ class WorkerProcess:
         return self.process.wait(timeout_s)
 
     def log(self) -> str:
-        return self._log.read_text()[-4_000:]
+        return self._log.read_text()
 
 
 def end_offsets(settings: Settings) -> dict[int, int]:

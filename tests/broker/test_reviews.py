@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from stream.sentiment import Sentiment
 from tests.broker import harness
 from tests.broker.harness import Message, WorkerProcess, produce, track, wait_for
 from tests.broker.models import WORDS, write_scoring_model, write_sentiment_model
-from tests.broker.undisturbed import expected_states, states_of
+from tests.broker.undisturbed import assert_as_undisturbed
 
 pytestmark = pytest.mark.broker
 
@@ -69,10 +67,4 @@ def test_sentiments_after_kill_9_and_sigterm_are_those_of_an_undisturbed_run(mak
         time.sleep(1.5)
         worker.wait_idle(settings)
         assert worker.terminate() == 0
-    assert states_of(settings) == expected_states(expected.partitions)
-    records = harness.read_topic(settings, settings.scores_topic)
-    assert harness.last_values(records) == expected.scores
-    by_id = defaultdict(set)
-    for record in records:
-        by_id[json.loads(record.value)["score_id"]].add(record.value)
-    assert all(len(values) == 1 for values in by_id.values())
+    assert_as_undisturbed(settings, expected)

@@ -35,10 +35,10 @@ def test_workers_are_upgraded_one_by_one_and_an_older_one_then_refuses(make_sett
     first, second = make_settings(instance_id="a"), make_settings(instance_id="b")
     traffic = [shoppers(6_000, users=400, seed=seed) for seed in (1, 2, 3, 4)]
     assert {partition_of(key.decode()) for key, _ in traffic[3]} == set(range(harness.PARTITIONS))
-    produce(first, traffic[0])
     with WorkerProcess(first, tmp_path / "old", OLD) as old, WorkerProcess(second, tmp_path / "new") as new:
+        # Before the first event: what the newer one has written, the older one would refuse to take over.
         wait_for("both to have two partitions", lambda: old.alive() and new.alive() and assigned(old, new) == [2, 2])
-        produce(first, traffic[1])
+        produce(first, traffic[0] + traffic[1])
         for worker in (old, new):
             wait_for("both to work", lambda worker=worker: worker.alive() and worker.metric(APPLIED) > 1_000)
         new.wait_idle(first)
