@@ -52,8 +52,16 @@ format: .venv/all ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/all ## measure against stock Faust in one run; writes bench-results.json
-	$(BIN)/python -m tests.bench.run $(BENCH_ARGS)
+# The peers' pins and ours exclude each other: they have an environment of their own.
+PEERS := tests/bench/peers
+.venv-bench/all: $(BIN)/uv $(PEERS)/constraints.txt
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-bench
+	$(BIN)/uv pip install --quiet --python .venv-bench/bin/python --requirement $(PEERS)/constraints.txt
+	@touch $@
+
+bench: .venv/all .venv-bench/all ## measure beside Faust, Quix Streams and Bytewax; writes bench-results.json (BENCH_ARGS=--help)
+	@# The page is made anew also where a system has failed.
+	$(BIN)/python -m tests.bench.run $(BENCH_ARGS); ended=$$?; $(BIN)/python -m tests.bench.report && exit $$ended
 
 chaos: .venv/all ## kill, freeze and starve it on a real Kafka (CHAOS_SEEDS=3, CHAOS_ONLY=name,name); writes chaos-results.json
 	$(BIN)/python -m tests.chaos.run
@@ -74,6 +82,8 @@ results: .venv/all ## evaluate all recipes anew into docs/results.md and docs/re
 lock: $(BIN)/uv ## resolve all extras anew into constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 		--extra cpu --extra demo --extra train --extra dev pyproject.toml --output-file constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+		$(PEERS)/requirements.txt --output-file $(PEERS)/constraints.txt
 
 clean: ## remove .venv and everything that runs leave behind
-	rm -rf .venv .valuestream .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-bench .valuestream .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

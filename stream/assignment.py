@@ -22,10 +22,10 @@ from stream.queue import OWED, ScoreQueue
 from stream.state import PartitionState
 
 if TYPE_CHECKING:
+    from stream.fetches import Records
     from stream.pipeline import Pipeline
     from stream.service.clock import Clock
     from stream.service.metrics import Metrics
-    from stream.source import Records
 
 __all__ = ["Assignment", "Store"]
 

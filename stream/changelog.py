@@ -9,7 +9,7 @@ with a full history. An erased user's value is a tombstone, beside which a marke
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from stream.contract.columns import (
 )
 from stream.erasure import Erasures, marker_key, read_marker
 from stream.errors import ContractError
+from stream.rings import opaque
 from stream.state import PartitionState
 
 __all__ = ["applied_offset", "erased", "load", "pack"]
@@ -35,6 +36,7 @@ __all__ = ["applied_offset", "erased", "load", "pack"]
 Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
 _FRESH = FRESH_USER.tobytes()
+_HEAD_BYTES = 1 + USER.itemsize
 _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 
 
@@ -99,10 +101,11 @@ def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
     """Set users to what :func:`pack` wrote, and note the markers among them; returns the users' rows.
 
     Keys and values may come in any order and any parts; a user whose value an erasure covers has no row. Raises
-    ContractError for another version.
+    ContractError for another version, and for values that were cut or altered.
     """
-    markers = {key: value for key, value in zip(users, values, strict=True) if Erasures.is_marker(key)}
-    if markers:
+    markers: dict[str, bytes] = {}
+    if Erasures.any_marker(users):
+        markers = {key: value for key, value in zip(users, values, strict=True) if Erasures.is_marker(key)}
         values = [value for key, value in zip(users, values, strict=True) if key not in markers]
         users = [key for key in users if key not in markers]
     for key, value in markers.items():
@@ -118,32 +121,77 @@ def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
 def _load_users(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
     if not users:
         return np.zeros(0, np.int64)
-    _check_versions(values)
-    values = [value if value[0] == STATE_VERSION else _upgraded(value) for value in values]
+    packed = _Packed.of(values)
     rows = state.rows_of(users)
-    size = USER.itemsize
-    heads = np.frombuffer(b"".join([v[1 : 1 + size].ljust(size, b"\xff") for v in values]), USER)
-    h_bytes = (heads["history_len"].astype(np.int64) * HISTORY.itemsize).tolist()
-    s_bytes = (heads["seen_len"].astype(np.int64) * 8).tolist()
-    start = 1 + size
-    _check_whole(values, heads, [start + h + s for h, s in zip(h_bytes, s_bytes, strict=True)])
-    histories = b"".join([v[start : start + h] for v, h in zip(values, h_bytes, strict=True)])
-    identities = b"".join([v[start + h : start + h + s] for v, h, s in zip(values, h_bytes, s_bytes, strict=True)])
-    _scatter(state.history, rows, heads["history_len"], np.frombuffer(histories, HISTORY))
-    _scatter(state.seen, rows, heads["seen_len"], np.frombuffer(identities, np.uint64))
-    state.users[rows] = heads
-    for row, value, h, s in zip(rows.tolist(), values, h_bytes, s_bytes, strict=True):
-        first = start + h + s + 1
-        end = first + value[first - 1] * _USED_BUCKET.itemsize
-        if end > first:
-            state.buckets.put(row, _unpack_buckets(value[first:end]))
-        if len(value) > end:
-            state.awaited[row] = np.frombuffer(value[end:], "<i8").tolist()
+    opaque(state.users)[rows] = opaque(packed.heads)
+    # Values of like length are copied together, a piece of memory for each user.
+    for length in np.unique(packed.lengths[packed.lengths > 0]).tolist():
+        alike = np.flatnonzero(packed.lengths == length)
+        begin = packed.starts[alike] + _HEAD_BYTES
+        history_bytes, seen_bytes = length * HISTORY.itemsize, length * state.seen.itemsize
+        _beginnings(state.history, history_bytes)[rows[alike]] = _windows(packed.data, history_bytes)[begin]
+        _beginnings(state.seen, seen_bytes)[rows[alike]] = _windows(packed.data, seen_bytes)[begin + history_bytes]
+    state.buckets.put(rows[packed.bucketed], packed.buckets["slot"], packed.buckets["bucket"])
+    for i in np.flatnonzero(packed.ends < packed.sizes).tolist():
+        state.awaited[int(rows[i])] = np.frombuffer(values[i][packed.ends[i] :], "<i8").tolist()
     return rows
 
 
-def _check_versions(values: list[bytes]) -> None:
-    others = {v[0] if v else 0 for v in values} - set(USER_BYTES)
+class _Packed(NamedTuple):
+    """Values one after the other in ``data``: where they start, their sizes, and where their buckets end in them.
+
+    ``lengths`` are those of both rings of each user: they fill alike, as both keep 64. ``buckets`` (``_USED_BUCKET``)
+    are those of all users, and ``bucketed`` says whose each is.
+    """
+
+    data: bytes
+    starts: Array
+    sizes: Array
+    ends: Array
+    heads: Array
+    lengths: Array
+    bucketed: Array
+    buckets: Array
+
+    @classmethod
+    def of(cls, values: list[bytes]) -> _Packed:
+        """Find the parts of these values. Raises ContractError for another version, and where they are damaged."""
+        versions = {value[:1] for value in values}
+        if versions != {_VERSION}:
+            _check_versions(versions)
+            values = [value if value[:1] == _VERSION else _upgraded(value) for value in values]
+        sizes = np.fromiter(map(len, values), np.int64, len(values))
+        starts = np.cumsum(sizes) - sizes
+        # Behind the last is room to look for what a value that was cut does not have.
+        data = b"".join((*values, bytes(_HEAD_BYTES + SEEN_LEN * (HISTORY.itemsize + 8) + 1)))
+        heads = _windows(data, USER.itemsize)[starts + 1].view(USER)
+        lengths = np.minimum(heads["history_len"], HISTORY_LEN).astype(np.int64)
+        number_at = _HEAD_BYTES + lengths * (HISTORY.itemsize + 8)
+        n_buckets = np.frombuffer(data, np.uint8)[starts + number_at].astype(np.int64)
+        ends = number_at + 1 + n_buckets * _USED_BUCKET.itemsize
+        whole = _sane(heads) & (ends <= sizes) & ((sizes - ends) % 8 == 0)
+        n_buckets[~whole] = 0
+        bucketed = np.repeat(np.arange(len(values)), n_buckets)
+        nth = np.arange(len(bucketed)) - np.repeat(np.cumsum(n_buckets) - n_buckets, n_buckets)
+        bucket_at = (starts + number_at + 1)[bucketed] + nth * _USED_BUCKET.itemsize
+        buckets = _windows(data, _USED_BUCKET.itemsize)[bucket_at].view(_USED_BUCKET)
+        whole[bucketed[buckets["slot"] >= BUCKET_SLOTS]] = False
+        _check_whole(whole)
+        return cls(data, starts, sizes, ends, heads, lengths, bucketed, buckets)
+
+
+def _windows(data: bytes, size: int) -> Array:
+    """Every piece of this many bytes, as one item each: element i begins at byte i."""
+    return np.ndarray((len(data) - size + 1,), f"V{size}", data, strides=(1,))
+
+
+def _beginnings(rings: Array, size: int) -> Array:
+    """The first bytes of every ring, as one item each."""
+    return rings.view(np.uint8)[:, :size].view(f"V{size}")[:, 0]
+
+
+def _check_versions(versions: set[bytes]) -> None:
+    others = {version[0] if version else 0 for version in versions} - set(USER_BYTES)
     if others:
         raise ContractError(
             f"state version is {max(others)}, this build reads {min(USER_BYTES)} to {STATE_VERSION}; "
@@ -151,26 +199,22 @@ def _check_versions(values: list[bytes]) -> None:
         )
 
 
-def _check_whole(values: list[bytes], heads: Array, bucket_counts: list[int]) -> None:
-    """Refuse values that were cut or altered; ``bucket_counts`` is where the number of buckets stands in each."""
+def _sane(heads: Array) -> Array:
+    """Which of these users can have been packed."""
     kept, seen = np.minimum(heads["n_events"], HISTORY_LEN), np.minimum(heads["n_events"], SEEN_LEN)
     sane = (heads["history_len"] == kept) & (heads["history_next"] == kept % HISTORY_LEN)
     sane &= (heads["seen_len"] == seen) & (heads["seen_next"] == seen % SEEN_LEN)
     sane &= heads["idle_stage"] < len(IDLE_AGES_S)
-    n = sum(not (ok and _whole(v, at)) for v, ok, at in zip(values, sane.tolist(), bucket_counts, strict=True))
+    return cast("Array", sane)
+
+
+def _check_whole(whole: Array) -> None:
+    n = len(whole) - int(np.count_nonzero(whole))
     if n:
         raise ContractError(
-            f"state of {n} of {len(values)} users is damaged: its length is not what it says, expected values as they "
+            f"state of {n} of {len(whole)} users is damaged: its length is not what it says, expected values as they "
             "were packed; delete --data-dir to rebuild it from the changelog, or start with a new --app-id"
         )
-
-
-def _whole(value: bytes, bucket_count: int) -> bool:
-    if bucket_count >= len(value):
-        return False
-    end = bucket_count + 1 + value[bucket_count] * _USED_BUCKET.itemsize
-    slots = value[bucket_count + 1 : end : _USED_BUCKET.itemsize]
-    return end <= len(value) and (len(value) - end) % 8 == 0 and max(slots, default=0) < BUCKET_SLOTS
 
 
 def _upgraded(value: bytes) -> bytes:
@@ -182,16 +226,3 @@ def _upgraded(value: bytes) -> bytes:
 def applied_offset(value: bytes) -> int:
     """The source offset of the last event that a packed user has seen; it comes first in ``USER``, in every version."""
     return int.from_bytes(value[1:9], "little", signed=True)
-
-
-def _scatter(target: Array, rows: Array, lengths: Array, flat: Array) -> None:
-    ends = np.cumsum(lengths, dtype=np.int64)
-    slots = np.arange(len(flat)) - np.repeat(ends - lengths, lengths)
-    target[np.repeat(rows, lengths), slots] = flat
-
-
-def _unpack_buckets(data: bytes) -> Array:
-    used = np.frombuffer(data, _USED_BUCKET)
-    buckets = np.zeros(BUCKET_SLOTS, BUCKET)
-    buckets[used["slot"]] = used["bucket"]
-    return buckets

@@ -6,25 +6,29 @@ crash is the same to the byte. When it was made is the Kafka timestamp of its re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from functools import lru_cache
+from itertools import repeat
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from stream.contract.columns import DAY_S
 from stream.contract.manifest import Manifest
 from stream.contract.score import Alert, Churn, LifetimeValue, ModelRef, Purchase, Score
-from stream.figures import Figures, figures_of
+from stream.figures import FigureMaker, Figures, date_of
 from stream.score import RawScores
 from stream.state import Snapshot
 
 __all__ = ["AlertRule", "Band", "Decided", "Decider", "encode_json", "score_id"]
 
 Array = npt.NDArray[Any]
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 class Band(IntEnum):
@@ -33,6 +37,9 @@ class Band(IntEnum):
     LOW = 1
     MEDIUM = 2
     HIGH = 3
+
+
+_LOW, _HIGH = np.uint8(Band.LOW), np.uint8(Band.HIGH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,24 @@ class Decided:
     alert_band: Array
     alert_time: Array
 
+    def split(self, sizes: Sequence[int]) -> list[Decided]:
+        """What was decided of each of several groups of users that were decided on together."""
+        ends = np.cumsum(sizes)
+        cuts = zip((ends - sizes).tolist(), ends.tolist(), strict=True)
+        return [self._part(slice(begin, end), self.alerted.searchsorted((begin, end)).tolist()) for begin, end in cuts]
+
+    def _part(self, users: slice, alerts: list[int]) -> Decided:
+        return Decided(
+            self.scores[users],
+            self.alerts[slice(*alerts)],
+            self.alerted[slice(*alerts)] - users.start,
+            self.churn[users],
+            self.purchase[users],
+            self.ltv[users],
+            self.alert_band[users],
+            self.alert_time[users],
+        )
+
 
 class Decider:
     """Turns the outputs of one model into scores and alerts."""
@@ -69,25 +94,25 @@ class Decider:
         self._model = ModelRef(manifest.name, manifest.version, model_sha256)
         self._rule = rule
         self._value_head = manifest.labels.value_head
+        self._figures = FigureMaker(manifest)
 
     def decide(self, snapshot: Snapshot, as_of: Array, raw: RawScores) -> Decided:
         """Scores and alerts of the users of ``snapshot`` at ``as_of`` (seconds)."""
         enough = snapshot.users["n_events"] >= self._manifest.sufficient_events
-        figures = figures_of(self._manifest, as_of, raw, enough)
+        figures = self._figures.figures_of(as_of, raw, enough)
         scores = self._scores(snapshot, as_of, enough, figures)
-        churn = figures.probability[:, 0]
+        churn = figures.probability[0]
         alert_band, alert_time, fired = self._rule_state(snapshot.users, as_of, churn)
         before = snapshot.users["alert_band"]
-        alerted = np.flatnonzero(fired)
+        (alerted,) = fired.nonzero()
         alerts = [self._alert(scores[i], int(before[i])) for i in alerted.tolist()]
-        buys = figures.probability[:, self._value_head]
+        buys = figures.probability[self._value_head]
         return Decided(scores, alerts, alerted, churn, buys, figures.value, alert_band, alert_time)
 
     def _scores(self, snapshot: Snapshot, as_of: Array, enough: Array, figures: Figures) -> list[Score]:
         rows = zip(
             snapshot.ids,
             as_of.tolist(),
-            _iso(as_of),
             snapshot.users["applied_offset"].tolist(),
             snapshot.users["sentiment_offset"].tolist(),
             snapshot.users["n_events"].tolist(),
@@ -103,7 +128,7 @@ class Decider:
             Score(
                 score_id=score_id(user, offset, at, self._model.sha256, noted),
                 user_id=user,
-                as_of=iso,
+                as_of=_iso(at),
                 model=self._model,
                 n_events=n,
                 data_sufficiency="ok" if sufficient else "low",
@@ -114,43 +139,40 @@ class Decider:
                 expected_next_purchase=next_purchase,
                 next_category=next_category,
             )
-            for user, at, iso, offset, noted, n, sufficient, churn, purchase, ltv, next_purchase, next_category in rows
+            for user, at, offset, noted, n, sufficient, churn, purchase, ltv, next_purchase, next_category in rows
         ]
 
     def _churn(self, figures: Figures) -> list[Churn]:
-        medium, high = self._manifest.bands
-        days, p = self._manifest.labels.churn_days, figures.probability[:, 0]
-        bands = np.where(p >= high, "high", np.where(p >= medium, "medium", "low")).tolist()
-        rows = zip(p.tolist(), bands, figures.rank[0], _intervals(figures.low[:, 0], figures.high[:, 0]), strict=True)
-        return [Churn(p, band, days, rank, interval) for p, band, rank, interval in rows]
+        (medium, high), days = self._manifest.bands, self._manifest.labels.churn_days
+        p = figures.probability[0].tolist()
+        bands: list[Literal["low", "medium", "high"]] = [
+            "high" if x >= high else "medium" if x >= medium else "low" for x in p
+        ]
+        return list(map(Churn, p, bands, repeat(days), figures.rank[0], _pairs(figures.low[0], figures.high[0])))
 
     def _purchase(self, figures: Figures) -> Iterator[tuple[Purchase, ...]]:
         heads = []
         for h, days in enumerate(self._manifest.labels.purchase_days, start=1):
-            intervals = _intervals(figures.low[:, h], figures.high[:, h])
-            rows = zip(figures.probability[:, h].tolist(), figures.rank[h], intervals, strict=True)
-            heads.append([Purchase(p, days, rank, interval) for p, rank, interval in rows])
+            intervals = _pairs(figures.low[h], figures.high[h])
+            heads.append(map(Purchase, figures.probability[h].tolist(), repeat(days), figures.rank[h], intervals))
         return zip(*heads, strict=True)
 
-    def _value(self, figures: Figures) -> list[LifetimeValue]:
-        currency, days = self._manifest.currency, self._manifest.labels.value_days
-        p_zero = np.round(1 - figures.probability[:, self._value_head], 6)
-        intervals = _intervals(figures.value_low, figures.value_high)
-        rows = zip(figures.value.tolist(), p_zero.tolist(), figures.value_rank, intervals, strict=True)
-        return [LifetimeValue(value, zero, currency, days, rank, interval) for value, zero, rank, interval in rows]
+    def _value(self, figures: Figures) -> Iterator[LifetimeValue]:
+        currency, days = repeat(self._manifest.currency), repeat(self._manifest.labels.value_days)
+        p_zero = (1 - figures.probability[self._value_head]).round(6).tolist()
+        intervals = _pairs(figures.value_low, figures.value_high)
+        return map(LifetimeValue, figures.value.tolist(), p_zero, currency, days, figures.value_rank, intervals)
 
     def _rule_state(self, users: Array, as_of: Array, churn: Array) -> tuple[Array, Array, Array]:
         """The alert band each user is in now, the time of their last alert, and whether one fires."""
-        before = users["alert_band"]
-        entered = churn >= self._rule.high
-        stays = (before == Band.HIGH) & (churn >= self._rule.clear)
-        band = np.where(entered | stays, Band.HIGH, Band.LOW).astype(np.uint8)
-        last = users["alert_time"].astype(np.int64)
+        before, last = users["alert_band"], users["alert_time"].astype(np.int64)
+        entered, was_high = churn >= self._rule.high, before == _HIGH
+        band = np.where(entered | (was_high & (churn >= self._rule.clear)), _HIGH, _LOW)
+        crossing = entered & ~was_high
         rested = (last == 0) | (as_of - last >= self._rule.cooldown_s)
-        fired = entered & (before != Band.HIGH) & rested
+        fired = crossing & rested
         # A crossing inside the cool-down stays armed: it fires when the cool-down is over, if still high.
-        band = np.where(entered & (before != Band.HIGH) & ~rested, before, band).astype(np.uint8)
-        return band, np.where(fired, as_of, last), fired
+        return np.where(crossing & ~rested, before, band), np.where(fired, as_of, last), fired
 
     def _alert(self, score: Score, before: int) -> Alert:
         return Alert(
@@ -173,13 +195,15 @@ def score_id(user: str, applied_offset: int, as_of: int, model_sha256: str, sent
 
 def encode_json(value: Score | Alert) -> bytes:
     """The bytes that go to Kafka."""
-    return msgspec.json.encode(value)
+    return _ENCODER.encode(value)
 
 
-def _intervals(low: Array, high: Array) -> list[tuple[float, float]]:
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+def _pairs(low: Array, high: Array) -> Iterator[tuple[float, float]]:
+    return zip(low.tolist(), high.tolist(), strict=True)
 
 
-def _iso(seconds: Array) -> list[str]:
-    iso: list[str] = np.datetime_as_string(seconds.astype("datetime64[s]"), timezone="UTC").tolist()
-    return iso
+@lru_cache(maxsize=4096)
+def _iso(seconds: int) -> str:
+    """UTC in ISO 8601; live, the users of a batch share few seconds."""
+    day, second = divmod(seconds, DAY_S)
+    return f"{date_of(day)}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}Z"

@@ -1,14 +1,13 @@
 """Decode: raw records → an event batch, and the records that cannot be used with the reason.
 
-The envelope is read into a typed struct (a wrong type is an error that names the field), then folded into one
-packed ``EVENT`` row. Nothing here raises for a bad record: it comes back as a :class:`DeadLetter`.
+The envelope (:mod:`stream.envelopes`) is read into a typed struct, then folded into one packed ``EVENT`` row. Nothing
+here raises for a bad record: it comes back as a :class:`DeadLetter`.
 """
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -17,16 +16,13 @@ import msgspec
 import numpy as np
 import xxhash
 
-from stream.contract.events import (
-    EVENT,
-    SEGMENT_NAMES,
-    VALUE_LIMIT,
-    VALUE_SCALE,
-    EventBatch,
-    EventType,
-)
+from stream.contract.columns import DAY_S
+from stream.contract.events import EVENT, EventBatch, EventType
+from stream.envelopes import PRESETS, Name, Time
 from stream.erasure import COMMAND_HEADER, ERASE, Erasure
 from stream.errors import ConfigError, EventError
+from stream.money import ABSENT, Money
+from stream.names import EventKinds, HashBuckets, hash_bucket
 from stream.pseudonym import Pseudonyms
 
 __all__ = [
@@ -45,23 +41,17 @@ _ROW: Final = struct.Struct("<qQIiHHB")
 #: Header of a replayed event: where it was at first, as topic/partition/offset.
 ORIGIN_HEADER: Final = "valuestream.origin"
 _USER_ID_MAX: Final = 256
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: Numbers above this are milliseconds, not seconds: 1e11 s is the year 5138, 1e11 ms is 1973.
 _MILLISECONDS_FROM: Final = 1e11
 _TIME_MAX: Final = 2**32 - 1
-#: Names remembered with their hash bucket, and the longest of them: together at most some 10 MB.
-_HASH_CACHE_MAX: Final = 100_000
-_NAME_REMEMBERED_MAX: Final = 64
 #: Of longer reviews the beginning is read: BERT takes at most 512 tokens, some 2,500 characters of English.
 REVIEW_CHARS_MAX: Final = 4_000
 # Plain integers: looking a member up and comparing it costs more than the rest of the row.
-_OTHER: Final = int(EventType.OTHER)
 _PURCHASE: Final = int(EventType.PURCHASE)
 _REFUND: Final = int(EventType.REFUND)
 _REVIEW: Final = int(EventType.REVIEW)
-_NO_TEXT: Final = msgspec.Raw()
 _TEXT: Final = msgspec.json.Decoder(str)
-#: What senders write where they have no id or no amount.
-_ABSENT: Final = (None, "")
 
 
 class Record(Protocol):
@@ -97,151 +87,6 @@ class Decoded:
     erasures: list[Erasure] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Money:
-    """The reporting currency, and what one unit of other currencies is worth in it."""
-
-    currency: str
-    rates: Mapping[str, float] = field(default_factory=dict)
-
-    def hundredths(self, amount: float, currency: str | None) -> int:
-        """Convert; raises EventError for a currency without a rate or an amount that cannot be stored."""
-        if currency and currency != self.currency:
-            rate = self.rates.get(currency)
-            if rate is None:
-                raise EventError(
-                    "currency",
-                    f"currency is {currency!r:.40}, expected {self.currency!r} or one with a rate; set --fx-rates",
-                )
-            amount *= rate
-        value = amount * VALUE_SCALE
-        if not -VALUE_LIMIT <= value <= VALUE_LIMIT:
-            raise EventError("value", f"value is {amount:.10g}, expected at most ±{VALUE_LIMIT / VALUE_SCALE:.10g}")
-        return round(value)
-
-
-class Fields(msgspec.Struct, frozen=True):
-    """One event with its envelope off; what a preset makes of its own shape."""
-
-    name: str
-    user: str | int | None
-    time: datetime | float | int | None
-    event_id: str | int | None = None
-    order_id: str | int | None = None
-    category: str | int | None = None
-    item: str | int | None = None
-    amount: float | int | str | None = None
-    currency: str | None = None
-    #: Where the amount is not given: the lines whose price × quantity make it.
-    lines: Sequence[_Product | _Flat] = ()
-    #: What a review says, as JSON. It is read of reviews alone: an event whose text cannot be read is still an event,
-    #: and a text that is no text (80,000 empty lists) costs nothing.
-    text: msgspec.Raw = _NO_TEXT
-
-
-# -- presets ----------------------------------------------------------------------------------------------
-
-
-class _Product(msgspec.Struct, frozen=True):
-    product_id: str | int | None = None
-    sku: str | int | None = None
-    category: str | int | None = None
-    price: float | int | str | None = None
-    quantity: float | int | str | None = None
-
-
-class _Properties(_Product, frozen=True):
-    order_id: str | int | None = None
-    revenue: float | int | str | None = None
-    total: float | int | str | None = None
-    value: float | int | str | None = None
-    currency: str | None = None
-    products: list[_Product] | None = None
-    review_body: msgspec.Raw = _NO_TEXT
-
-
-class _Segment(msgspec.Struct, frozen=True):
-    type: str
-    event: str | None = None
-    userId: str | int | None = None  # noqa: N815 - the names of the Segment spec
-    anonymousId: str | int | None = None  # noqa: N815
-    messageId: str | int | None = None  # noqa: N815
-    timestamp: datetime | float | int | None = None
-    properties: _Properties | None = None
-
-
-_NO_PROPERTIES: Final = _Properties()
-
-
-def _segment(e: _Segment) -> Fields | None:
-    if e.type == "track":
-        name = e.event or ""
-    elif e.type in ("page", "screen"):
-        name = "product list viewed"
-    else:
-        return None
-    p = e.properties or _NO_PROPERTIES
-    lead: _Product = p.products[0] if p.products and p.product_id is None else p
-    amount: float | int | str | None = p.total
-    if amount in _ABSENT:
-        amount = p.value if p.revenue in _ABSENT else p.revenue
-    return Fields(
-        name,
-        e.anonymousId if e.userId in _ABSENT else e.userId,
-        e.timestamp,
-        e.messageId,
-        p.order_id,
-        lead.category if lead.category is not None else p.category,
-        lead.product_id if lead.product_id is not None else lead.sku,
-        amount,
-        p.currency,
-        p.products or (p,),
-        p.review_body,
-    )
-
-
-class _Flat(msgspec.Struct, frozen=True):
-    type: str
-    user_id: str | int | None = None
-    ts: datetime | float | int | None = None
-    event_id: str | int | None = None
-    order_id: str | int | None = None
-    category: str | int | None = None
-    item_id: str | int | None = None
-    price: float | int | str | None = None
-    quantity: float | int | str | None = None
-    currency: str | None = None
-    text: msgspec.Raw = _NO_TEXT
-
-
-def _flat(e: _Flat) -> Fields:
-    return Fields(
-        e.type, e.user_id, e.ts, e.event_id, e.order_id, e.category, e.item_id, None, e.currency, (e,), e.text
-    )
-
-
-_FLAT_NAMES: Final[dict[str, EventType]] = {
-    **{t.name.lower(): t for t in EventType},
-    "search": EventType.SEARCH,
-    "favourite": EventType.WISHLIST,
-    "favorite": EventType.WISHLIST,
-    "add_to_cart": EventType.CART,
-    "remove_from_cart": EventType.UNCART,
-    "order": EventType.PURCHASE,
-    "buy": EventType.PURCHASE,
-    "cancel": EventType.REFUND,
-}
-
-#: preset → (struct of the envelope, what takes it off, event names in lower case).
-PRESETS: Final[dict[str, tuple[type, Callable[[Any], Fields | None], Mapping[str, EventType]]]] = {
-    "segment": (_Segment, _segment, SEGMENT_NAMES),
-    "flat": (_Flat, _flat, _FLAT_NAMES),
-}
-
-
-# -- the stage --------------------------------------------------------------------------------------------
-
-
 class Decoder:
     """Decodes records of one envelope preset; with ``pseudonyms`` no user id goes past it."""
 
@@ -256,138 +101,106 @@ class Decoder:
     ) -> None:
         if preset not in PRESETS:
             raise ConfigError(f"envelope is {preset!r}, expected one of {', '.join(PRESETS)}; set --envelope")
-        shape, self._open, names = PRESETS[preset]
-        self._types = {name: int(kind) for name, kind in names.items()}
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(shape).decode
+        self._envelope = PRESETS[preset]
+        self._parse: Callable[[bytes], Any] = msgspec.json.Decoder(self._envelope.shape).decode
         self._money = money
         self._bytes_max = bytes_max
         self._future_skew_s = future_skew_s
         #: By which user ids are replaced, if they are.
         self.pseudonyms = pseudonyms
-        self._category_bucket = _HashBuckets()
-        self._item_bucket = _HashBuckets()
+        self._kinds = EventKinds(self._envelope.names)
+        self._categories = HashBuckets()
+        self._items = HashBuckets()
 
     @property
     def categories(self) -> dict[int, str]:
         """Hash bucket → name of the categories met, as far as they are remembered; of two in one bucket the first."""
-        return self._category_bucket.names()
+        return self._categories.names()
 
     def decode(self, records: Sequence[Record], now: float) -> Decoded:
         """Decode records in order; ``now`` is our clock in seconds, the bound for event times."""
         latest = now + self._future_skew_s
-        users: list[str] = []
-        rows: list[bytes] = []
-        used: list[Any] = []
-        dead: list[DeadLetter] = []
-        reviews: list[tuple[int, str]] = []
-        erasures: list[Erasure] = []
+        out = Decoded(EventBatch([], np.empty(0, EVENT)), [], [], 0)
+        rows = self._rows(records, latest, out)
+        users, erasures = out.batch.users, out.erasures
+        if self.pseudonyms:
+            of = self.pseudonyms.of
+            users, erasures = [*map(of, users)], [e._replace(user=of(e.user)) for e in erasures]
+        batch = EventBatch(users, np.frombuffer(b"".join(rows), EVENT))
+        n_ignored = len(records) - len(out.records) - len(out.dead) - len(erasures)
+        return Decoded(batch, out.records, out.dead, n_ignored, out.reviews, erasures)
+
+    def _rows(self, records: Sequence[Record], latest: float, out: Decoded) -> list[bytes]:
+        """The packed rows of the usable events; all else that comes of the records is added to ``out``.
+
+        Every event goes through here, so what is ordinary is done in place, and functions are called for what is not.
+        """
+        parse, fields_of, kinds = self._parse, self._envelope.fields, self._kinds
+        categories, items, bytes_max = self._categories, self._items, self._bytes_max
+        used, users, rows = out.records, out.batch.users, list[bytes]()
+        pack, digest, epoch = _ROW.pack, xxhash.xxh3_64_intdigest, _EPOCH
+        # A time before this whole second is before ``latest`` with any fraction.
+        certain = int(max(0, min(latest, _TIME_MAX)))
         for record in records:
             try:
                 value = record.value
                 if value is None:
-                    erasures.append(_erasure(record, latest))
+                    out.erasures.append(_erasure(record, latest))
                     continue
-                fields = self._fields(value)
-                if fields is not None:
-                    user = _user(fields.user)
-                    rows.append(self._row(record, fields, latest))
-                    users.append(user)
-                    used.append(record)
-                    if fields.text and (text := self._review(fields)):
-                        reviews.append((len(used) - 1, text))
+                if len(value) > bytes_max:
+                    raise _oversized(value, bytes_max)
+                try:
+                    event = parse(value)
+                except Exception as error:
+                    raise _unreadable(value, error) from None
+                fields = fields_of(event)
+                if fields is None:
+                    continue
+                name, user, time, event_id, category, item = fields
+                if type(user) is not str or not user or len(user) > _USER_ID_MAX or "\0" in user:
+                    user = _user(user)
+                seconds = 0
+                if type(time) is datetime and time.tzinfo:
+                    since = time - epoch
+                    seconds = since.days * DAY_S + since.seconds
+                elif type(time) is int:
+                    seconds = time // 1000 if time > _MILLISECONDS_FROM else time
+                if not 0 < seconds < certain:
+                    seconds = _seconds(time, latest)
+                kind, amount = kinds[name], 0
+                if event_id and kind < _PURCHASE:
+                    identity = str(event_id)
+                else:
+                    identity, amount = self._rare(kind, event, event_id, record)
+                    if kind == _REVIEW and (text := self._review(event)):
+                        out.reviews.append((len(used), text))
+                hashed = digest(identity.encode()) or 1
+                rows.append(pack(record.offset, hashed, seconds, amount, categories[category], items[item], kind))
+                users.append(user)
+                used.append(record)
             except EventError as error:
-                dead.append(DeadLetter(record, error.reason, str(error)))
-        if self.pseudonyms:
-            users = [self.pseudonyms.of(user) for user in users]
-            erasures = [e._replace(user=self.pseudonyms.of(e.user)) for e in erasures]
-        batch = EventBatch(users, np.frombuffer(b"".join(rows), EVENT))
-        n_ignored = len(records) - len(used) - len(dead) - len(erasures)
-        return Decoded(batch, used, dead, n_ignored, reviews, erasures)
+                out.dead.append(DeadLetter(record, error.reason, str(error)))
+        return rows
 
-    def _fields(self, value: bytes) -> Fields | None:
-        if len(value) > self._bytes_max:
-            raise EventError(
-                "oversized",
-                f"value has {len(value)} bytes, expected at most {self._bytes_max}; see --event-bytes-max",
-            )
-        try:
-            return self._open(self._decode(value))
-        except EventError:
-            raise
-        except Exception as error:
-            raise _unreadable(value, error) from None
-
-    def _row(self, record: Record, fields: Fields, latest: float) -> bytes:
-        kind = self._types.get(fields.name.lower(), _OTHER)
-        if kind == _PURCHASE and fields.order_id not in _ABSENT:
+    def _rare(self, kind: int, event: Any, event_id: Name, record: Record) -> tuple[str, int]:
+        """Identity and net value: of a purchase what was paid, of a refund the same below zero (all else has none)."""
+        amount, order_id = 0, None
+        if kind in (_PURCHASE, _REFUND):
+            order = self._envelope.order(event)
+            amount = self._money.paid(order)
+            order_id = order.order_id
+        if kind == _PURCHASE and order_id not in ABSENT:
             # Orders and events are often numbered alike: order 17 is not event 17.
-            identity = f"order\0{fields.order_id}"
-        elif fields.event_id not in _ABSENT:
-            identity = str(fields.event_id)
-        else:
-            identity = f"\0{_origin(record)}"
-        return _ROW.pack(
-            record.offset,
-            xxhash.xxh3_64_intdigest(identity.encode()) or 1,
-            _seconds(fields.time, latest),
-            self._value(kind, fields) if kind in (_PURCHASE, _REFUND) else 0,
-            self._category_bucket(fields.category),
-            self._item_bucket(fields.item),
-            kind,
-        )
+            return f"order\0{order_id}", amount
+        identity = f"\0{_origin(record)}" if event_id in ABSENT else str(event_id)
+        return identity, -abs(amount) if kind == _REFUND else amount
 
-    def _review(self, fields: Fields) -> str:
-        """The beginning of what a review says; empty for other events and where there is no text."""
-        if self._types.get(fields.name.lower()) != _REVIEW:
-            return ""
+    def _review(self, event: Any) -> str:
+        """The beginning of what a review says; empty where there is no text."""
         try:
-            return _TEXT.decode(fields.text).strip()[:REVIEW_CHARS_MAX]
+            return _TEXT.decode(self._envelope.text(event)).strip()[:REVIEW_CHARS_MAX]
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return ""
-
-    def _value(self, kind: int, fields: Fields) -> int:
-        """Net value: of a purchase what was paid, of a refund the same below zero (all else has none)."""
-        amount = _line_total(fields.lines) if fields.amount in _ABSENT else _number(fields.amount)
-        value = self._money.hundredths(amount, fields.currency) if amount else 0
-        return -abs(value) if kind == _REFUND else value
-
-
-def hash_bucket(name: str | int | None) -> int:
-    """The bucket 1..65535 by which a category or item is known in state and tokens; 0 where none is given.
-
-    >>> hash_bucket("shoes"), hash_bucket(17) == hash_bucket("17"), hash_bucket("")
-    (42997, True, 0)
-    """
-    if name is None or name == "":
-        return 0
-    return 1 + xxhash.xxh3_64_intdigest(str(name).encode()) % 65_535
-
-
-class _HashBuckets:
-    """:func:`hash_bucket`, which remembers the names it met last.
-
-    They are kept as text: a dict of numbers has no secret seed, so whoever chooses the numbers can make it slow.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[str, int] = {}
-
-    def __call__(self, name: str | int | None) -> int:
-        if name is None or name == "":
-            return 0
-        text = name if isinstance(name, str) else f"{name}"
-        bucket = self._known.get(text)
-        if bucket is None:
-            if len(self._known) >= _HASH_CACHE_MAX:
-                self._known.clear()
-            bucket = hash_bucket(text)
-            if len(text) <= _NAME_REMEMBERED_MAX:
-                self._known[text] = bucket
-        return bucket
-
-    def names(self) -> dict[int, str]:
-        """Bucket → name of those remembered, the first where several share a bucket."""
-        return {bucket: name for name, bucket in reversed(self._known.items())}
 
 
 def _origin(record: Any) -> str | int:
@@ -411,7 +224,7 @@ def _erasure(record: Any, latest: float) -> Erasure:
     return Erasure(user, int(seconds), record.offset)
 
 
-def _user(user: str | int | None) -> str:
+def _user(user: Name) -> str:
     name = "" if user is None else str(user)
     if not name:
         raise EventError("user", "user id is missing, expected a string or a number")
@@ -422,7 +235,7 @@ def _user(user: str | int | None) -> str:
     return name
 
 
-def _seconds(time: datetime | float | int | None, latest: float) -> int:
+def _seconds(time: Time, latest: float) -> int:
     if isinstance(time, datetime):
         seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
     elif time is None:
@@ -439,20 +252,8 @@ def _seconds(time: datetime | float | int | None, latest: float) -> int:
     return int(seconds)
 
 
-def _number(amount: float | int | str | None) -> float:
-    try:
-        number = float(amount or 0)
-    except ValueError:
-        raise EventError("schema", f"amount is {amount!r:.40}, expected a number") from None
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise EventError("value", f"amount is {amount!r:.40}, expected a finite number")
-    return number
-
-
-def _line_total(lines: Sequence[_Product | _Flat]) -> float:
-    return sum(_number(line.price) * _number(1 if line.quantity in _ABSENT else line.quantity) for line in lines)
+def _oversized(value: bytes, bytes_max: int) -> EventError:
+    return EventError("oversized", f"value has {len(value)} bytes, expected at most {bytes_max}; see --event-bytes-max")
 
 
 def _unreadable(value: bytes, error: Exception) -> EventError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from base64 import urlsafe_b64encode
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -109,3 +110,8 @@ class Erasures:
     def is_marker(key: str) -> bool:
         """Whether a changelog key is that of a marker, not that of a user."""
         return key.startswith(_PREFIX)
+
+    @staticmethod
+    def any_marker(keys: Iterable[str]) -> bool:
+        """Whether there is a marker among these keys: their first character is in no user's id."""
+        return _PREFIX in "".join(keys)

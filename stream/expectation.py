@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +24,7 @@ _Z: Final = np.linspace(-8.0, 8.0, 1_601)
 _NORMAL: Final = np.array([0.5 * math.erfc(-z / math.sqrt(2.0)) for z in _Z.tolist()])
 #: Keeps the hazard of a certain purchase finite.
 _CERTAIN: Final = 1 - 1e-12
+_LN2: Final = math.log(2)
 
 
 def log_normal(value: Array) -> tuple[Array, Array]:
@@ -63,16 +65,23 @@ def days_to_purchase(buys: Array, horizon_days: Sequence[float]) -> Array:
     >>> days_to_purchase(np.array([[0.5, 0.6], [0.25, 0.4375], [0.0, 0.0]]), (10, 20)).round(6).tolist()
     [10.0, 24.094208, inf]
     """
-    order = np.argsort(horizon_days)
-    days = np.append(0.0, np.asarray(horizon_days, np.float64)[order])
+    order, days, widths = _pieces(tuple(horizon_days))
     # Heads are calibrated one by one: a longer horizon may come out less likely, which no hazard can follow.
-    by_then = np.maximum.accumulate(np.minimum(buys[:, order], _CERTAIN), axis=1)
-    hazard = np.column_stack((np.zeros(len(buys)), -np.log1p(-by_then)))
-    piece = np.minimum((hazard[:, 1:] < math.log(2)).sum(axis=1), len(order) - 1)
-    rows = np.arange(len(buys))
-    rate = (np.diff(hazard) / np.diff(days))[rows, piece]
-    left = math.log(2) - hazard[rows, piece]
-    return np.asarray(days[piece] + np.divide(left, rate, out=np.full(len(buys), np.inf), where=rate > 0))
+    by_then = np.maximum.accumulate(np.minimum(buys.T[order], _CERTAIN), axis=0)
+    hazard = np.zeros((len(days), len(buys)))
+    hazard[1:] = -np.log1p(-by_then)
+    piece = np.minimum(np.add.reduce(hazard[1:] < _LN2, axis=0), len(order) - 1)
+    users = np.arange(len(buys))
+    rate = ((hazard[1:] - hazard[:-1]) / widths)[piece, users]
+    left = _LN2 - hazard[piece, users]
+    return np.asarray(days.take(piece) + np.divide(left, rate, out=np.full(len(buys), np.inf), where=rate > 0))
+
+
+@cache
+def _pieces(horizon_days: tuple[float, ...]) -> tuple[Array, Array, Array]:
+    """Order of the horizons, the days from 0 on between which hazards are constant, and their distances (k, 1)."""
+    days = np.array([0.0, *sorted(horizon_days)])
+    return np.argsort(horizon_days), days, np.diff(days)[:, None]
 
 
 def top_categories(logits: Array, temperature: float, k: int) -> tuple[Array, Array]:
@@ -83,11 +92,7 @@ def top_categories(logits: Array, temperature: float, k: int) -> tuple[Array, Ar
     ([[1, 2]], [[0.5, 0.3]])
     """
     scaled = logits.astype(np.float64) / temperature
-    weights = np.exp(scaled - scaled.max(axis=1, keepdims=True, initial=-np.inf))
-    share = weights / weights.sum(axis=1, keepdims=True)
-    rows, left = np.arange(len(logits)), scaled.copy()
-    classes = np.empty((len(logits), min(k, logits.shape[1])), np.int64)
-    for place in range(classes.shape[1]):
-        classes[:, place] = left.argmax(axis=1)
-        left[rows, classes[:, place]] = -np.inf
-    return classes, np.take_along_axis(share, classes, axis=1)
+    weights = np.exp(scaled - np.maximum.reduce(scaled, axis=1, keepdims=True, initial=-np.inf))
+    share = weights / np.add.reduce(weights, axis=1, keepdims=True)
+    classes = np.argsort(-scaled, axis=1, kind="stable")[:, :k]
+    return classes, share[np.arange(len(logits))[:, None], classes]

@@ -6,12 +6,12 @@ so that every feature is a few units wide; the model holds the scaler that was f
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from stream.contract.columns import BUCKET_LEVELS, DAY_S, HISTORY_LEN, SENTIMENT_SCALE, WINDOWS
+from stream.contract.columns import BUCKET_LEVELS, BUCKET_SLOTS, DAY_S, HISTORY_LEN, SENTIMENT_SCALE, WINDOWS
 from stream.contract.events import N_TYPES, VALUE_SCALE
 from stream.contract.tokens import FEATURES
 from stream.state import Snapshot
@@ -19,106 +19,125 @@ from stream.state import Snapshot
 __all__ = ["features", "windows"]
 
 Array = npt.NDArray[Any]
-_DAYS = 30
-_LEVEL_START = np.cumsum([0, *(n for _, n in BUCKET_LEVELS)]).tolist()
+_SLOTS: Final = np.arange(HISTORY_LEN)
+_LEVEL_START: Final = np.cumsum([0, *(n for _, n in BUCKET_LEVELS)]).tolist()
+_LAST_LEVEL: Final = slice(_LEVEL_START[-2], _LEVEL_START[-1])
+#: Of each window ``(windows,)``: its number of buckets, and their width in seconds.
+_LENGTHS: Final = np.array([length for _, length in WINDOWS.values()])
+_WIDTHS_S: Final = np.array([BUCKET_LEVELS[level][0] for level, _ in WINDOWS.values()])
+#: Which bucket slots ``(windows, BUCKET_SLOTS)`` hold the buckets of each window's level.
+_OF_LEVEL: Final = np.array(
+    [[_LEVEL_START[level] <= i < _LEVEL_START[level + 1] for i in range(BUCKET_SLOTS)] for level, _ in WINDOWS.values()]
+)
+_OUTSIDE: Final = np.uint8(len(WINDOWS))
+#: A bit for each of the last 30 UTC days, today's first.
+_MONTH: Final = np.uint32((1 << 30) - 1)
+_WEEK: Final = np.uint32((1 << 7) - 1)
+_TODAY: Final = np.uint32(1)
+_N_COUNTS: Final = len(WINDOWS) * N_TYPES
+#: Columns that are not times, counts or money, and go in as they are.
+_PLAIN: Final = ("active_days_7d", "active_days_30d", "has_order", "sentiment_mean", "sentiment_last")
+_PLAIN_COLUMNS: Final = [FEATURES.index(name) for name in _PLAIN]
 
 
 def features(snapshot: Snapshot, as_of: Array) -> npt.NDArray[np.float32]:
     """Numeric features ``(n, len(FEATURES))`` of users at ``as_of`` (seconds, not before their last event)."""
     users = snapshot.users
+    times, valid = np.ascontiguousarray(snapshot.history["time"]), _valid(snapshot)
     counts, revenue = windows(snapshot, as_of)
-    days = _active_days(snapshot, as_of)
+    days = _active_days(snapshot, as_of, times, valid)
     recency = (as_of - users["last_time"].astype(np.int64)) / DAY_S
-    has_order = users["orders"] > 0
-    order_recency = np.where(has_order, (as_of - users["last_order_time"].astype(np.int64)) / DAY_S, 0.0)
-    gap_mean, gap_std = _gaps(snapshot)
-    money = users["revenue"] / VALUE_SCALE
-    columns = [
-        np.log1p(counts.reshape(len(users), len(WINDOWS) * N_TYPES)),
-        _signed_log(revenue / VALUE_SCALE),
-        days[:, :7].sum(axis=1),
-        days.sum(axis=1),
-        np.log1p(recency),
-        np.log1p(order_recency),
+    orders, reviews, money = users["orders"], users["reviews"], users["revenue"] / VALUE_SCALE
+    has_order = orders > 0
+    gap_mean, gap_std = _gaps(users, times, valid)
+    columns = (
+        *(revenue.T / VALUE_SCALE),
+        np.bitwise_count(days & _WEEK),
+        np.bitwise_count(days),
+        recency,
+        np.where(has_order, (as_of - users["last_order_time"].astype(np.int64)) / DAY_S, 0.0),
         has_order,
-        np.log1p((as_of - users["first_time"].astype(np.int64)) / DAY_S),
-        np.log1p(users["n_events"]),
-        np.log1p(users["orders"]),
-        _signed_log(money),
-        _signed_log(money / np.maximum(users["orders"], 1)),
-        np.log1p(gap_mean),
-        np.log1p(gap_std),
-        np.log1p(recency / np.maximum(gap_mean, 1 / 24)),
-        np.log1p(users["reviews"]),
-        users["sentiment_sum"] / (SENTIMENT_SCALE * np.maximum(users["reviews"], 1)),
+        (as_of - users["first_time"].astype(np.int64)) / DAY_S,
+        users["n_events"],
+        orders,
+        money,
+        money / np.maximum(orders, 1),
+        gap_mean,
+        gap_std,
+        recency / np.maximum(gap_mean, 1 / 24),
+        reviews,
+        users["sentiment_sum"] / (SENTIMENT_SCALE * np.maximum(reviews, 1)),
         users["sentiment_last"] / SENTIMENT_SCALE,
-    ]
-    out = np.column_stack(columns).astype(np.float32)
-    assert out.shape[1] == len(FEATURES), "features and FEATURES disagree. This is a bug."
+    )
+    values = np.empty((len(users), len(FEATURES)))
+    values[:, :_N_COUNTS] = counts.reshape(len(users), _N_COUNTS)
+    for i, column in enumerate(columns, start=_N_COUNTS):
+        values[:, i] = column
+    out = _signed_log(values).astype(np.float32)
+    out[:, _PLAIN_COLUMNS] = values[:, _PLAIN_COLUMNS]
     return out
 
 
 def windows(snapshot: Snapshot, as_of: Array) -> tuple[Array, Array]:
-    """Counts by event type ``(n, windows, types)`` and net revenue in hundredths ``(n, windows)``."""
-    n, history = len(as_of), snapshot.history
-    valid = _valid(snapshot)
-    user, slot = np.nonzero(valid)
-    entries = history[user, slot]
-    counts = np.zeros((n, len(WINDOWS), N_TYPES), np.int64)
-    revenue = np.zeros((n, len(WINDOWS)), np.int64)
-    for w, (level, length) in enumerate(WINDOWS.values()):
-        width_s, n_slots = BUCKET_LEVELS[level]
-        last = as_of // width_s
-        inside = last[user] - entries["time"] // width_s < length
-        flat = user[inside] * N_TYPES + entries["type"][inside] - 1
-        counts[:, w] = np.bincount(flat, minlength=n * N_TYPES).reshape(n, N_TYPES)
-        # Weighted counts are float64, exact for whole hundredths up to 2**53.
-        revenue[:, w] = np.bincount(user[inside], weights=entries["value"][inside], minlength=n).astype(np.int64)
-        if len(snapshot.bucketed):
-            _add_buckets(snapshot, level, n_slots, last, length, counts[:, w], revenue[:, w])
+    """Counts by event type ``(n, windows, types)`` and net revenue in hundredths ``(n, windows)``.
+
+    The windows lie in one another: an event is counted in the shortest that holds it, and then they are summed up.
+    """
+    n, history, bucketed = len(as_of), snapshot.history, snapshot.bucketed
+    first = as_of[:, None] // _WIDTHS_S - (_LENGTHS - 1)
+    shortest = np.where(_valid(snapshot), _shortest(history["time"], first * _WIDTHS_S), _OUTSIDE)
+    # Types begin with 1. The last place is for what lies in no window.
+    shape = (n, len(WINDOWS) + 1, N_TYPES + 1)
+    places = np.arange(n * shape[1]).reshape(n, shape[1])[:, :1]
+    types = places * shape[2] + (shortest * np.uint8(shape[2]) + history["type"])
+    counts = np.bincount(types.reshape(-1), minlength=n * shape[1] * shape[2]).reshape(shape)[:, :-1, 1:]
+    # Weighted counts are float64, exact for whole hundredths up to 2**53.
+    value = np.bincount((places + shortest).reshape(-1), history["value"].reshape(-1), n * shape[1])
+    counts = np.add.accumulate(counts, axis=1)
+    revenue = np.add.accumulate(value.reshape(shape[:2])[:, :-1].astype(np.int64), axis=1)
+    if len(bucketed):
+        inside = (snapshot.buckets["number"][:, None] >= first[bucketed, :, None]) & _OF_LEVEL
+        counts[bucketed] += np.matmul(inside, snapshot.buckets["count"], dtype=np.int64)
+        revenue[bucketed] += np.matmul(inside, snapshot.buckets["value"][:, :, None], dtype=np.int64)[:, :, 0]
     return counts, revenue
 
 
-def _add_buckets(
-    snapshot: Snapshot, level: int, n_slots: int, last: Array, length: int, counts: Array, revenue: Array
-) -> None:
-    buckets = snapshot.buckets[:, _LEVEL_START[level] : _LEVEL_START[level] + n_slots]
-    inside = last[snapshot.bucketed, None] - buckets["number"].astype(np.int64) < length
-    counts[snapshot.bucketed] += np.einsum("nbt,nb->nt", buckets["count"], inside, dtype=np.int64)
-    revenue[snapshot.bucketed] += np.einsum("nb,nb->n", buckets["value"], inside)
+def _shortest(times: Array, begins: Array) -> Array:
+    """Index of the shortest window that holds each event, of windows that begin at ``begins`` (n, windows)."""
+    times, out = times.astype(np.int64), np.zeros(times.shape, np.uint8)
+    for begin in begins.T:
+        out += (times < begin[:, None]).view(np.uint8)
+    return out
 
 
-def _active_days(snapshot: Snapshot, as_of: Array) -> Array:
-    """Whether a user did anything on each of the last 30 UTC days, today first; shape ``(n, 30)``."""
-    active = np.zeros((len(as_of), _DAYS), bool)
-    today = as_of // DAY_S
-    user, slot = np.nonzero(_valid(snapshot))
-    ago = today[user] - snapshot.history["time"][user, slot] // DAY_S
-    active[user[ago < _DAYS], ago[ago < _DAYS]] = True
+def _active_days(snapshot: Snapshot, as_of: Array, times: Array, valid: Array) -> Array:
+    """The last 30 UTC days on which a user did anything, a bit for each, today's first; shape ``(n,)``."""
+    today = (as_of[:, None] // DAY_S).astype(np.uint32)
+    # A shift by 32 or more gives 0.
+    days = np.bitwise_or.reduce(np.left_shift(_TODAY, today - times // np.uint32(DAY_S)) * valid, axis=1)
     if len(snapshot.bucketed):
-        buckets = snapshot.buckets[:, _LEVEL_START[-2] :]
-        which, slot = np.nonzero(buckets["count"].any(axis=2))
-        ago = today[snapshot.bucketed[which]] - buckets["number"][which, slot]
-        active[snapshot.bucketed[which[ago < _DAYS]], ago[ago < _DAYS]] = True
-    return active
+        buckets = snapshot.buckets[:, _LAST_LEVEL]
+        active = buckets["count"].any(axis=2)
+        bits = np.left_shift(_TODAY, today[snapshot.bucketed] - buckets["number"]) * active
+        days[snapshot.bucketed] |= np.bitwise_or.reduce(bits, axis=1)
+    return np.asarray(days & _MONTH)
 
 
-def _gaps(snapshot: Snapshot) -> tuple[Array, Array]:
+def _gaps(users: Array, times: Array, valid: Array) -> tuple[Array, Array]:
     """Mean and standard deviation of the days between a user's successive events, over the history."""
-    times = snapshot.history["time"].astype(np.float64)
-    between = _valid(snapshot)[:, 1:]
-    gaps = np.where(between, times[:, 1:] - times[:, :-1], 0.0) / DAY_S
-    n = np.maximum(between.sum(axis=1), 1)
-    mean = gaps.sum(axis=1) / n
-    variance = np.where(between, (gaps - mean[:, None]) ** 2, 0.0).sum(axis=1) / n
+    between = valid[:, 1:]
+    gaps = (times[:, 1:] - times[:, :-1]) * between / DAY_S
+    n = np.maximum(users["history_len"], 2) - 1
+    mean = np.add.reduce(gaps, axis=1) / n
+    variance = np.add.reduce(np.square(gaps - mean[:, None]) * between, axis=1) / n
     return mean, np.sqrt(variance)
 
 
 def _valid(snapshot: Snapshot) -> Array:
-    valid: Array = np.arange(HISTORY_LEN) < snapshot.users["history_len"][:, None]
+    valid: Array = snapshot.users["history_len"][:, None] > _SLOTS
     return valid
 
 
 def _signed_log(x: Array) -> Array:
-    out: Array = np.sign(x) * np.log1p(np.abs(x))
+    out: Array = np.copysign(np.log1p(np.abs(x)), x)
     return out

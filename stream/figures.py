@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from stream.calibration import percentile, probabilities, wilson
+from stream.calibration import Curves, Ranking, sigmoid, wilson
 from stream.contract.columns import DAY_S
 from stream.contract.manifest import Manifest
 from stream.contract.score import NextCategory
 from stream.expectation import days_to_purchase, expected_value, top_categories, value_interval
 from stream.score import RawScores
 
-__all__ = ["Figures", "figures_of"]
+__all__ = ["FigureMaker", "Figures", "date_of"]
 
 Array = npt.NDArray[Any]
 #: A next order later than this is none that anyone can plan for.
 _NEXT_PURCHASE_DAYS_MAX: Final = 365.0
 _CATEGORIES: Final = 3
+_EPOCH: Final = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of ``n`` users: arrays ``(n, heads)`` (churn, then purchase by horizon) and ``(n,)``; lists of ``n``.
+    """Of ``n`` users: arrays ``(heads, n)`` (churn, then purchase by horizon) and ``(n,)``; lists of ``n``.
 
     ``low`` and ``high`` bound the interval of each probability; ranks are percentiles, a list for each head.
     """
@@ -43,47 +46,63 @@ class Figures:
     next_category: list[list[NextCategory]]
 
 
-def figures_of(manifest: Manifest, as_of: Array, raw: RawScores, enough: Array) -> Figures:
-    """Figures of ``n`` users at ``as_of`` (seconds); ``enough`` (n,) tells who has sufficient events."""
-    labels, calibration = manifest.labels, manifest.calibration
-    heads = calibration.heads
-    p = probabilities(raw.logits, heads, enough)
-    buys = p[:, labels.value_head]
-    value = np.round(expected_value(buys, raw.value) * calibration.value_factor, 4)
-    bounds = value_interval(buys, raw.value, calibration.value_sigma_factor, calibration.value_shift)
-    bounds = np.round(bounds * calibration.value_factor, 4)
-    people = np.where(enough[:, None], [head.enough.n for head in heads], [head.few.n for head in heads])
-    p = np.round(p, 6)
-    low, high = (np.round(bound, 6) for bound in wilson(p, people))
-    return Figures(
-        probability=p,
-        low=low,
-        high=high,
-        rank=[_ranks(p[:, h], head.percentiles) for h, head in enumerate(heads)],
-        value=value,
-        value_low=bounds[:, 0],
-        value_high=bounds[:, 1],
-        value_rank=_ranks(value, calibration.value_percentiles),
-        next_purchase=_dates(as_of, days_to_purchase(p[:, 1:], labels.purchase_days)),
-        next_category=_categories(manifest.categories, raw.category, calibration.category_temperature),
-    )
+class FigureMaker:
+    """Makes the figures of one model; what depends on its manifest alone is prepared once."""
 
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._value_head = manifest.labels.value_head
+        self._curves = Curves(manifest.calibration.heads)
+        tables = [*(head.percentiles for head in manifest.calibration.heads), manifest.calibration.value_percentiles]
+        self._ranking, self._ranked = Ranking(tables), [len(table) > 0 for table in tables]
 
-def _ranks(values: Array, percentiles: Sequence[float]) -> list[float] | list[None]:
-    if not percentiles:
-        return [None] * len(values)
-    ranks: list[float] = np.round(percentile(values, percentiles), 1).tolist()
-    return ranks
+    def figures_of(self, as_of: Array, raw: RawScores, enough: Array) -> Figures:
+        """Figures of ``n`` users at ``as_of`` (seconds); ``enough`` (n,) tells who has sufficient events."""
+        labels, calibration = self._manifest.labels, self._manifest.calibration
+        p = sigmoid(self._curves.log_odds(np.vstack((raw.churn, raw.purchase.T)), enough))
+        buys = p[self._value_head]
+        value = (expected_value(buys, raw.value) * calibration.value_factor).round(4)
+        bounds = value_interval(buys, raw.value, calibration.value_sigma_factor, calibration.value_shift)
+        value_low, value_high = (bounds * calibration.value_factor).round(4).T
+        p = p.round(6)
+        low, high = wilson(p, self._curves.people(enough))
+        *rank, value_rank = self._ranks(np.vstack((p, value)))
+        return Figures(
+            probability=p,
+            low=low.round(6),
+            high=high.round(6),
+            rank=rank,
+            value=value,
+            value_low=value_low,
+            value_high=value_high,
+            value_rank=value_rank,
+            next_purchase=_dates(as_of, days_to_purchase(p[1:].T, labels.purchase_days)),
+            next_category=self._categories(raw.category),
+        )
+
+    def _ranks(self, values: Array) -> list[list[float] | list[None]]:
+        ranks: list[list[float]] = self._ranking.of(values).round(1).tolist()
+        return [of if ranked else [None] * len(of) for of, ranked in zip(ranks, self._ranked, strict=True)]
+
+    def _categories(self, logits: Array) -> list[list[NextCategory]]:
+        names = self._manifest.categories
+        classes, share = top_categories(logits, self._manifest.calibration.category_temperature, _CATEGORIES)
+        best = map(NextCategory, [names[c] for c in classes.reshape(-1).tolist()], share.round(6).reshape(-1).tolist())
+        return [list(islice(best, classes.shape[1])) for _ in range(len(classes))]
 
 
 def _dates(as_of: Array, days: Array) -> list[str | None]:
     soon = days <= _NEXT_PURCHASE_DAYS_MAX
     seconds = as_of + np.where(soon, days, 0.0) * DAY_S
-    dates = np.datetime_as_string(seconds.astype("datetime64[s]"), unit="D").tolist()
-    return [date if known else None for date, known in zip(dates, soon.tolist(), strict=True)]
+    dates = (seconds.astype(np.int64) // DAY_S).tolist()
+    return [date_of(day) if known else None for day, known in zip(dates, soon.tolist(), strict=True)]
 
 
-def _categories(names: tuple[str, ...], logits: Array, temperature: float) -> list[list[NextCategory]]:
-    classes, share = top_categories(logits, temperature, _CATEGORIES)
-    rows = zip(classes.tolist(), np.round(share, 6).tolist(), strict=True)
-    return [[NextCategory(names[c], p) for c, p in zip(*row, strict=True)] for row in rows]
+@lru_cache(maxsize=4096)
+def date_of(day: int) -> str:
+    """The date of a day since 1970-01-01; few days are asked for, and often.
+
+    >>> date_of(19_675)
+    '2023-11-14'
+    """
+    return date.fromordinal(_EPOCH + day).isoformat()

@@ -157,15 +157,17 @@ class Partition:
     def scoring_stage(self, rows: Array, event_now: int, stage_max: int) -> Array:
         """The age of silence (index into ``IDLE_AGES_S``) at which these users are to be scored."""
         age = event_now - self.state.users["last_time"][rows].astype(np.int64)
-        return np.clip(np.searchsorted(IDLE_AGES_S, age, side="right") - 1, 0, stage_max)
+        return np.minimum(np.maximum(IDLE_AGES_S.searchsorted(age, "right") - 1, 0), stage_max)
 
     def take(self, n: int, now: float) -> tuple[Array, Array]:
         """Rows of up to ``n`` users, the most urgent, and their arrivals; being scored until they are released."""
         rows, arrivals = self.queue.take(n, now)
         living = self.state.living(rows)
-        if living.any():
-            self.scoring.append(rows[living])
-        return rows[living], arrivals[living]
+        if not living.all():
+            rows, arrivals = rows[living], arrivals[living]
+        if len(rows):
+            self.scoring.append(rows)
+        return rows, arrivals
 
     def release(self, rows: Array, taken_at: float) -> None:
         """These users are not being scored any more, whatever came of it."""
@@ -177,17 +179,18 @@ class Partition:
 
         Of users who were erased meanwhile nothing is written.
         """
-        users, living = self.state.users, np.flatnonzero(self.state.living(rows))
-        rows, stages, seen = rows[living], stages[living], snapshot.users[living]
-        users["scored_offset"][rows] = seen["applied_offset"]
-        users["scored_sentiment"][rows] = seen["sentiment_offset"]
-        unchanged = users["applied_offset"][rows] == seen["applied_offset"]
+        users, seen, living = self.state.users, snapshot.users, self.state.living(rows)
+        of: Array | slice = slice(None) if living.all() else living
+        rows, stages, applied = rows[of], stages[of], seen["applied_offset"][of]
+        users["scored_offset"][rows] = applied
+        users["scored_sentiment"][rows] = seen["sentiment_offset"][of]
+        unchanged = users["applied_offset"][rows] == applied
         users["idle_stage"][rows[unchanged]] = stages[unchanged]
-        users["churn"][rows] = decided.churn[living]
-        users["purchase"][rows] = decided.purchase[living]
-        users["ltv"][rows] = decided.ltv[living]
-        users["alert_band"][rows] = decided.alert_band[living]
-        users["alert_time"][rows] = decided.alert_time[living]
+        users["churn"][rows] = decided.churn[of]
+        users["purchase"][rows] = decided.purchase[of]
+        users["ltv"][rows] = decided.ltv[of]
+        users["alert_band"][rows] = decided.alert_band[of]
+        users["alert_time"][rows] = decided.alert_time[of]
         self.dirty.append(rows)
 
     # -- erasures -------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline", "Sink", "Topics"]
 
 Array = npt.NDArray[Any]
-#: Where more users of a partition wait for a score, its alerts go out without reasons.
+#: Where more users wait for a score, alerts go out without reasons.
 EXPLAIN_QUEUE_MAX: Final = 256
 
 
@@ -108,7 +108,8 @@ class Pipeline:
 
     def ingest(self, partition: Partition, records: Sequence[Any]) -> None:
         """Take one fetch of a partition into its state and queue its users for scoring."""
-        records = [r for r in records if r.offset >= partition.next_offset]
+        if records and records[0].offset < partition.next_offset:
+            records = [r for r in records if r.offset >= partition.next_offset]
         if not records:
             return
         self._metrics.records_bytes.inc(sum(len(r.value or b"") for r in records))
@@ -133,7 +134,7 @@ class Pipeline:
 
     def _queue(self, partition: Partition, decoded: Decoded, applied: Applied) -> None:
         urgency = priorities(decoded.batch.rows["type"][applied.accepted])
-        arrival = np.array([decoded.records[i].timestamp for i in applied.accepted.tolist()], np.float64) / 1000
+        arrival = np.array([record.timestamp for record in decoded.records], np.int64)[applied.accepted] / 1000
         partition.queue.push(applied.users, urgency, self._clock.monotonic(), arrival)
 
     # -- state to scores ------------------------------------------------------------------------------------
@@ -169,37 +170,41 @@ class Pipeline:
             s.users["last_time"].astype(np.int64) + IDLE_AGES_S[stage]
             for s, stage in zip(snapshots, stages, strict=True)
         ]
-        loop = asyncio.get_running_loop()
-        raw = await loop.run_in_executor(
-            self._inference, self._infer, Snapshot.joined(snapshots), np.concatenate(as_of)
-        )
-        parts = raw.split([len(t.rows) for t in taken])
-        await asyncio.gather(*map(self._finish, taken, snapshots, stages, as_of, parts))
-
-    async def _finish(self, taken: Taken, snapshot: Snapshot, stages: Array, as_of: Array, raw: RawScores) -> None:
+        snapshot, at = Snapshot.joined(snapshots), np.concatenate(as_of)
+        raw = await self._in_thread(self._infer, snapshot, at)
         with self._timed("decide"):
-            decided = self._decider.decide(snapshot, as_of, raw)
+            decided = self._decider.decide(snapshot, at, raw)
         if decided.alerts and self._explainer:
-            decided = await self._explained(self._explainer, taken.partition, snapshot, as_of, decided)
+            waiting = sum(len(t.partition.queue) for t in taken)
+            decided = await self._explained(self._explainer, waiting, snapshot, at, decided)
+        parts = decided.split([len(t.rows) for t in taken])
         with self._timed("publish"):
-            await self._publish(taken.partition, decided)
+            ended = await asyncio.gather(*map(self._finish, taken, snapshots, stages, parts), return_exceptions=True)
+        for error in filter(None, ended):
+            raise error
+        self._count_scores(snapshot, decided, np.concatenate([t.arrivals for t in taken]), at)
+
+    async def _finish(self, taken: Taken, snapshot: Snapshot, stages: Array, decided: Decided) -> None:
+        """A partition's share: scored is who the broker has the score of."""
+        await self._publish(taken.partition, decided)
         taken.partition.note_scores(taken.rows, snapshot, stages, decided)
-        self._count_scores(snapshot, decided, taken.arrivals, as_of)
+
+    async def _in_thread(self, work: Callable[..., Any], *given: Any) -> Any:
+        """Run it beside the event loop; one at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._inference, work, *given)
 
     async def _explained(
-        self, explainer: Explainer, partition: Partition, snapshot: Snapshot, as_of: Array, decided: Decided
+        self, explainer: Explainer, waiting: int, snapshot: Snapshot, as_of: Array, decided: Decided
     ) -> Decided:
         """The same with reasons in its alerts; without them where others wait, or where the model fails."""
         unexplained = self._metrics.alerts_unexplained
-        if len(partition.queue) > EXPLAIN_QUEUE_MAX:
+        if waiting > EXPLAIN_QUEUE_MAX:
             unexplained.labels("load").inc(len(decided.alerts))
             return decided
-        loop = asyncio.get_running_loop()
+        alerted = decided.alerted
         try:
             with self._timed("explain"):
-                reasons = await loop.run_in_executor(
-                    self._inference, explainer.explain, snapshot.take(decided.alerted), as_of[decided.alerted]
-                )
+                reasons = await self._in_thread(explainer.explain, snapshot.take(alerted), as_of[alerted])
         except ScoringError:
             unexplained.labels("error").inc(len(decided.alerts))
             return decided

@@ -1,367 +1,31 @@
-"""Source: Faust, fed with one event per partition fetch, and commits that are ours.
+"""Source: the Faust app with the events topic, the table of users, and our consumer in place of its own.
 
-This file alone overrides Faust's inner methods; faust-streaming is pinned to the version it was written for and
-``tests/broker/test_source.py`` fails when an upgrade changes what is relied on here. What stock Faust does
-instead, and what it loses, stands in ``docs/decisions/0002-faust-in-batches.md``.
+``stream/fetches.py``, ``stream/consumer.py`` and ``stream/store.py`` alone override Faust's inner methods;
+faust-streaming is pinned to the version that they were written for, and ``tests/broker`` fails when an upgrade changes
+what is relied on.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
 import faust
-from aiokafka.errors import IllegalStateError, KafkaError, UnknownMemberIdError
-from aiokafka.protocol.commit import OffsetCommitResponse_v3
-from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.exceptions import ConsistencyError
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
-from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import Transport as AIOKafkaTransport
-from faust.types import TP
-from faust.types.transports import SchedulingStrategyT
 from yarl import URL
 
-from stream.errors import ConfigError, ContractError
-from stream.headers import read_any_header_name
-from stream.lease import MembershipLease
-from stream.partition import Position
+from stream.consumer import PositionConsumer
+from stream.errors import ContractError
+from stream.fetches import FetchingApp, OneEventPerFetch, Untouched
+from stream.records import read_records
 from stream.store import UserStore, UserTable
 
-__all__ = ["Fetched", "PositionConsumer", "Records", "Source", "build_app"]
+__all__ = ["Source", "build_app"]
 
-logger = logging.getLogger(__name__)
-#: Requests whose answers say that we are a member and nothing changes. While the group rebalances, heartbeats are
-#: answered by an error: who does not join again in time is removed, however regularly its heart beats.
-_MEMBERSHIP: Final = (HeartbeatRequest, SyncGroupRequest)
-#: Kafka's error codes for an unknown member id and a fenced instance id.
-_UNKNOWN: Final = frozenset({25, 82})
 #: Fetches that may wait for the agent; each holds up to ``fetch_records_max`` records.
 _FETCHES_WAITING_MAX: Final = 8
-
-
-# -- in: one Faust event per fetch, and no fetch lost -----------------------------------------------------
-
-
-class Records(list[Any]):
-    """The records of one partition from one fetch.
-
-    ``follows`` is the last offset of the fetch before, if any; ``seeks`` how often the consumer had sought until then.
-    """
-
-    follows: int | None = None
-    seeks: int = 0
-
-
-class Fetched:
-    """Records in the shape of one consumer record at the last offset."""
-
-    checksum = None
-    headers = ()
-    key = None
-    serialized_key_size = 0
-    serialized_value_size = 0
-
-    def __init__(self, records: Records) -> None:
-        last = records[-1]
-        self.value = records
-        self.topic = last.topic
-        self.partition = last.partition
-        self.offset = last.offset
-        self.timestamp = last.timestamp
-        self.timestamp_type = last.timestamp_type
-
-
-class OneEventPerFetch(SchedulingStrategyT):
-    """Consumer scheduler that yields each partition's records as one."""
-
-    def __init__(self) -> None:
-        self._last: dict[TP, int] = {}
-        self.seeks = 0
-
-    def sought(self) -> None:
-        """The consumer was sent elsewhere: fetches from here on follow none of those before."""
-        self._last.clear()
-        self.seeks += 1
-
-    def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
-        """Yield one :class:`Fetched` per partition that has records."""
-        for tp, fetched in records.items():
-            if fetched:
-                batch = Records(fetched)
-                batch.follows, batch.seeks = self._last.get(tp), self.seeks
-                self._last[tp] = fetched[-1].offset
-                yield tp, Fetched(batch)
-
-
-class FetchingApp(faust.App):
-    """Faust app whose queues keep what was fetched.
-
-    Faust empties its queues whenever its flow resumes, and it resumes more than once in a rebalance: the first fetch
-    after recovery could vanish, and its events with it. What waits from before a rebalance is known by its
-    generation, and dropped where it is read.
-    """
-
-    def FlowControlQueue(self, maxsize: int | None = None, **_: Any) -> Any:  # noqa: N802 - Faust's name
-        """Return a queue that holds fetches back while the flow is suspended, and never forgets them."""
-        return super().FlowControlQueue(maxsize, clear_on_resume=False)
-
-
-class Untouched(faust.Schema[Any, Any]):
-    """Schema that hands the fetched records on as they are."""
-
-    def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
-        """Return Faust's decode function: no decoding, so nothing can fail here and stop the stream."""
-        create_event = app.create_event
-
-        async def decode(message: Any, *, propagate: bool = False) -> Any:  # noqa: ARG001 - Faust's signature
-            return create_event(None, message.value, message.headers, message)
-
-        return decode
-
-
-# -- out: offsets are committed when, and only when, all that they stand for is durable ---------------------
-
-
-class PositionThread(AIOKafkaConsumerThread):
-    """The thread of Faust's consumer: renews our lease, reads committed records only, and says how far it has read."""
-
-    consumer: PositionConsumer
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        #: Partition → the next offset to be fetched, as of the records that were fetched last.
-        self.reached: dict[TP, int] = {}
-        #: How often we have sought, and how often we had when records were fetched last.
-        self.seeks = self.fetched_after = 0
-        #: Whether another worker has come under our instance id.
-        self.replaced = False
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        """As Faust's, without the records of transactions that were aborted."""
-        consumer = super()._create_worker_consumer(transport)
-        consumer._isolation_level = "read_committed"
-        return consumer
-
-    async def on_start(self) -> None:
-        """Start the consumer, and renew the lease whenever its coordinator knows us."""
-        await super().on_start()
-        coordinator, clock = self._ensure_consumer()._coordinator, time.monotonic
-        send = coordinator._send_req
-
-        async def send_and_renew(request: Any) -> Any:
-            if self.replaced and isinstance(request, JoinGroupRequest):
-                raise UnknownMemberIdError  # Else we would replace the other, and it us, for ever.
-            sent, lease = clock(), self.consumer.lease
-            response = await send(request)
-            if isinstance(request, _MEMBERSHIP) and not response.error_code:
-                lease.renew(sent)
-            # The group forgets a static member at the end of its session, or when another comes under its name.
-            if coordinator._group_instance_id and lease.in_session and _is_unknown(response):
-                self.replaced = True
-            return response
-
-        coordinator._send_req = send_and_renew
-
-    async def _fetch_records(
-        self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
-    ) -> Mapping[TP, list[Any]]:
-        # Faust's set changes while this waits for records, and aiokafka takes an empty one for all partitions.
-        asked = frozenset(active_partitions or ())
-        if not asked:
-            return {}
-        records = await super()._fetch_records(consumer, cast("set[TP]", asked), timeout, max_records)
-        # Nothing was awaited since, so this is how far these records and those before them reach.
-        self.fetched_after = self.seeks
-        self.reached = {
-            tp: at.position for tp in asked if (at := _fetch_state(consumer, tp)) is not None and at.has_valid_position
-        }
-        return records
-
-    def verify_event_path(self, now: float, tp: TP) -> None:
-        """Nothing: it judges by Faust's own commits, which are switched off; the watchdog judges by ours."""
-
-    async def seek_all(self, offsets: Mapping[TP, int]) -> None:
-        """Seek between two fetches; to be called in this thread."""
-        for tp, offset in offsets.items():
-            self.seek(tp, offset)
-        self.seeks += 1
-
-
-def _is_unknown(response: Any) -> bool:
-    """Whether the coordinator does not know the member that asked: of a commit, for any partition."""
-    if isinstance(response, OffsetCommitResponse_v3):
-        return any(code in _UNKNOWN for _, partitions in response.topics for _, code in partitions)
-    return getattr(response, "error_code", 0) in _UNKNOWN
-
-
-async def _check_errors(coordinator: Any) -> None:
-    coordinator.check_errors()
-
-
-def _fetch_state(consumer: Any, tp: TP) -> Any:
-    assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
-    return assignment and assignment.state_value(TopicPartition(*tp))
-
-
-class PositionConsumer(AIOKafkaConsumer):
-    """Consumer that commits the positions it is told, and nothing else.
-
-    Faust's own bookkeeping of acknowledged messages is switched off. ``drain`` is awaited where Faust waits for
-    its streams: before partitions are revoked and before the worker stops.
-    """
-
-    drain: Callable[[], Awaitable[None]]
-    lease: MembershipLease
-    #: Whether our partitions were assigned to us and not revoked since.
-    owned = False
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        #: Partition → the last offset that was delivered since it is ours, and the next to be fetched after that.
-        self._delivered: dict[TP, tuple[int, int]] = {}
-        self._positions: dict[TP, Position] = {}
-        self._committed: dict[TP, Position] = {}
-        self._resumed: dict[TP, Position] = {}
-
-    def _new_consumer_thread(self) -> PositionThread:
-        return PositionThread(self, loop=self.loop, beacon=self.beacon)
-
-    async def _wait_next_records(self, timeout: float) -> Any:
-        records, active = await super()._wait_next_records(timeout)
-        thread = cast("PositionThread", self._thread)
-        if thread.fetched_after != thread.seeks:
-            # Fetched before we sought: not from where we go on, and read again from there.
-            return {tp: found for tp, found in (records or {}).items() if tp not in self._resumed}, active
-        for tp, at in thread.reached.items():
-            last = records[tp][-1].offset if records and records.get(tp) else self._delivered.get(tp, (-1, 0))[0]
-            self._delivered[tp] = (last, at)
-        return records, active
-
-    def end_of_gap(self, tp: TP, next_offset: int) -> int:
-        """The next offset that can have a record, where all delivered before ``next_offset`` was taken in.
-
-        Offsets without records are those of transaction markers and aborted records, and what compaction removed.
-        """
-        last, reached = self._delivered.get(tp, (-1, next_offset))
-        return reached if last < next_offset else next_offset
-
-    async def check_errors(self) -> None:
-        """Raise the error for which the group coordinator's client waits; Faust never asks, and it would wait for ever.
-
-        One after which a new attempt may succeed is only logged, and then made.
-        """
-        if cast("PositionThread", self._thread).replaced:
-            raise ConfigError(
-                f"another worker has come under our instance id {self.app.conf.consumer_group_instance_id!r}; expected"
-                " a name of its own for each; set --instance-id, or leave it empty"
-            )
-        try:
-            await self._thread.call_thread(_check_errors, self._thread._ensure_consumer()._coordinator)
-        except KafkaError as error:
-            if not error.retriable:
-                raise
-            logger.warning("the consumer group failed us, trying again: %r", error)
-
-    def fetched_at(self, tp: TP) -> float | None:
-        """When the broker last answered a fetch of this partition, in seconds since 1970; None before the first."""
-        timestamp_ms = self._thread._ensure_consumer().last_poll_timestamp(TopicPartition(*tp))
-        return None if timestamp_ms is None else timestamp_ms / 1000
-
-    @property
-    def seeks(self) -> int:
-        """How often we have sought."""
-        return cast("OneEventPerFetch", self.scheduler).seeks
-
-    def acknowledge(self, tp: TP, position: Position) -> None:
-        """Everything before ``position`` is durable; the next commit says so."""
-        self._positions[tp] = position
-
-    async def resume_positions(self, tps: Iterable[TP]) -> dict[TP, Position]:
-        """Where to go on with each of these partitions: what was committed last, else the earliest offset."""
-        asked = {tp: TopicPartition(tp.topic, tp.partition) for tp in tps}
-        coordinator = self._thread._ensure_consumer()._coordinator
-        found = await self._thread.call_thread(coordinator.fetch_committed_offsets, list(asked.values()))
-        earliest = await self._thread.earliest_offsets(*asked.values())
-        self._committed = {
-            tp: Position.read(found[at].offset, found[at].metadata)
-            for tp, at in asked.items()
-            if at in found and found[at].offset >= 0
-        }
-        self._resumed = {tp: self._committed.get(tp, Position(earliest[at])) for tp, at in asked.items()}
-        return self._resumed
-
-    async def perform_seek(self) -> None:
-        """Seek to where the state was resumed from, and nowhere else.
-
-        A commit may have come since, and Faust leaves a partition without one where the first fetches, from before
-        the state was there, have taken it.
-        """
-        await super().perform_seek()
-        assigned, thread = self.assignment(), cast("PositionThread", self._thread)
-        offsets = {tp: at.offset for tp, at in self._resumed.items() if tp in assigned}
-        await thread.call_thread(thread.seek_all, offsets)
-        self._read_offset.update({tp: offset or None for tp, offset in offsets.items()})
-        self._delivered.clear()
-        cast("OneEventPerFetch", self.scheduler).sought()
-
-    def uncommitted(self) -> dict[TP, Position]:
-        """Acknowledged positions that the broker does not have yet."""
-        new = {tp: at for tp, at in self._positions.items() if self._committed.get(tp) != at}
-        # Before the start there is no assignment to ask for, and nothing new either.
-        assigned = self.assignment() if new else set()
-        return {tp: at for tp, at in new.items() if tp in assigned}
-
-    async def force_commit(self, *_: Any, **__: Any) -> bool:
-        """Commit every position that is new; one that the broker refused stays new and is tried again."""
-        new = self.uncommitted()
-        if not new:
-            return False
-        offsets = {TopicPartition(*tp): OffsetAndMetadata(at.offset, at.metadata()) for tp, at in new.items()}
-        try:
-            await self._thread.call_thread(self._thread._ensure_consumer().commit, offsets)
-        except (KafkaError, IllegalStateError) as error:
-            logger.warning("commit refused, trying again: %r", error)
-            return False
-        self._committed.update(new)
-        return True
-
-    async def wait_empty(self) -> None:
-        """Make everything taken in so far durable and commit it: called before a revocation and before the end."""
-        await self.drain()
-        await self.commit()
-
-    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Partitions are ours from now on."""
-        self.owned = True
-        await super().on_partitions_assigned(assigned, generation_id)
-
-    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Drain (by way of ``wait_empty``) while the partitions are still ours, then forget them."""
-        self.owned = False
-        await super().on_partitions_revoked(revoked)
-        for tp in revoked:
-            self._positions.pop(tp, None)
-            self._committed.pop(tp, None)
-
-    def ack(self, message: Any) -> bool:
-        """Do nothing: a message is done when its position is acknowledged."""
-        message.acked = True
-        return True
-
-    async def _add_gap(self, *_: Any) -> None:
-        """Offsets that do not exist need no bookkeeping: a position is the next offset to read."""
-
-    def on_buffer_full(self, tp: TP) -> None:
-        """Keep fetching: a full queue holds the fetcher back by itself, and Faust would sleep a whole second."""
-
-    def on_buffer_drop(self, tp: TP) -> None:
-        """See :meth:`on_buffer_full`."""
 
 
 class PositionTransport(AIOKafkaTransport):
@@ -419,7 +83,7 @@ def build_app(
     credentials: Any = None,
 ) -> Source:
     """Make the Faust app; the agent is added by the caller."""
-    read_any_header_name()
+    read_records()
     app = FetchingApp(
         app_id,
         broker=[URL(f"kafka://{host.strip()}") for host in brokers.split(",")],

@@ -7,8 +7,8 @@ to its bucket boundary however the events arrived. Most users never fill their h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from stream.buckets import Buckets
 from stream.contract.columns import (
     DAY_S,
+    EVENT_PARTS,
     FRESH_USER,
     HISTORY,
     HISTORY_LEN,
@@ -27,6 +28,10 @@ from stream.contract.columns import (
 )
 from stream.contract.events import EventBatch, EventType
 from stream.erasure import Erasure, Erasures
+from stream.history import remember
+from stream.rings import Runs, grown, opaque, opaque_rows, order_by_user
+from stream.seen import first_seen, note_seen
+from stream.snapshot import Snapshot
 
 __all__ = ["Applied", "PartitionState", "Snapshot"]
 
@@ -58,45 +63,6 @@ class Applied:
     users: Array
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A copy of some users, safe to use while the state goes on.
-
-    ``users`` is ``(n,)`` of ``USER``; ``history`` is ``(n, HISTORY_LEN)`` of ``HISTORY``, oldest first, valid in
-    its first ``users["history_len"]`` entries; ``buckets`` is ``(m, BUCKET_SLOTS)`` of ``BUCKET`` for the users at
-    ``bucketed`` (indices into ``users``).
-    """
-
-    ids: list[str]
-    users: Array
-    history: Array
-    bucketed: Array
-    buckets: Array
-
-    def take(self, which: Array) -> Snapshot:
-        """The users at these indices, which ascend."""
-        bucketed = np.isin(self.bucketed, which)
-        return Snapshot(
-            [self.ids[i] for i in which.tolist()],
-            self.users[which],
-            self.history[which],
-            np.searchsorted(which, self.bucketed[bucketed]),
-            self.buckets[bucketed],
-        )
-
-    @classmethod
-    def joined(cls, snapshots: Sequence[Snapshot]) -> Snapshot:
-        """The users of several snapshots, one after the other."""
-        starts = np.cumsum([0, *(len(s.users) for s in snapshots[:-1])]).tolist()
-        return cls(
-            [user for s in snapshots for user in s.ids],
-            np.concatenate([s.users for s in snapshots]),
-            np.concatenate([s.history for s in snapshots]),
-            np.concatenate([s.bucketed + start for s, start in zip(snapshots, starts, strict=True)]),
-            np.concatenate([s.buckets for s in snapshots]),
-        )
-
-
 class PartitionState:
     """The users of one partition. ``apply`` and ``note_sentiments`` fold in; ``snapshot`` copies users out."""
 
@@ -125,36 +91,42 @@ class PartitionState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the hot columns."""
-        return self.users.nbytes + self.history.nbytes + self.seen.nbytes + self.buckets.pool.nbytes
+        """Bytes of the hot columns, as far as there are users."""
+        row = self.users.itemsize + HISTORY_LEN * HISTORY.itemsize + SEEN_LEN * self.seen.itemsize
+        return len(self) * row + self.buckets.nbytes
 
     def rows_of(self, users: list[str]) -> Array:
         """Rows of these users, made where they are new; shape ``(len(users),)``."""
         rows = self._known_rows(users)
-        for i in np.flatnonzero(rows < 0).tolist():
-            rows[i] = self._row(users[i])
+        if len(rows) and rows.min() < 0:
+            new = np.flatnonzero(rows < 0)
+            names = [users[i] for i in new.tolist()] if len(new) < len(users) else users
+            each_once = list(dict.fromkeys(names))
+            first = len(self)
+            self._add(each_once)
+            rows[new] = np.arange(first, len(self)) if len(each_once) == len(names) else self._known_rows(names)
         return rows
 
     def _known_rows(self, users: list[str]) -> Array:
-        get = self.index.get
-        return np.array([get(user, -1) for user in users], dtype=np.int64)
+        return np.fromiter(map(self.index.get, users, repeat(-1)), np.int64, len(users))
 
-    def _row(self, user: str) -> int:
-        row = self.index.get(user)
-        if row is None:
-            row = self.index[user] = len(self.ids)
-            self.ids.append(user)
-            if row >= len(self.users):
-                self._grow(2 * len(self.users))
-            self.users[row] = FRESH_USER[0]
-            self.returned[row] = len(self.erasures) > 0 and self.erasures.of(user) is not None
-        return row
+    def _add(self, users: list[str]) -> None:
+        """Rows for users who have none, each named once."""
+        first, end = len(self), len(self) + len(users)
+        if end > len(self.history):
+            self._grow(max(end, 2 * len(self.history)))
+        self.index.update(zip(users, range(first, end), strict=True))
+        self.ids += users
+        self.users[first:end] = FRESH_USER
+        if len(self.erasures):
+            self.returned[first:end] = [self.erasures.of(user) is not None for user in users]
 
-    def _grow(self, size: int) -> None:
-        self.users = _grown(self.users, size)
-        self.history = _grown(self.history, size)
-        self.seen = _grown(self.seen, size)
-        self.returned = _grown(self.returned, size)
+    def _grow(self, rows: int) -> None:
+        """Room for as many users; the histories are the largest, so the others have at least as much."""
+        self.history = grown(self.history, rows)
+        self.users = grown(self.users, len(self.history))
+        self.seen = grown(self.seen, len(self.history))
+        self.returned = grown(self.returned, len(self.history))
 
     # -- folding events in --------------------------------------------------------------------------------
 
@@ -162,28 +134,31 @@ class PartitionState:
         """Fold a batch in offset order; replayed, repeated, late and erased events leave no trace."""
         late = self._late(batch.rows["time"])
         erased = self._erased(batch) if len(self.erasures) else np.zeros(len(batch), bool)
-        on_time = np.flatnonzero(~(late | erased))
-        events = batch.rows[on_time]
-        users = self.rows_of(batch.users if len(on_time) == len(batch) else [batch.users[i] for i in on_time.tolist()])
+        left_out, names = late | erased, batch.users
+        on_time = (~left_out).nonzero()[0]
+        if len(on_time) < len(names):
+            names = [names[i] for i in on_time.tolist()]
+        users = self.rows_of(names)
 
-        fresh = events["offset"] > self.users["applied_offset"][users]
-        n_replayed = len(fresh) - int(fresh.sum())
-        by_user = np.argsort(users, kind="stable")
-        by_user = by_user[fresh[by_user]]
-        accepted = by_user[self._first_seen(users[by_user], events["identity"][by_user])]
-        users, events = users[accepted], events[accepted]
-        rows, starts, counts = _groups(users)
-        if len(rows):
-            self._count(rows, starts, counts, events)
-            self._remember(users, starts, counts, events)
+        order = order_by_user(users)
+        users, accepted = users[order], on_time[order]
+        fresh = batch.rows["offset"][accepted] > self.users["applied_offset"][users]
+        users, accepted = _kept(fresh, users, accepted)
+        n_fresh = len(users)
+        users, accepted = _kept(
+            first_seen(self.seen, self.users, users, batch.rows["identity"][accepted]), users, accepted
+        )
+        runs = Runs.within(users)
+        if len(users):
+            self._fold(users, runs, opaque(batch.rows)[accepted].view(EVENT_PARTS))
         return Applied(
-            late=np.flatnonzero(late & ~erased),
+            late=(late & ~erased).nonzero()[0],
             n_accepted=len(accepted),
-            n_duplicate=len(by_user) - len(accepted),
-            n_replayed=n_replayed,
-            n_erased=int(erased.sum()),
-            rows=rows,
-            accepted=on_time[accepted],
+            n_duplicate=n_fresh - len(accepted),
+            n_replayed=len(on_time) - n_fresh,
+            n_erased=int(np.count_nonzero(erased)),
+            rows=runs.rows,
+            accepted=accepted,
             users=users,
         )
 
@@ -191,120 +166,29 @@ class PartitionState:
         """Which events are further behind the newest event before them than the lateness allows."""
         if not len(times):
             return np.zeros(0, bool)
-        newest = np.maximum.accumulate(times.astype(np.int64))
-        before = np.concatenate(([self.watermark], np.maximum(newest[:-1], self.watermark)))
-        self.watermark = max(self.watermark, int(newest[-1]))
-        late: Array = times < before - self.lateness_s
+        before, self.watermark = self.watermark, max(self.watermark, int(times.max()))
+        if int(times.min()) >= self.watermark - self.lateness_s:
+            return np.zeros(len(times), bool)
+        newest = np.maximum.accumulate(np.concatenate(([before], times[:-1].astype(np.int64))))
+        late: Array = times < newest - self.lateness_s
         return late
 
-    def _first_seen(self, users: Array, identity: Array) -> Array:
-        """Which of these events (grouped by user, in arrival order) are not repeats; notes their identities."""
-        repeat = (self.seen[users] == identity[:, None]).any(axis=1)
-        mixed = identity ^ (users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-        order = np.argsort(mixed, kind="stable")
-        repeat[order[1:][mixed[order[1:]] == mixed[order[:-1]]]] = True
-        keep = np.ones(len(users), bool)
-        for user in np.unique(users[repeat]).tolist():
-            first, last = np.searchsorted(users, (user, user + 1))
-            keep[first:last] = self._first_seen_exactly(user, identity[first:last].tolist())
-        self._note_seen(users[keep], identity[keep])
-        return keep
-
-    def _first_seen_exactly(self, user: int, identities: list[int]) -> list[bool]:
-        """One user's events one by one: a repeat is one whose identity is among the last SEEN_LEN accepted."""
-        recent = _unrolled(self.seen[user], self.users[user]["seen_len"], self.users[user]["seen_next"]).tolist()
-        keep = []
-        for identity in identities:
-            keep.append(identity not in recent)
-            if keep[-1]:
-                recent.append(identity)
-                del recent[:-SEEN_LEN]
-        return keep
-
-    def _note_seen(self, users: Array, identity: Array) -> None:
-        rows, starts, counts = _groups(users)
-        rank, from_end = _ranks(starts, counts)
-        last = from_end < SEEN_LEN
-        slots = (self.users["seen_next"][users] + rank) % SEEN_LEN
-        self.seen[users[last], slots[last]] = identity[last]
-        self.users["seen_next"][rows] = (self.users["seen_next"][rows] + counts) % SEEN_LEN
-        self.users["seen_len"][rows] = np.minimum(self.users["seen_len"][rows] + counts, SEEN_LEN)
-
-    def _count(self, rows: Array, starts: Array, counts: Array, events: Array) -> None:
-        """Update the per-user scalars; every one is a sum, a minimum or a maximum, so order does not matter."""
-        users = self.users
-        times = events["time"]
-        is_order = events["type"] == EventType.PURCHASE
-        first = np.minimum.reduceat(times, starts)
-        users["first_time"][rows] = np.where(
-            users["n_events"][rows] == 0, first, np.minimum(users["first_time"][rows], first)
-        )
-        users["last_time"][rows] = np.maximum(users["last_time"][rows], np.maximum.reduceat(times, starts))
-        users["last_order_time"][rows] = np.maximum(
-            users["last_order_time"][rows], np.maximum.reduceat(times * is_order, starts)
-        )
-        users["n_events"][rows] += counts.astype(np.uint32)
-        users["orders"][rows] += np.add.reduceat(is_order.astype(np.uint32), starts)
-        users["revenue"][rows] += np.add.reduceat(events["value"].astype(np.int64), starts)
-        users["applied_offset"][rows] = np.maximum.reduceat(events["offset"], starts)
-        users["idle_stage"][rows] = 0
-
-    def _remember(self, users: Array, starts: Array, counts: Array, events: Array) -> None:
-        """Put events into the histories, each kept in (time, content) order; what falls out goes to the buckets."""
-        entries = np.zeros(len(events), HISTORY)
-        for name in HISTORY.names or ():
-            entries[name] = events[name]
-        keys = _order_keys(entries)
-        order = np.lexsort((keys, users))
-        users, entries, keys = users[order], entries[order], keys[order]
-        rows = users[starts]
-        newest = self.history[rows, (self.users["history_next"][rows] - 1) % HISTORY_LEN]
-        behind = (keys[starts] < _order_keys(newest)) & (self.users["history_len"][rows] > 0)
-        merged = np.repeat(behind, counts)
-        evicted = [
-            self._append(users[~merged], entries[~merged]),
-            self._merge(users[merged], entries[merged]),
-        ]
-        self._bucket(np.concatenate([u for u, _ in evicted]), np.concatenate([e for _, e in evicted]))
-
-    def _append(self, users: Array, entries: Array) -> tuple[Array, Array]:
-        """Add entries that are newer than all that their users have; returns what they push out."""
-        rows, starts, counts = _groups(users)
-        if not len(rows):
-            return users, entries
-        rank, from_end = _ranks(starts, counts)
-        last = from_end < HISTORY_LEN
-        at, slots = users[last], ((self.users["history_next"][users] + rank) % HISTORY_LEN)[last]
-        taken = slots < self.users["history_len"][at]
-        pushed_out = self.history[at[taken], slots[taken]]
-        self.history[at, slots] = entries[last]
-        self.users["history_next"][rows] = (self.users["history_next"][rows] + counts) % HISTORY_LEN
-        self.users["history_len"][rows] = np.minimum(self.users["history_len"][rows] + counts, HISTORY_LEN)
-        return np.concatenate((at[taken], users[~last])), np.concatenate((pushed_out, entries[~last]))
-
-    def _merge(self, users: Array, entries: Array) -> tuple[Array, Array]:
-        """Add entries that came out of order: sort them together with their users' histories."""
-        rows = np.unique(users)
-        if not len(rows):
-            return users, entries
-        old_row, old_slot = np.nonzero(np.arange(HISTORY_LEN) < self.users["history_len"][rows][:, None])
-        users = np.concatenate((rows[old_row], users))
-        entries = np.concatenate((self.history[rows[old_row], old_slot], entries))
-        order = np.lexsort((_order_keys(entries), users))
-        users, entries = users[order], entries[order]
-        _, starts, counts = _groups(users)
-        _, from_end = _ranks(starts, counts)
-        kept = from_end < HISTORY_LEN
-        lengths = np.minimum(counts, HISTORY_LEN)
-        self.history[users[kept], (np.repeat(lengths, lengths) - 1 - from_end[kept])] = entries[kept]
-        self.users["history_len"][rows] = lengths
-        self.users["history_next"][rows] = lengths % HISTORY_LEN
-        return users[~kept], entries[~kept]
+    def _fold(self, users: Array, runs: Runs, events: Array) -> None:
+        """Fold in accepted events, grouped by user: their users are gathered once, changed, and put back."""
+        rows = opaque(self.users)
+        changed = rows[runs.rows].view(USER)
+        note_seen(self.seen, users, runs, changed, events["identity"])
+        pushed_out = remember(self.history, users, runs, changed, events)
+        _count(runs, changed, events)
+        rows[runs.rows] = opaque(changed)
+        self._bucket(*pushed_out)
 
     def _bucket(self, users: Array, entries: Array) -> None:
-        newest = self.users["last_time"][users].astype(np.int64)
-        in_reach = newest // DAY_S - entries["time"] // DAY_S < _BUCKET_SPAN_S // DAY_S
-        self.buckets.add(users[in_reach], entries[in_reach])
+        if not len(users):
+            return
+        newest, times = self.users["last_time"][users].astype(np.int64), entries.view(HISTORY)["time"]
+        in_reach = newest // DAY_S - times // DAY_S < _BUCKET_SPAN_S // DAY_S
+        self.buckets.add(users[in_reach], entries[in_reach].view(HISTORY))
 
     # -- folding sentiments in ----------------------------------------------------------------------------
 
@@ -323,9 +207,10 @@ class PartitionState:
         before = self.users["sentiment_offset"][rows]
         before[1:] = np.where(rows[1:] == rows[:-1], np.maximum(before[1:], offsets[:-1]), before[1:])
         fresh = offsets > before
-        users, starts, counts = _groups(rows[fresh])
-        if not len(users):
+        if not fresh.any():
             return
+        runs = Runs.within(rows[fresh])
+        users, starts, counts = runs.rows, runs.starts, runs.counts
         hundredths = np.rint(SENTIMENT_SCALE * sentiments[order][fresh].astype(np.float64)).astype(np.int64)
         last = starts + counts - 1
         self.users["reviews"][users] += counts.astype(np.uint32)
@@ -362,9 +247,7 @@ class PartitionState:
         self.history[row] = np.zeros(1, HISTORY)[0]
         self.seen[row] = 0
         self.awaited.pop(row, None)
-        having, buckets = self.buckets.take(np.array([row]))
-        if len(having):
-            self.buckets.put(row, np.zeros_like(buckets[0]))
+        self.buckets.clear(row)
 
     def _erased(self, batch: EventBatch) -> Array:
         """Which of these events an erasure covers; only those of new and of returned users need a look."""
@@ -394,13 +277,15 @@ class PartitionState:
 
     def snapshot(self, rows: Array) -> Snapshot:
         """Copy these rows out; shapes as in :class:`Snapshot`."""
-        users = self.users[rows]
-        start = np.where(users["history_len"] == HISTORY_LEN, users["history_next"], 0)
-        slots = (start[:, None] + np.arange(HISTORY_LEN)) % HISTORY_LEN
-        bucketed, buckets = self.buckets.take(rows)
-        return Snapshot(
-            [self.ids[i] for i in rows.tolist()], users, self.history[rows[:, None], slots], bucketed, buckets
-        )
+        users = opaque(self.users)[rows].view(USER)
+        history = opaque_rows(self.history)[rows].view(HISTORY)
+        (turned,) = ((users["history_len"] == HISTORY_LEN) & (users["history_next"] > 0)).nonzero()
+        if len(turned):
+            slots = (users["history_next"][turned, None] + np.arange(HISTORY_LEN)) % HISTORY_LEN
+            rings = opaque(self.history)[rows[turned, None] * HISTORY_LEN + slots]
+            opaque_rows(history.reshape(-1, HISTORY_LEN))[turned] = opaque_rows(rings)
+        ids = [self.ids[row] for row in rows.tolist()]
+        return Snapshot(ids, users, history.reshape(-1, HISTORY_LEN), *self.buckets.take(rows))
 
     def idle_stages(self, event_now: int) -> Array:
         """For every user, the index into ``IDLE_AGES_S`` of the last age of silence reached; shape ``(len,)``."""
@@ -415,39 +300,21 @@ class PartitionState:
         )
 
 
-def _order_keys(entries: Array) -> Array:
-    """Sort keys: event time first, then content, so that equal seconds sort alike however they arrived."""
-    content = (
-        entries["type"].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        + entries["category"].astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
-        + entries["item"].astype(np.uint64) * np.uint64(0x165667B19E3779F9)
-        + entries["value"].astype(np.int64).view(np.uint64) * np.uint64(0x27D4EB2F165667C5)
-    )
-    keys: Array = (entries["time"].astype(np.uint64) << np.uint64(32)) | (content >> np.uint64(32))
-    return keys
+def _kept(which: Array, users: Array, accepted: Array) -> tuple[Array, Array]:
+    return (users, accepted) if which.all() else (users[which], accepted[which])
 
 
-def _groups(users: Array) -> tuple[Array, Array, Array]:
-    """Rows, start and length of each run of equal values in an array that is grouped by user."""
-    if not len(users):
-        empty = np.zeros(0, np.int64)
-        return empty, empty, empty
-    starts = np.flatnonzero(np.concatenate(([True], users[1:] != users[:-1])))
-    return users[starts], starts, np.diff(np.append(starts, len(users)))
-
-
-def _ranks(starts: Array, counts: Array) -> tuple[Array, Array]:
-    """Position of each element in its group, from the front and from the end."""
-    rank = np.arange(int(counts.sum())) - np.repeat(starts, counts)
-    return rank, np.repeat(counts, counts) - 1 - rank
-
-
-def _unrolled(ring: Array, length: int, following: int) -> Array:
-    """The valid entries of one ring, oldest first."""
-    return np.roll(ring, -int(following))[-int(length) :] if length == len(ring) else ring[: int(length)]
-
-
-def _grown(array: Array, size: int) -> Array:
-    out = np.zeros((size, *array.shape[1:]), array.dtype)
-    out[: len(array)] = array
-    return out
+def _count(runs: Runs, changed: Array, events: Array) -> None:
+    """Update the per-user scalars; every one is a sum, a minimum or a maximum, so order does not matter."""
+    times, starts = events["time"], runs.starts
+    is_order = events["type"] == EventType.PURCHASE
+    first = np.minimum.reduceat(times, starts)
+    changed["first_time"] = np.where(changed["n_events"] == 0, first, np.minimum(changed["first_time"], first))
+    changed["last_time"] = np.maximum(changed["last_time"], np.maximum.reduceat(times, starts))
+    ordered = np.maximum.reduceat(times * is_order, starts)
+    changed["last_order_time"] = np.maximum(changed["last_order_time"], ordered)
+    changed["n_events"] += runs.counts.astype(np.uint32)
+    changed["orders"] += np.add.reduceat(is_order, starts, dtype=np.uint32)
+    changed["revenue"] += np.add.reduceat(events["value"], starts, dtype=np.int64)
+    changed["applied_offset"] = np.maximum.reduceat(events["offset"], starts)
+    changed["idle_stage"] = 0

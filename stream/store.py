@@ -33,8 +33,14 @@ logger = logging.getLogger(__name__)
 #: that in the background, where of two logs of writes the older can be lost and the newer kept.
 _TABLE_BYTES: Final = 32 * 1024 * 1024
 _FLUSH_BYTES: Final = _TABLE_BYTES // 2
+#: A table that so many writes (one a second) have not filled is emptied at a quarter: a worker with little to do stays
+#: small, and one with much to do has few and large files to merge.
+_SLOW_FLUSH_BYTES: Final = _FLUSH_BYTES // 4
+_SLOW_WRITES: Final = 60
 #: What an entry of a memory table takes besides its key and value, or more.
 _ENTRY_BYTES: Final = 100
+#: Read ahead by a scan; RocksDB's own 8 to 256 KB are made for disks that seek.
+_READAHEAD_BYTES: Final = 2 * 1024 * 1024
 #: Of a database that is not there, or that was written before manifests were noted.
 _NO_MANIFEST: Final = ("", 0)
 #: What a worker must be able to write before it starts; RocksDB writes some 100 KB just to open its databases.
@@ -75,8 +81,9 @@ class UserStore(RocksDBStore):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Partition → bytes written since its memory table was last emptied.
+        #: Partition → bytes and writes since its memory table was last emptied.
         self._unflushed: Counter[int] = Counter()
+        self._unflushed_writes: Counter[int] = Counter()
 
     def _open_for_partition(self, partition: int) -> Any:
         """Open a database and read all of it, so that damage shows now; a damaged one is made anew, empty."""
@@ -146,14 +153,19 @@ class UserStore(RocksDBStore):
             database = self._db_for_partition(partition)
             database.write(batch)
             self._unflushed[partition] += n_bytes
-            if self._unflushed[partition] > _FLUSH_BYTES:
+            self._unflushed_writes[partition] += 1
+            slow = self._unflushed_writes[partition] > _SLOW_WRITES
+            if self._unflushed[partition] > (_SLOW_FLUSH_BYTES if slow else _FLUSH_BYTES):
                 database.flush()
-                self._unflushed[partition] = 0
+                self._unflushed[partition] = self._unflushed_writes[partition] = 0
 
     def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """All users of a partition."""
+        """All users of a partition: what stands before the changelog offset, and what stands behind it."""
         with self._explained(partition):
-            yield from self._visible_items(self._db_for_partition(partition))
+            database, before = self._db_for_partition(partition), _scan()
+            before.set_iterate_upper_bound(self.offset_key)
+            yield from database.items(read_opt=before)
+            yield from database.items(from_key=self.offset_key + b"\0", read_opt=_scan())
 
     @contextmanager
     def _explained(self, partition: int) -> Iterator[None]:
@@ -202,7 +214,7 @@ def _whole(database: Any, offset_key: bytes, manifest: tuple[str, int]) -> Any:
     ``manifest`` (name, bytes) is gone: it would open with the tables that it knew before, and with the last writes.
     """
     try:
-        rows = database.iter()
+        rows = database.iter(_scan())
         rows.seek_to_first()
         while rows.valid():
             rows.next()
@@ -214,6 +226,14 @@ def _whole(database: Any, offset_key: bytes, manifest: tuple[str, int]) -> Any:
         database.close()
         raise
     return database
+
+
+def _scan() -> Any:
+    """Options to read a whole database in order, once: what was read is not kept in memory."""
+    options: Any = rocksdict.ReadOptions()
+    options.fill_cache(False)
+    options.set_readahead_size(_READAHEAD_BYTES)
+    return options
 
 
 def _mark(value: bytes | None) -> tuple[int | None, tuple[str, int]]:

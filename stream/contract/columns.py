@@ -9,13 +9,14 @@ from typing import Final
 
 import numpy as np
 
-from stream.contract.events import N_TYPES
+from stream.contract.events import EVENT, N_TYPES
 
 __all__ = [
     "BUCKET",
     "BUCKET_LEVELS",
     "BUCKET_SLOTS",
     "DAY_S",
+    "EVENT_PARTS",
     "FRESH_USER",
     "HISTORY",
     "HISTORY_LEN",
@@ -43,6 +44,15 @@ IDLE_AGES_S: Final = np.array([0, 1, 3, 7, 14, 30], dtype=np.int64) * DAY_S
 
 #: One event of the history. ``time`` is in whole seconds, the rest is as in ``EVENT``.
 HISTORY: Final = np.dtype([("time", "<u4"), ("value", "<i4"), ("category", "<u2"), ("item", "<u2"), ("type", "u1")])
+#: An ``EVENT`` as what the state takes of it: the last of its columns are a ``HISTORY`` entry as it stands.
+EVENT_PARTS: Final = np.dtype(
+    {
+        "names": ["offset", "identity", "entry", "time", "value", "type"],
+        "formats": ["<i8", "<u8", f"V{HISTORY.itemsize}", "<u4", "<i4", "u1"],
+        "offsets": [0, 8, 16, 16, 20, 28],
+        "itemsize": EVENT.itemsize,
+    }
+)
 
 #: One user. Times are event time in seconds (0: never), money is in hundredths. ``applied_offset`` is the
 #: source offset of the last event that changed the state, ``scored_offset`` the one that the last score saw

@@ -23,7 +23,7 @@ Percentile = Annotated[float, msgspec.Meta(ge=0, le=100)]
 Interval = tuple[Probability, Probability]
 
 
-class ModelRef(msgspec.Struct, frozen=True):
+class ModelRef(msgspec.Struct, frozen=True, gc=False):
     """Which model made a score; ``sha256`` is that of its manifest, which lists all its files."""
 
     name: str
@@ -31,7 +31,7 @@ class ModelRef(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Churn(msgspec.Struct, frozen=True):
+class Churn(msgspec.Struct, frozen=True, gc=False):
     """Probability that the user does nothing at all in the horizon."""
 
     probability: Probability
@@ -41,7 +41,7 @@ class Churn(msgspec.Struct, frozen=True):
     interval: Interval | None = None
 
 
-class Purchase(msgspec.Struct, frozen=True):
+class Purchase(msgspec.Struct, frozen=True, gc=False):
     """Probability of at least one order in the horizon."""
 
     probability: Probability
@@ -50,7 +50,7 @@ class Purchase(msgspec.Struct, frozen=True):
     interval: Interval | None = None
 
 
-class LifetimeValue(msgspec.Struct, frozen=True):
+class LifetimeValue(msgspec.Struct, frozen=True, gc=False):
     """Expected net value in the horizon, and the probability that it is nothing.
 
     ``interval`` runs from the 10 % to the 90 % quantile of the zero-inflated log-normal (Wang, Liu & Miao 2019):
@@ -66,14 +66,14 @@ class LifetimeValue(msgspec.Struct, frozen=True):
     interval: tuple[float, float] | None = None
 
 
-class NextCategory(msgspec.Struct, frozen=True):
+class NextCategory(msgspec.Struct, frozen=True, gc=False):
     """Probability that the user's next event that has a category has this one."""
 
     category: str
     probability: Probability
 
 
-class Score(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.score.v1", tag_field="schema"):
+class Score(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="valuestream.score.v1", tag_field="schema"):
     """What is expected of one user at ``as_of`` (event time, UTC)."""
 
     score_id: str
@@ -94,7 +94,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.score.v1
     next_category: list[NextCategory] = []
 
 
-class Reason(msgspec.Struct, frozen=True):
+class Reason(msgspec.Struct, frozen=True, gc=False):
     """Why a user is at risk: ``effect`` is how much of the churn logit goes when this is taken away (above 0)."""
 
     #: silence, fewer_visits, spend_down, no_recent_order, short_history, carts_abandoned, refunds or bad_review.
@@ -103,7 +103,7 @@ class Reason(msgspec.Struct, frozen=True):
     effect: float
 
 
-class Alert(msgspec.Struct, frozen=True, kw_only=True, tag="valuestream.alert.v1", tag_field="schema"):
+class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="valuestream.alert.v1", tag_field="schema"):
     """A rule fired for a user: the score that did it, and reasons.
 
     ``previous_band`` is the rule's own (low or high, with hysteresis), null where the user was never scored; the

@@ -12,18 +12,17 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from stream.errors import ConfigError
+from stream.service.reading import alike, open_consumer, read_partition
 
 __all__ = ["Topic", "end_offsets", "is_topic", "read_topic"]
 
 _SCHEME: Final = "kafka://"
-#: How long we wait for the first answer, and then for more records, before we give up.
+#: How long we wait for the first answer before we give up.
 _CONNECT_TIMEOUT_MS: Final = 5_000
-_SILENCE_MAX_MS: Final = 30_000
-_FETCH_RECORDS_MAX: Final = 4_000
 #: Setting of the environment → its name in kafka-python.
 _SECURITY: Final = {
     "VALUESTREAM_SECURITY_PROTOCOL": "security_protocol",
@@ -81,7 +80,8 @@ def read_topic(source: str, *, records_max: int, environ: Mapping[str, str] = os
                 " raise data.events_max (about 100 bytes of memory each), or shorten the topic's retention"
             )
         for partition, (begin, end) in sorted(spans.items()):
-            yield from _values(consumer, TopicPartition(topic.name, partition), begin, end)
+            for record in read_partition(consumer, TopicPartition(topic.name, partition), begin, end):
+                yield record.value or b""
 
 
 def end_offsets(source: str, environ: Mapping[str, str] = os.environ) -> dict[int, int]:
@@ -91,30 +91,12 @@ def end_offsets(source: str, environ: Mapping[str, str] = os.environ) -> dict[in
         return {partition: end for partition, (_, end) in sorted(_spans(consumer, topic).items())}
 
 
-def _values(consumer: Any, partition: Any, begin: int, end: int) -> Iterator[bytes]:
-    """Values of one partition's offsets in [begin, end)."""
-    consumer.assign([partition])
-    consumer.seek(partition, begin)
-    position = begin
-    while position < end:
-        fetched = consumer.poll(timeout_ms=_SILENCE_MAX_MS, max_records=_FETCH_RECORDS_MAX)
-        for record in fetched.get(partition, ()):
-            if record.offset < end:
-                yield record.value or b""
-        # Offsets of compacted records and transaction markers are passed over without a record.
-        before, position = position, consumer.position(partition)
-        if position == before:
-            raise ConfigError(
-                f"topic {partition.topic} was silent for {_SILENCE_MAX_MS // 1000} s at offset {position} of {end} in"
-                f" partition {partition.partition}; check that its brokers are well, then start again"
-            )
-
-
 def _spans(consumer: Any, topic: Topic) -> dict[int, tuple[int, int]]:
     """First and end offset of each partition; raises ConfigError where there is no such topic."""
     partitions = consumer.partitions_for_topic(topic.name)
     if not partitions:
-        raise ConfigError(f"{','.join(topic.brokers)} has no topic {topic.name}; check data.source")
+        there = alike(topic.name, consumer.topics())
+        raise ConfigError(f"{','.join(topic.brokers)} has no topic {topic.name}{there}; check data.source")
     places = [TopicPartition(topic.name, p) for p in partitions]
     begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
     return {place.partition: (begins[place], ends[place]) for place in places}
@@ -126,12 +108,8 @@ def _consumer(topic: Topic, environ: Mapping[str, str]) -> Iterator[Any]:
     security = {name: environ[key] for key, name in _SECURITY.items() if environ.get(key)}
     consumer = None
     try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=list(topic.brokers),
-            enable_auto_commit=False,
-            allow_auto_create_topics=False,
-            bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
-            **security,
+        consumer = open_consumer(
+            bootstrap_servers=list(topic.brokers), bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS, **security
         )
         yield consumer
     except (KafkaError, OSError) as error:

@@ -25,6 +25,7 @@ class LazyGroup(click.Group):
         "user": "stream.service.user:user",
         "segments": "stream.service.segments:segments",
         "dlq": "stream.service.dlq:dlq",
+        "plan": "stream.service.plan:plan",
         "broker": "stream.service.broker:broker",
         "demo": "stream.service.demo:demo",
     }

@@ -24,6 +24,7 @@ from stream.datasets.shoppers import Market
 from stream.errors import ValuestreamError
 from stream.service.clock import Clock
 from stream.service.processes import POLL_S
+from stream.service.replay import SignalStop
 from stream.service.scrape import Reading, ready, scrape
 from stream.service.sender import Rate, Sent, send_events
 from stream.service.settings import Settings
@@ -222,30 +223,16 @@ class Feed:
                 del self._scores[next(iter(self._scores))]
 
 
-class Signals:
-    """Ctrl-C, SIGTERM and a closed terminal: while starting they interrupt at once, later they only ask for the end.
-
-    Without a lock, as one that the interrupted code holds would never be free.
-    """
+class Signals(SignalStop):
+    """Ctrl-C, SIGTERM and a closed terminal: while starting they interrupt at once, later they only ask for the end."""
 
     def __init__(self) -> None:
-        self._set = False
         self._interrupting = True
         self._before: dict[int, Any] = {}
 
     def end_in_order(self) -> None:
         """From here on, a signal only asks for the end."""
         self._interrupting = False
-
-    def is_set(self) -> bool:
-        """Whether the demo is to end."""
-        return self._set
-
-    def wait(self, timeout: float) -> bool:
-        """Sleep; true when the demo is to end."""
-        if not self._set:
-            time.sleep(timeout)
-        return self._set
 
     def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -30,7 +30,9 @@ from stream.service.dlq_words import (
 )
 from stream.service.kafka import kafka_python_config
 from stream.service.options import GroupedCommand, settings_options
+from stream.service.reading import open_consumer
 from stream.service.replay import shown_progress, stopped_by_signals
+from stream.service.rights import check_rights
 from stream.service.settings import Settings
 from stream.service.tail import open_topics
 
@@ -89,7 +91,7 @@ def list_(settings: Settings, limit: int | None, each: bool, as_json: bool, **fi
     clock = SystemClock()
     selection = _selection(clock, **filters)
     with _opened(settings) as consumer:
-        found = islice(letters(consumer, selection, clock, threading.Event()), limit)
+        found = islice(letters(consumer, selection, threading.Event()), limit)
         if each:
             for letter in found:
                 click.echo(msgspec.json.encode(letter_facts(letter)) if as_json else letter_line(letter))
@@ -114,7 +116,7 @@ def show(place: str, full: bool, as_json: bool, settings: Settings) -> None:
     """Show one dead letter with its event: personal data, on your terminal."""
     at = Place.parse(place)
     with _opened(settings) as consumer:
-        letter = require_one(consumer, at, SystemClock())
+        letter = require_one(consumer, at)
     click.echo(msgspec.json.encode(private_facts(letter, full=full)) if as_json else letter_words(letter, full=full))
 
 
@@ -146,11 +148,12 @@ def replay(
     with (
         stopped_by_signals() as stop,
         _opened(settings) as consumer,
-        closing(KafkaConsumer(**kafka_python_config(settings), group_id=None, enable_auto_commit=False)) as sources,
+        closing(open_consumer(**kafka_python_config(settings))) as sources,
         shown_progress("replay of dead letters", limit) as progress,
     ):
-        found = letters(consumer, selection, clock, stop)
-        router, pace = Router(sources, to, attempts_max, clock), Pace(rate, limit)
+        found = letters(consumer, selection, stop)
+        router = Router(sources, settings.events_topic, to, attempts_max, lambda right: check_rights(settings, [right]))
+        pace = Pace(rate, limit)
         done = asyncio.run(replay_letters(settings, found, router, pace, progress, clock, stop, dry_run=dry_run))
     click.echo("\n".join(replayed_words(done, dry_run=dry_run)))
     _require_end(done, selection, began_ms, limit, stopped=stop.is_set())

@@ -15,14 +15,11 @@ from kafka.errors import KafkaError
 from stream.errors import ConfigError
 from stream.service.clock import Clock
 from stream.service.dlq_headers import Letter, read_letter
+from stream.service.reading import read_partition
 from stream.service.sender import Stop
 
 __all__ = ["Place", "Selection", "clear_errors", "fetch_one", "iso", "letters", "moment_ms", "require_one"]
 
-#: A broker that brings nothing for this long, with records left to read, is not going to.
-_SILENCE_MAX_S: Final = 15.0
-_POLL_MS: Final = 500
-_POLL_RECORDS: Final = 500
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -99,7 +96,7 @@ class Selection:
         )
 
 
-def letters(consumer: KafkaConsumer, selection: Selection, clock: Clock, stop: Stop) -> Iterator[Letter]:
+def letters(consumer: KafkaConsumer, selection: Selection, stop: Stop) -> Iterator[Letter]:
     """The dead letters that are meant, partition by partition in offset order, of all that are there now.
 
     ``consumer`` has all partitions of the topic, and no other use meanwhile. They end early when ``stop`` is set.
@@ -108,7 +105,7 @@ def letters(consumer: KafkaConsumer, selection: Selection, clock: Clock, stop: S
     ends = consumer.end_offsets(tps)
     starts = _starts(consumer, tps, ends, selection)
     for tp in tps:
-        for record in _records(consumer, tp, starts[tp], ends[tp], clock):
+        for record in read_partition(consumer, tp, starts[tp], ends[tp]):
             if stop.is_set():
                 return
             letter = read_letter(record)
@@ -142,39 +139,20 @@ def _require_partition(tps: list[Any], partition: int) -> None:
         )
 
 
-def _records(consumer: KafkaConsumer, tp: TopicPartition, start: int, end: int, clock: Clock) -> Iterator[Any]:
-    """All records of a partition from ``start`` to before ``end``."""
-    if start >= end:
-        return
-    consumer.assign([tp])
-    consumer.seek(tp, start)
-    heard = clock.monotonic()
-    while consumer.position(tp) < end:
-        records = consumer.poll(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS).get(tp, [])
-        yield from (record for record in records if start <= record.offset < end)
-        if records:
-            heard = clock.monotonic()
-        elif clock.monotonic() - heard > _SILENCE_MAX_S:
-            raise ConfigError(
-                f"{tp.topic}, partition {tp.partition}: nothing came for {_SILENCE_MAX_S:.0f} s at offset"
-                f" {consumer.position(tp)} of {end}; expected a broker that answers; check its health"
-            )
-
-
-def fetch_one(consumer: KafkaConsumer, tp: TopicPartition, offset: int, clock: Clock) -> Any | None:
+def fetch_one(consumer: KafkaConsumer, tp: TopicPartition, offset: int) -> Any | None:
     """The record at this offset; None where the topic does not hold it (any more)."""
     first, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
     if not first <= offset < end:
         return None
-    return next(_records(consumer, tp, offset, offset + 1, clock), None)
+    return next(read_partition(consumer, tp, offset, offset + 1), None)
 
 
-def require_one(consumer: KafkaConsumer, place: Place, clock: Clock) -> Letter:
+def require_one(consumer: KafkaConsumer, place: Place) -> Letter:
     """The dead letter at this place; ConfigError where there is none."""
     tps = sorted(consumer.assignment())
     _require_partition(tps, place.partition)
     tp = TopicPartition(tps[0].topic, place.partition)
-    record = fetch_one(consumer, tp, place.offset, clock)
+    record = fetch_one(consumer, tp, place.offset)
     if record is None:
         first, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
         raise ConfigError(

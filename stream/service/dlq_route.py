@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
@@ -10,9 +11,10 @@ from kafka.partitioner.default import murmur2
 
 from stream.decode import ORIGIN_HEADER
 from stream.errors import ConfigError
-from stream.service.clock import Clock
 from stream.service.dlq_headers import ATTEMPT, Letter
 from stream.service.dlq_read import fetch_one
+from stream.service.reading import alike
+from stream.service.rights import Right
 
 __all__ = ["Event", "Router"]
 
@@ -29,15 +31,29 @@ class Event(NamedTuple):
 
 
 class Router:
-    """Says of a dead letter what is to be sent where, or why it is left."""
+    """Says of a dead letter what is to be sent where, or why it is left.
 
-    def __init__(self, consumer: KafkaConsumer, to: str | None, attempts_max: int, clock: Clock) -> None:
-        self._consumer, self._to, self._attempts_max, self._clock = consumer, to, attempts_max, clock
-        # Asked for by name, a topic that is not there might be created.
+    ``require`` raises ConfigError where we lack a right; it is asked once for each, before it is made use of.
+    """
+
+    def __init__(
+        self,
+        consumer: KafkaConsumer,
+        events_topic: str,
+        to: str | None,
+        attempts_max: int,
+        require: Callable[[Right], None],
+    ) -> None:
+        self._consumer, self._to, self._attempts_max, self._require = consumer, to, attempts_max, cache(require)
+        self._expected = to or events_topic
         self._topics = consumer.topics()
         self._partitions: dict[str, int] = {}
-        if to is not None and to not in self._topics:
-            raise ConfigError(f"topic {to!r} not found, expected one to replay to; create it, or set --to")
+        if to is None:
+            return
+        self._require(Right("topic", to, "Write"))
+        if to not in self._topics:
+            there = alike(to, self._topics)
+            raise ConfigError(f"topic {to!r} not found, expected one to replay to{there}; create it, or set --to")
 
     def route(self, letter: Letter) -> Event | str:
         """The event to send, else the reason to leave it."""
@@ -46,6 +62,9 @@ class Router:
             return f"failed more than {self._attempts_max} times (--attempts-max)"
         if not topic:
             return "name no source topic (--to TOPIC sends them somewhere)"
+        # A topic that we may not see is as if it were not there, and anyone may name one in a dead letter.
+        if topic == self._expected or topic in self._topics:
+            self._require(Right("topic", topic, "Write"))
         if topic not in self._topics:
             return "come from a topic that is not there (--to TOPIC sends them elsewhere)"
         key, value, headers = letter.key, letter.value, letter.headers
@@ -69,7 +88,8 @@ class Router:
         topic, partition, offset = letter.source_topic, letter.source_partition, letter.source_offset
         if topic not in self._topics or partition is None or offset is None or partition >= self._count(topic):
             return None
-        record = fetch_one(self._consumer, TopicPartition(topic, partition), offset, self._clock)
+        self._require(Right("topic", topic, "Read"))
+        record = fetch_one(self._consumer, TopicPartition(topic, partition), offset)
         # A topic that was made anew has other records at the old offsets.
         same = (
             record is not None

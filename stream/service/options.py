@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from stream.errors import ConfigError
 from stream.service.settings import Settings
 
-__all__ = ["GroupedCommand", "load_settings", "settings_options"]
+__all__ = ["GroupedCommand", "load_settings", "settings_options", "user_argument"]
 
 
 class GroupedCommand(click.Command):
@@ -60,6 +60,22 @@ def settings_options(*groups: str) -> Callable[[Callable[..., Any]], Callable[..
 
     names = [name for name, field in Settings.model_fields.items() if _group(field) in groups]
     return decorate
+
+
+def user_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a click command the argument ID, a user's id, as ``user_id``."""
+    return click.argument("user_id", metavar="ID", callback=_text)(function)
+
+
+def _text(_context: click.Context, _param: click.Parameter, user_id: str) -> str:
+    """The id as it is; ConfigError where the shell gave bytes that no event can carry."""
+    try:
+        user_id.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"user id is {user_id!r}, expected UTF-8 text; check the id and the character set of your terminal"
+        ) from None
+    return user_id
 
 
 def load_settings(**given: Any) -> Settings:

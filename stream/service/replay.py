@@ -6,12 +6,12 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -26,23 +26,22 @@ from stream.service.options import GroupedCommand, settings_options
 from stream.service.sender import Progress, Rate, Stop, send_events
 from stream.service.settings import Settings
 
-__all__ = ["replay", "send_events", "shown_progress", "stopped_by_signals"]
+__all__ = ["SignalStop", "rate_option", "replay", "shown_progress", "stopped_by_signals"]
 
 #: Where there is no terminal, a line this often.
 _LINE_INTERVAL_S: Final = 5.0
+
+
+def rate_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --rate of a command that sends events."""
+    return click.option("--rate", default="max", show_default=True, metavar="max|N|xK", help=help)
 
 
 @click.command(cls=GroupedCommand)
 @settings_options("Kafka", "Topics")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--format", "format_", type=click.Choice(list(FORMATS)), required=True, help="What the file is.")
-@click.option(
-    "--rate",
-    default="max",
-    show_default=True,
-    metavar="max|N|xK",
-    help="As fast as it goes, N events a second, or K times the pace of event time.",
-)
+@rate_option("As fast as it goes, N events a second, or K times the pace of event time.")
 @click.option("--limit", type=click.IntRange(1), help="Send only the first N events.")
 def replay(file: Path, format_: str, rate: str, limit: int | None, settings: Settings) -> None:
     """Send the events of FILE through Kafka in event-time order."""
@@ -61,18 +60,21 @@ def replay(file: Path, format_: str, rate: str, limit: int | None, settings: Set
     sent.require_all()
 
 
-class _SignalStop:
+class SignalStop:
     """Set by a signal handler, so without a lock: one that the interrupted code holds would never be free."""
 
     _set = False
 
     def set(self) -> None:
+        """Ask for the end."""
         self._set = True
 
     def is_set(self) -> bool:
+        """Whether it is asked for."""
         return self._set
 
     def wait(self, timeout: float) -> bool:
+        """Sleep; true when the end is asked for."""
         if not self._set:
             time.sleep(timeout)
         return self._set
@@ -81,7 +83,7 @@ class _SignalStop:
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[Stop]:
     """Give a stop that Ctrl-C or SIGTERM sets, so that what was sent can still be acknowledged."""
-    stop = _SignalStop()
+    stop = SignalStop()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         del number, frame

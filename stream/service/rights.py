@@ -6,6 +6,7 @@ and the commands that give them, stand in ``docs/security.md``.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -16,13 +17,17 @@ from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
 from kafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 
-from stream.errors import ConfigError
+from stream.errors import ConfigError, PublishError, ValuestreamError
 from stream.service.kafka import connect
 from stream.service.settings import Settings
 
-__all__ = ["Operation", "Right", "check_rights", "lost_right", "missing_right", "require_rights"]
+__all__ = ["Operation", "Right", "check_rights", "missing_right", "named_refusal", "require_rights"]
+
+logger = logging.getLogger(__name__)
 
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
+#: What aiokafka raises where a right is missing.
+_REFUSED: Final = (aiokafka.errors.TopicAuthorizationFailedError, aiokafka.errors.GroupAuthorizationFailedError)
 #: Each of these brings Describe with it.
 _DESCRIBING: Final = frozenset({"Read", "Write", "Describe"})
 #: A new cluster makes its topic of offsets when the first group asks, and a coordinator that moved has to load it.
@@ -73,20 +78,26 @@ def missing_right(settings: Settings, rights: Sequence[Right]) -> ConfigError:
     )
 
 
-def lost_right(settings: Settings, error: BaseException, rights: Iterable[Right]) -> str | None:
-    """What our user may no longer do, where this error of aiokafka says that it may not do something; else None.
+def named_refusal(settings: Settings, error: BaseException, rights: Iterable[Right]) -> ValuestreamError | None:
+    """One line that a worker ends with where this error of Kafka made it fail; logged at once. None for other errors.
 
-    The broker is asked again, as the error names a topic and not what was tried on it.
+    Of a right that was lost aiokafka names the topic and not what was tried on it, so the broker is asked again.
     """
-    if not isinstance(
-        error, aiokafka.errors.TopicAuthorizationFailedError | aiokafka.errors.GroupAuthorizationFailedError
-    ):
+    if not isinstance(error, aiokafka.errors.KafkaError | PublishError):
         return None
-    try:
-        check_rights(settings, rights)
-    except ConfigError as refused:
-        return str(refused)
-    return None
+    lost: ConfigError | None = None
+    if isinstance(error.__cause__ or error, _REFUSED):
+        try:
+            check_rights(settings, rights)
+        except ConfigError as refused:
+            lost = refused
+    line = (
+        f"Kafka refused us: {lost or error}; nothing was committed past what is durable, so mend the cause and start"
+        " the worker again"
+    )
+    # Said now as well: an end that is forced says nothing more.
+    logger.error(line)
+    return ValuestreamError(line)
 
 
 def _missing_on_topics(admin: KafkaAdminClient, rights: Sequence[Right]) -> list[Right]:

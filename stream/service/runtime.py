@@ -28,8 +28,9 @@ from stream.service.clock import Clock
 from stream.service.kafka import aiokafka_config, faust_credentials
 from stream.service.metrics import Metrics
 from stream.service.observe import observe
+from stream.service.rights import named_refusal
 from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
+from stream.service.topics import changelog_topic, worker_rights
 from stream.service.watchdog import Watchdog
 from stream.source import build_app
 
@@ -38,8 +39,8 @@ __all__ = ["Worker"]
 logger = logging.getLogger(__name__)
 #: Scorers at once: while the batch of one is published, that of the other is in inference.
 _SCORERS: Final = 2
-#: How long a scorer waits before it looks for stale users again when there are none.
-_NAP_S: Final = 0.002
+#: How long a scorer that found nobody waits for news before it looks again: for users whose refresh interval is over.
+_NAP_S: Final = 0.02
 _RETRY_S: Final = 1.0
 #: Of the time that an end may take, what closing may; the rest is for the process.
 _CLOSE_SHARE: Final = 0.8
@@ -90,6 +91,8 @@ class Worker:
         #: Done when the worker is to end: with a result after ``stop``, with the error after a failure.
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        #: Set when events or reviews were taken in.
+        self._news = asyncio.Event()
         self._resuming = asyncio.Lock()
         self._committed_at = self._recovering_since = clock.monotonic()
         self._watchdog = Watchdog(self.health, self._stuck, grace_s=settings.stop_timeout_s)
@@ -131,10 +134,15 @@ class Worker:
         tasks = [asyncio.create_task(self._guard(job)) for job in (app.start, *self._jobs())]
         try:
             await self._ended
-        except BaseException:
+        except BaseException as error:
+            # Named beside the end, which may hang until it is forced and then says nothing more.
+            rights = worker_rights(self._settings)
+            naming = self._loop.run_in_executor(None, named_refusal, self._settings, error, rights)
             # What made the worker fail is not kept waiting by a broker that does not answer.
             with contextlib.suppress(TimeoutError):
                 await self._abandon(tasks, server)
+            if (refusal := await naming) is not None:
+                raise refusal from error
             raise
         try:
             await self._close(tasks, server)
@@ -209,6 +217,7 @@ class Worker:
                 await self._reviews.room(lambda: self._partitions)
                 highwater = self._source.consumer.highwater(message.tp)
                 self._assignment.take_in(message.partition, fetch.value, highwater)
+                self._news.set()
             except BaseException as error:
                 self._fail(error)
                 raise
@@ -254,9 +263,9 @@ class Worker:
     async def _check_source(self) -> None:
         """A topic that was made anew begins at offset 0 again: its events would be taken for replays, and be lost."""
         topic = self._settings.events_topic
+        ends = await self._source.consumer.highwaters(*(TP(topic, p.number) for p in self._partitions))
         for partition in self._partitions:
-            tp = TP(topic, partition.number)
-            end = (await self._source.consumer.highwaters(tp))[tp]
+            end = ends[TP(topic, partition.number)]
             seen = int(partition.state.users["applied_offset"][: len(partition.state)].max(initial=-1))
             if seen >= end:
                 raise ContractError(
@@ -309,8 +318,16 @@ class Worker:
     async def _score_forever(self) -> None:
         while True:
             started = self._clock.monotonic()
-            scored = await self._score()
-            await asyncio.sleep(self._rest_s(self._clock.monotonic() - started) if scored else _NAP_S)
+            if await self._score():
+                await asyncio.sleep(self._rest_s(self._clock.monotonic() - started))
+            else:
+                await self._nap()
+
+    async def _nap(self) -> None:
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_NAP_S):
+                await self._news.wait()
 
     async def _score(self) -> int:
         try:
@@ -323,7 +340,7 @@ class Worker:
     async def _review_forever(self) -> None:
         while True:
             if self._assignment.idle or not await self._score_reviews():
-                await asyncio.sleep(_NAP_S)
+                await self._nap()
 
     async def _score_reviews(self) -> int:
         try:

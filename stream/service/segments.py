@@ -12,11 +12,10 @@ from kafka import KafkaConsumer
 
 from stream.contract.score import Score
 from stream.private_counts import PrivateCounts, private_counts
-from stream.service.clock import Clock, SystemClock
 from stream.service.options import GroupedCommand, settings_options
+from stream.service.reading import read_partition
 from stream.service.settings import Settings
 from stream.service.tail import open_topics
-from stream.service.user_read import to_the_end
 
 __all__ = ["segments"]
 
@@ -42,21 +41,21 @@ class _Bands(msgspec.Struct, frozen=True):
 )
 def segments(epsilon: float, settings: Settings) -> None:
     """Count the users of each churn band by their last score, with differentially private noise, as JSON."""
-    bands = _bands(settings, SystemClock())
+    bands = _bands(settings)
     counts = private_counts({band: bands[band] for band in _BANDS}, epsilon)
     click.echo(msgspec.json.format(msgspec.json.encode(_Bands(settings.scores_topic, counts)), indent=2))
 
 
-def _bands(settings: Settings, clock: Clock) -> Counter[str]:
+def _bands(settings: Settings) -> Counter[str]:
     """Users by the churn band of their last score; who was erased is in none."""
     with closing(open_topics(settings, [settings.scores_topic], from_beginning=True)) as consumer:
-        return Counter(band for band in _last_bands(consumer, clock).values())
+        return Counter(band for band in _last_bands(consumer).values())
 
 
-def _last_bands(consumer: KafkaConsumer, clock: Clock) -> dict[Any, str]:
+def _last_bands(consumer: KafkaConsumer) -> dict[Any, str]:
     last: dict[Any, str] = {}
     for tp in sorted(consumer.assignment()):
-        for record in to_the_end(consumer, tp, clock):
+        for record in read_partition(consumer, tp):
             if record.value is None:
                 last.pop(record.key, None)
             else:

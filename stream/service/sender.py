@@ -17,7 +17,9 @@ from stream.datasets.events import Record
 from stream.errors import ConfigError, ValuestreamError
 from stream.service.clock import Clock
 from stream.service.kafka import connect, kafka_python_config
+from stream.service.rights import Right, require_rights
 from stream.service.settings import Settings
+from stream.service.topics import require_topic
 
 __all__ = ["Progress", "Rate", "Sent", "Stop", "paced", "send_events"]
 
@@ -146,7 +148,8 @@ def send_events(
 ) -> Sent:
     """Send records to the events topic until they end, ``seconds`` are over, or ``stop`` is set.
 
-    Returns once every event is acknowledged or failed; ConfigError when the broker or the topic is missing.
+    Returns once every event is acknowledged or failed; ConfigError when the broker, the topic or our right to write
+    to it is missing.
     """
     stop = stop or threading.Event()
     _require_topic(settings)
@@ -219,13 +222,6 @@ class _Run:
 
 
 def _require_topic(settings: Settings) -> None:
-    admin = connect(settings)
-    try:
-        topics = admin.list_topics()
-    finally:
-        admin.close()
-    if settings.events_topic not in topics:
-        raise ConfigError(
-            f"topic {settings.events_topic!r} not found at {settings.bootstrap_servers}, expected it to exist;"
-            " run `valuestream topics create`, or set --events-topic"
-        )
+    with contextlib.closing(connect(settings)) as admin:
+        require_rights(settings, admin, [Right("topic", settings.events_topic, "Write")])
+        require_topic(settings, settings.events_topic, admin.list_topics())

@@ -15,7 +15,7 @@ from stream.datasets.shoppers import Market
 from stream.errors import ConfigError
 from stream.service.clock import Clock, SystemClock
 from stream.service.options import GroupedCommand, settings_options
-from stream.service.replay import shown_progress, stopped_by_signals
+from stream.service.replay import rate_option, shown_progress, stopped_by_signals
 from stream.service.sender import Rate, send_events
 from stream.service.settings import Settings
 
@@ -35,13 +35,7 @@ __all__ = ["parse_start", "simulate", "write_truth"]
 )
 @click.option("--events", type=click.IntRange(1), help="End after N events.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after N seconds.")
-@click.option(
-    "--rate",
-    default="max",
-    show_default=True,
-    metavar="max|N|xK",
-    help="Pace until event time has reached now; from then on it is that of the clock.",
-)
+@rate_option("Pace until event time has reached now; from then on it is that of the clock.")
 @click.option(
     "--truth", type=click.Path(path_type=Path, dir_okay=False), help="Write who the shoppers are (JSON lines)."
 )

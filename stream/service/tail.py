@@ -14,14 +14,15 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 
 from stream.contract.score import Alert, Score
-from stream.errors import ConfigError
 from stream.service.clock import Clock, SystemClock
 from stream.service.kafka import kafka_python_config
 from stream.service.options import GroupedCommand, settings_options
+from stream.service.reading import open_consumer
 from stream.service.replay import stopped_by_signals
 from stream.service.rights import Right, check_rights
 from stream.service.sender import Stop
 from stream.service.settings import Settings
+from stream.service.topics import require_topic
 
 __all__ = ["alerts", "follow", "open_topics", "printable", "score_words", "scores", "shown_time"]
 
@@ -110,9 +111,12 @@ def _print(record: Any, lines: _Lines, as_json: bool) -> None:
 def open_topics(settings: Settings, topics: list[str], *, from_beginning: bool) -> KafkaConsumer:
     """A consumer of all partitions of these topics, in no group; ConfigError where broker or topic is missing."""
     check_rights(settings, [Right("topic", topic, "Read") for topic in topics])
-    consumer = KafkaConsumer(**kafka_python_config(settings), group_id=None, enable_auto_commit=False)
+    consumer = open_consumer(**kafka_python_config(settings))
     try:
-        partitions = [TopicPartition(topic, p) for topic in topics for p in _partitions(consumer, topic, settings)]
+        existing = consumer.topics()
+        for topic in topics:
+            require_topic(settings, topic, existing)
+        partitions = [TopicPartition(t, p) for t in topics for p in sorted(consumer.partitions_for_topic(t))]
         consumer.assign(partitions)
         (consumer.seek_to_beginning if from_beginning else consumer.seek_to_end)()
         for partition in partitions:
@@ -122,16 +126,6 @@ def open_topics(settings: Settings, topics: list[str], *, from_beginning: bool) 
         consumer.close()
         raise
     return consumer
-
-
-def _partitions(consumer: KafkaConsumer, topic: str, settings: Settings) -> list[int]:
-    found = consumer.partitions_for_topic(topic)
-    if not found:
-        raise ConfigError(
-            f"topic {topic!r} not found at {settings.bootstrap_servers}, expected it to exist;"
-            " run `valuestream topics create`, or set the topic's name"
-        )
-    return sorted(found)
 
 
 def follow(consumer: KafkaConsumer, stop: Stop, clock: Clock, seconds: float | None = None) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,6 +21,7 @@ from kafka.errors import (
 from stream.errors import ConfigError
 from stream.service.kafka import connect
 from stream.service.options import GroupedCommand, settings_options
+from stream.service.reading import alike
 from stream.service.rights import Operation, Right, missing_right, require_rights
 from stream.service.settings import Settings
 
@@ -30,6 +31,7 @@ __all__ = [
     "check_topics",
     "ensure_topics",
     "looking_rights",
+    "require_topic",
     "required_topics",
     "topics",
     "worker_rights",
@@ -122,6 +124,16 @@ def check_topics(settings: Settings, rights: Sequence[Right] | None = None) -> t
         for problem in _problems(spec, partitions.get(spec.name), configs.get(spec.name, {}), settings)
     ]
     return expected, problems
+
+
+def require_topic(settings: Settings, topic: str, existing: Iterable[str]) -> None:
+    """Raise ConfigError where the topic is not among the existing ones, with the names of those that look alike."""
+    names = set(existing)
+    if topic not in names:
+        raise ConfigError(
+            f"topic {topic!r} not found at {settings.bootstrap_servers}, expected it to exist{alike(topic, names)};"
+            " run `valuestream topics create`, or set the topic's name"
+        )
 
 
 def _described(admin: KafkaAdminClient, names: list[str]) -> dict[str, list[Any]]:

@@ -9,18 +9,17 @@ import msgspec
 
 from stream.contract.score import Score
 from stream.errors import ValuestreamError
-from stream.service.clock import SystemClock
-from stream.service.options import GroupedCommand, settings_options
+from stream.service.options import GroupedCommand, settings_options, user_argument
 from stream.service.settings import Settings
 from stream.service.tail import printable, score_words, shown_time
 from stream.service.topics import changelog_topic
 from stream.service.user_erase import erase
 from stream.service.user_export import export
 from stream.service.user_facts import facts
-from stream.service.user_read import find, partition_of
+from stream.service.user_read import find
 from stream.service.words import score_details
 
-__all__ = ["partition_of", "user"]
+__all__ = ["user"]
 
 
 @click.group()
@@ -34,7 +33,7 @@ user.add_command(erase)
 
 @user.command(cls=GroupedCommand)
 @settings_options("Kafka", "Topics", "Privacy")
-@click.argument("user_id", metavar="ID")
+@user_argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(user_id: str, as_json: bool, settings: Settings) -> None:
     """Say what is known of user ID: state, windows, last events, last score.
@@ -46,7 +45,7 @@ def show(user_id: str, as_json: bool, settings: Settings) -> None:
 
 
 def _facts(settings: Settings, user_id: str) -> dict[str, Any]:
-    for held in find(settings, user_id, SystemClock(), everywhere=False):
+    for held in find(settings, user_id, everywhere=False):
         if held.snapshot is not None:
             return facts(user_id, held, held.snapshot)
     raise ValuestreamError(

@@ -19,7 +19,7 @@ from stream.erasure import COMMAND_HEADER, ERASE, marker_key, read_marker
 from stream.errors import ValuestreamError
 from stream.service.clock import Clock, SystemClock
 from stream.service.kafka import kafka_python_config
-from stream.service.options import GroupedCommand, settings_options
+from stream.service.options import GroupedCommand, settings_options, user_argument
 from stream.service.rights import Right, check_rights
 from stream.service.settings import Settings
 from stream.service.tail import open_topics, printable, shown_time
@@ -47,7 +47,7 @@ class _Erased(msgspec.Struct, frozen=True):
 
 @click.command(cls=GroupedCommand)
 @settings_options("Kafka", "Topics", "Privacy")
-@click.argument("user_id", metavar="ID")
+@user_argument
 @click.option(
     "--timeout",
     "timeout_s",
@@ -74,7 +74,7 @@ def erase(user_id: str, timeout_s: float, as_json: bool, settings: Settings) -> 
 def _erase(settings: Settings, user_id: str, timeout_s: float, clock: Clock) -> _Erased:
     check_rights(settings, _rights(settings))
     stored, topic = stored_id(settings, user_id), changelog_topic(settings)
-    held = find(settings, user_id, clock, everywhere=True)
+    held = find(settings, user_id, everywhere=True)
     with closing(open_topics(settings, [topic], from_beginning=False)) as consumer:
         numbers = sorted(tp.partition for tp in consumer.assignment())
         asked = _ask(settings, user_id, numbers)

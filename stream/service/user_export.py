@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from typing import Any, Final
 
 import click
@@ -13,12 +14,13 @@ from kafka import KafkaConsumer, TopicPartition
 
 from stream.decode import Decoder, Money
 from stream.service.clock import Clock, SystemClock
-from stream.service.options import GroupedCommand, settings_options
+from stream.service.options import GroupedCommand, settings_options, user_argument
+from stream.service.reading import read_partition
 from stream.service.settings import Settings
 from stream.service.tail import open_topics
 from stream.service.topics import changelog_topic, required_topics
 from stream.service.user_facts import facts, history, iso, reviews
-from stream.service.user_read import Held, Retention, find, partitions_of, retentions, stored_id, to_the_end
+from stream.service.user_read import Held, Retention, find, partitions_of, retentions, stored_id
 
 __all__ = ["export"]
 
@@ -33,7 +35,7 @@ _Matches = Callable[[Any], bool]
 
 @click.command(cls=GroupedCommand)
 @settings_options("Kafka", "Topics", "Events", "Privacy")
-@click.argument("user_id", metavar="ID")
+@user_argument
 @click.option("--no-events", is_flag=True, help="Leave out the raw events, which take the longest to find.")
 @click.option(
     "--events-max",
@@ -49,13 +51,12 @@ def export(user_id: str, no_events: bool, events_max: int, settings: Settings) -
 
 
 def _export(settings: Settings, user_id: str, events_max: int | None, clock: Clock) -> dict[str, Any]:
-    held, stored = find(settings, user_id, clock, everywhere=True), stored_id(settings, user_id)
+    held, stored = find(settings, user_id, everywhere=True), stored_id(settings, user_id)
     topics = [settings.events_topic, settings.alerts_topic, settings.dlq_topic]
     by_id, by_stored = _keyed(user_id), _keyed(stored)
     with closing(open_topics(settings, topics, from_beginning=True)) as consumer:
         expected = partitions_of(consumer, settings.events_topic, user_id)[0]
         numbers = sorted({expected, *(found.partition for found in held)})
-        read = [(consumer, number, clock) for number in numbers]
         return {
             "schema": "valuestream.user.v1",
             "user_id": user_id,
@@ -65,9 +66,11 @@ def _export(settings: Settings, user_id: str, events_max: int | None, clock: Clo
             "states": [_state(user_id, found) for found in held if found.snapshot is not None],
             "erasures": [_erasure(settings, found) for found in held if found.marker is not None],
             "scores": [_record(found.score_record) for found in held if found.score_record is not None],
-            "alerts": [r for at in read for r in _records(*at, settings.alerts_topic, by_stored)],
-            "dead_letters": [r for at in read for r in _records(*at, settings.dlq_topic, by_id)],
-            "events": None if events_max is None else [_events(*at, settings, user_id, events_max) for at in read],
+            "alerts": _records(consumer, settings.alerts_topic, numbers, by_stored),
+            "dead_letters": _records(consumer, settings.dlq_topic, numbers, by_id),
+            "events": None
+            if events_max is None
+            else [_events(consumer, n, clock, settings, user_id, events_max) for n in numbers],
             "kept": [_kept(kept) for kept in retentions(settings, [s.name for s in required_topics(settings, 0)])],
         }
 
@@ -109,12 +112,9 @@ def _keyed(user_id: str) -> _Matches:
     return lambda record: record.key == key
 
 
-def _records(
-    consumer: KafkaConsumer, number: int, clock: Clock, topic: str, matches: _Matches
-) -> Iterator[dict[str, Any]]:
-    for record in to_the_end(consumer, TopicPartition(topic, number), clock):
-        if matches(record):
-            yield _record(record)
+def _records(consumer: KafkaConsumer, topic: str, numbers: list[int], matches: _Matches) -> list[dict[str, Any]]:
+    found = (record for n in numbers for record in read_partition(consumer, TopicPartition(topic, n)))
+    return [_record(record) for record in found if matches(record)]
 
 
 def _events(
@@ -128,13 +128,9 @@ def _events(
         settings.envelope, _ANY_MONEY, bytes_max=settings.event_bytes_max, future_skew_s=settings.future_skew_s
     )
     found: list[dict[str, Any]] = []
-    waiting: list[Any] = []
-    for record in to_the_end(consumer, tp, clock, start):
-        waiting.append(record)
-        if len(waiting) >= _DECODED_AT_ONCE:
-            found += _of_user(decoder, waiting, user_id, clock)
-            waiting = []
-    found += _of_user(decoder, waiting, user_id, clock)
+    records = read_partition(consumer, tp, start, end)
+    while chunk := list(islice(records, _DECODED_AT_ONCE)):
+        found += _of_user(decoder, chunk, user_id, clock)
     return {"topic": tp.topic, "partition": number, "from_offset": start, "all_read": start == first, "records": found}
 
 

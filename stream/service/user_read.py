@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,19 +18,15 @@ from stream.contract.score import Score
 from stream.erasure import Marker, marker_key, read_marker
 from stream.errors import ConfigError, ContractError
 from stream.pseudonym import pseudonyms_of
-from stream.service.clock import Clock
 from stream.service.kafka import connect
+from stream.service.reading import read_partition
 from stream.service.settings import Settings
 from stream.service.tail import open_topics
 from stream.service.topics import changelog_topic
 from stream.state import PartitionState, Snapshot
 
-__all__ = ["Held", "Retention", "find", "partition_of", "partitions_of", "retentions", "stored_id", "to_the_end"]
+__all__ = ["Held", "Retention", "find", "partition_of", "partitions_of", "retentions", "stored_id"]
 
-#: A broker that brings nothing for this long, with records left to read, is not going to.
-_SILENCE_MAX_S: Final = 15.0
-_POLL_MS: Final = 500
-_POLL_RECORDS: Final = 5_000
 #: Kafka's word for "no bound" in ``max.compaction.lag.ms``.
 _NO_BOUND_MS: Final = 2**63 - 1
 
@@ -78,17 +74,17 @@ def stored_id(settings: Settings, user_id: str) -> str:
     return pseudonyms.of(user_id) if pseudonyms else user_id
 
 
-def find(settings: Settings, user_id: str, clock: Clock, *, everywhere: bool) -> list[Held]:
+def find(settings: Settings, user_id: str, *, everywhere: bool) -> list[Held]:
     """What is held of a user, partition by partition; unless ``everywhere`` only the first where there is anything."""
     topic, stored = changelog_topic(settings), stored_id(settings, user_id)
     found: list[Held] = []
     with closing(open_topics(settings, [topic, settings.scores_topic], from_beginning=True)) as consumer:
         for number in partitions_of(consumer, topic, user_id):
-            newest = _newest(consumer, TopicPartition(topic, number), [stored, marker_key(stored)], clock)
+            newest = _newest(consumer, TopicPartition(topic, number), [stored, marker_key(stored)])
             state, marker = newest.get(stored), newest.get(marker_key(stored))
             if state is None and marker is None:
                 continue
-            score = _newest(consumer, TopicPartition(settings.scores_topic, number), [stored], clock).get(stored)
+            score = _newest(consumer, TopicPartition(settings.scores_topic, number), [stored]).get(stored)
             found.append(_held(number, stored, state, marker, score))
             if state is not None and not everywhere:
                 break
@@ -101,35 +97,14 @@ def _held(number: int, stored: str, state: Any | None, marker: Any | None, score
     return Held(number, snapshot, state, erased, _score(score), score)
 
 
-def _newest(consumer: KafkaConsumer, tp: TopicPartition, keys: Sequence[str], clock: Clock) -> dict[str, Any]:
+def _newest(consumer: KafkaConsumer, tp: TopicPartition, keys: Sequence[str]) -> dict[str, Any]:
     """The newest record of each of these keys that has one and was not erased."""
     wanted = {key.encode(): key for key in keys}
     newest: dict[str, Any] = {}
-    for record in to_the_end(consumer, tp, clock):
+    for record in read_partition(consumer, tp):
         if record.key in wanted:
             newest[wanted[record.key]] = record
     return {key: record for key, record in newest.items() if record.value is not None}
-
-
-def to_the_end(consumer: KafkaConsumer, tp: TopicPartition, clock: Clock, start: int | None = None) -> Iterator[Any]:
-    """All records of a partition, or those from offset ``start`` on, up to its end as of now."""
-    consumer.assign([tp])
-    if start is None:
-        consumer.seek_to_beginning(tp)
-    else:
-        consumer.seek(tp, start)
-    end = consumer.end_offsets([tp])[tp]
-    heard = clock.monotonic()
-    while consumer.position(tp) < end:
-        records = consumer.poll(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS).get(tp, [])
-        yield from (record for record in records if record.offset < end)
-        if records:
-            heard = clock.monotonic()
-        elif clock.monotonic() - heard > _SILENCE_MAX_S:
-            raise ConfigError(
-                f"{tp.topic}, partition {tp.partition}: nothing came for {_SILENCE_MAX_S:.0f} s at offset"
-                f" {consumer.position(tp)} of {end}; expected a broker that answers; check its health"
-            )
 
 
 def _score(record: Any | None) -> Score | None:

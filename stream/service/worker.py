@@ -10,13 +10,13 @@ import click
 import uvloop
 from aiokafka.errors import KafkaError
 
-from stream.errors import ConfigError, PublishError, ValuestreamError
+from stream.errors import ConfigError, PublishError
 from stream.score import DEMO_MODEL, Scorer
 from stream.sentiment import Sentiment
 from stream.service import logs
 from stream.service.clock import Clock, SystemClock
 from stream.service.options import GroupedCommand, settings_options
-from stream.service.rights import lost_right
+from stream.service.rights import named_refusal
 from stream.service.runtime import Worker
 from stream.service.settings import Settings
 from stream.service.topics import check_topics, worker_rights
@@ -77,12 +77,5 @@ async def _serve(
     try:
         await service.run()
     except (KafkaError, PublishError) as error:
-        cause = lost_right(settings, error.__cause__ or error, worker_rights(settings)) or error
-        line = (
-            f"Kafka refused us: {cause}; nothing was committed past what is durable, so mend the cause and start the"
-            " worker again"
-        )
-        # Said now as well: an end that is forced says nothing more.
-        logger.error(line)
-        raise ValuestreamError(line) from error
+        raise named_refusal(settings, error, worker_rights(settings)) or error from error
     logger.info("stopped: everything taken in is durable and committed")

@@ -1,11 +1,15 @@
-"""What every system must come to: the final counts of each user, and how to read them from each changelog."""
+"""What every system must come to: the final counts of each user, and how to read them from where it keeps them."""
 
 from __future__ import annotations
 
 import json
+import pickle
+import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +21,7 @@ from stream.features import windows
 from stream.state import PartitionState
 from tests.broker.harness import Message
 
-__all__ = ["UserCounts", "differences", "expected", "of_faust", "of_valuestream"]
+__all__ = ["UserCounts", "differences", "expected", "of_bytewax", "of_faust", "of_quix", "of_valuestream"]
 
 
 class UserCounts(NamedTuple):
@@ -67,10 +71,26 @@ def of_valuestream(values: Mapping[str, bytes]) -> dict[str, UserCounts]:
 
 def of_faust(values: Mapping[str, bytes]) -> dict[str, UserCounts]:
     """From the last changelog value of every user of ``peers/faust_stock.py``; its keys are JSON as well."""
-    return {json.loads(key): _of_faust_user(json.loads(value)) for key, value in values.items()}
+    return {json.loads(key): _of_plain_user(json.loads(value)) for key, value in values.items()}
 
 
-def _of_faust_user(user: dict[str, Any]) -> UserCounts:
+def of_quix(values: Mapping[str, bytes]) -> dict[str, UserCounts]:
+    """From the last changelog value of every user of ``peers/quix.py``; a key is ``user|name of the state``."""
+    return {key.split("|", 1)[0].strip('"'): _of_plain_user(json.loads(value)) for key, value in values.items()}
+
+
+def of_bytewax(folder: Path) -> dict[str, UserCounts]:
+    """From the recovery store of ``peers/bytewax_flow.py``: the newest snapshot of every user."""
+    newest = "SELECT state_key, ser_change FROM snaps WHERE step_id LIKE '%windows%' ORDER BY snap_epoch"
+    users: dict[str, bytes] = {}
+    for part in sorted(folder.glob("*.sqlite3")):
+        with closing(sqlite3.connect(part)) as store:
+            users |= dict(store.execute(newest))
+    # Written a moment ago by a process of ours.
+    return {user: _of_plain_user(json.loads(pickle.loads(value))) for user, value in users.items()}
+
+
+def _of_plain_user(user: dict[str, Any]) -> UserCounts:
     counted = []
     for level, length in WINDOWS.values():
         width_s, buckets = BUCKET_LEVELS[level][0], list(user["buckets"].values())[level]

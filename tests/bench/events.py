@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from stream.contract.columns import DAY_S
 from tests.broker.harness import Message
 
-__all__ = ["SPAN_S", "clicks"]
+__all__ = ["SPAN_S", "clicks", "everyone", "zipf"]
 
 #: Longer than the longest window, so that events leave every one of them.
 SPAN_S: Final = 40 * DAY_S
@@ -28,14 +29,23 @@ _CATEGORIES: Final = ("shoes", "coats", "shirts", "bags", "kitchen", "garden", "
 
 
 def clicks(
-    n: int, users: int, seed: int, end: float, *, span_s: float = SPAN_S, repeated: float = 0.01
+    n: int,
+    users: int,
+    seed: int,
+    end: float,
+    *,
+    span_s: float = SPAN_S,
+    repeated: float = 0.01,
+    activity: npt.NDArray[np.float64] | None = None,
 ) -> Iterator[Message]:
     """Keys and values of ``n`` records, slightly out of order, whose event times lead up to ``end``.
 
-    A share of ``repeated`` are earlier records once more. The same arguments give the same bytes.
+    A share of ``repeated`` are earlier records once more. Users send in proportion to their ``activity``, which is
+    log-normal where not given. The same arguments give the same bytes.
     """
     rng = np.random.default_rng(seed)
-    activity = rng.lognormal(0.0, _ACTIVITY_SPREAD, users)
+    if activity is None:
+        activity = rng.lognormal(0.0, _ACTIVITY_SPREAD, users)
     who = rng.choice(users, n, p=activity / activity.sum()).tolist()
     kinds = rng.choice(len(_NAMES), n, p=_SHARES).tolist()
     items = rng.integers(0, 2_000, n).tolist()
@@ -52,6 +62,19 @@ def clicks(
         sent.append(message)
         del sent[:-_REPEAT_WITHIN]
         yield message
+
+
+def everyone(users: int, seed: int, end: float, *, span_s: float = DAY_S) -> Iterator[Message]:
+    """One record of each user, in an order of the seed's, before ``end``."""
+    for i, user in enumerate(np.random.default_rng(seed).permutation(users).tolist()):
+        at = end - span_s + span_s * i / users
+        yield _message(f"first-{i:08x}", f"user-{user:07d}", _NAMES[0], at, i % 2_000, 1_000)
+
+
+def zipf(users: int, seed: int, exponent: float = 1.1) -> npt.NDArray[np.float64]:
+    """Activity by Zipf's law; who is busiest is the seed's choice."""
+    rank = np.random.default_rng(seed).permutation(users) + 1
+    return np.asarray(rank**-exponent, np.float64)
 
 
 def _message(ident: str, user: str, name: str, time: float, item: int, cents: int) -> Message:

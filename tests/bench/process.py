@@ -20,7 +20,7 @@ from tests.broker.harness import PARTITIONS
 __all__ = ["SystemProcess"]
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_STOP_TIMEOUT_S: Final = 20.0
+_STOP_TIMEOUT_S: Final = 30.0
 _TIMED: Final = ("valuestream_stage_seconds", "valuestream_checkpoint_seconds")
 
 
@@ -28,11 +28,19 @@ class SystemProcess:
     """Runs ``python -m`` with these arguments until the context ends; log and report lie in ``folder``."""
 
     def __init__(
-        self, arguments: Sequence[str], settings: Settings, events: int, folder: Path, environment: Mapping[str, str]
+        self,
+        arguments: Sequence[str],
+        settings: Settings,
+        events: int,
+        folder: Path,
+        environment: Mapping[str, str],
+        python: Path = Path(sys.executable),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._port = free_port()
-        self._report, self._log = folder / "report.json", folder / "log"
+        self._report, self._recovery, self._log = (folder / name for name in ("report.json", "recovery.json", "log"))
+        for old in (self._report, self._recovery):
+            old.unlink(missing_ok=True)
         self._name = arguments[0]
         names = ("bootstrap_servers", "app_id", "events_topic", "scores_topic", "alerts_topic", "dlq_topic", "data_dir")
         given = {
@@ -42,6 +50,7 @@ class SystemProcess:
             "BENCH_REPORT": str(self._report),
             "BENCH_BROKER": settings.bootstrap_servers,
             "BENCH_TOPIC": settings.events_topic,
+            "BENCH_OUTPUT": settings.scores_topic,
             "BENCH_APP_ID": settings.app_id,
             "BENCH_DATA_DIR": str(settings.data_dir),
             "BENCH_PARTITIONS": str(PARTITIONS),
@@ -50,7 +59,7 @@ class SystemProcess:
         with self._log.open("wb") as out:
             # In a folder without a .env file: the settings are ours alone.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                [str(python), "-m", *arguments],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": str(_ROOT), **given},
                 stdout=out,
@@ -66,27 +75,60 @@ class SystemProcess:
             self._process.wait()
 
     def finished(self) -> bool:
-        """Whether the report is there; fails if the process ended before."""
+        """Whether the report is there; fails if the process ended without one, or with an error."""
+        ended, reported = self._process.poll(), self._report.exists()
+        assert ended is None or (ended == 0 and reported), f"{self._name} ended with {ended}:\n{self._words()}"
+        return reported
+
+    def running(self) -> bool:
+        """True; fails if the process ended."""
         ended = self._process.poll()
         assert ended is None, f"{self._name} ended with {ended}:\n{self._words()}"
-        return self._report.exists()
+        return True
+
+    def recovered(self) -> dict[str, Any] | None:
+        """What our worker's last recovery took; None before one has ended."""
+        found: dict[str, Any] | None = json.loads(self._recovery.read_text()) if self._recovery.exists() else None
+        return found
 
     def report(self) -> dict[str, Any]:
         """What its meter wrote."""
         report: dict[str, Any] = json.loads(self._report.read_text())
         return report
 
+    def metrics(self) -> dict[str, float]:
+        """Our worker's metrics, each summed over its labels; nothing before it listens."""
+        return {name: sum(v for _, v in of) for name, of in self._samples().items()}
+
     def seconds_by_stage(self) -> dict[str, float]:
         """Seconds spent in each stage of our worker since its start, from its metrics."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
-            families = list(text_string_to_metric_families(answer.read().decode()))
-        samples = [s for f in families if f.name in _TIMED for s in f.samples if s.name.endswith("_sum")]
-        return {s.labels.get("stage", "checkpoint"): round(s.value, 3) for s in samples}
+        samples = self._samples()
+        return {
+            labels.get("stage", "checkpoint"): round(value, 3)
+            for name in _TIMED
+            for labels, value in samples.get(f"{name}_sum", ())
+        }
+
+    def _samples(self) -> dict[str, list[tuple[dict[str, str], float]]]:
+        samples: dict[str, list[tuple[dict[str, str], float]]] = {}
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return samples
+        for family in text_string_to_metric_families(text):
+            for s in family.samples:
+                samples.setdefault(s.name, []).append((s.labels, s.value))
+        return samples
 
     def stop(self) -> None:
         """Ask it to end, which makes everything that it took in durable."""
         self._process.terminate()
-        ended = self._process.wait(_STOP_TIMEOUT_S)
+        self.wait_end()
+
+    def wait_end(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
+        """Until it has ended, which it must without an error."""
+        ended = self._process.wait(timeout_s)
         assert ended == 0, f"{self._name} ended with {ended}:\n{self._words()}"
 
     def _words(self) -> str:

@@ -2,45 +2,117 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from stream.service.settings import Settings
 from stream.service.topics import changelog_topic, ensure_topics
 from tests.bench import counts
 from tests.bench.counts import UserCounts
+from tests.bench.kept import Kept, in_changelog, in_recovery_store, quix_changelog
 from tests.bench.process import SystemProcess
 from tests.broker import harness
 from tests.broker.harness import Message, wait_for
 
-__all__ = ["FAUST", "SCORING", "SYSTEMS", "VALUESTREAM", "System", "Topic", "run_system", "settings_for"]
+__all__ = [
+    "FAUST",
+    "INGEST",
+    "PEERS",
+    "SCORING",
+    "SYSTEMS",
+    "VALUESTREAM",
+    "System",
+    "Topic",
+    "run_system",
+    "settings_for",
+]
 
-_RUN_TIMEOUT_S: Final = 900.0
+#: Output is complete when nothing more comes for this long: longer than anybody waits before they emit.
+_QUIET_S: Final = 2.0
+#: Python of the peers that cannot be installed beside us; see ``peers/requirements.txt``.
+PEERS_PYTHON: Final = Path(__file__).resolve().parents[2] / ".venv-bench/bin/python"
 
 
 @dataclass(frozen=True)
 class System:
-    """One system: the module that runs it with its arguments, and how to read users' counts from its changelog."""
+    """One system: the module that runs it with its arguments, and how to read the users that it keeps.
+
+    A system that would take all day is given the first ``events_max`` of the topic. One without ``kept`` is a limit: it
+    keeps nothing. ``emits``: the last record of every user must be as of the last event, or one need only be there.
+    """
 
     name: str
     arguments: tuple[str, ...]
-    counts: Callable[[Mapping[str, bytes]], dict[str, UserCounts]]
+    kept: Callable[[Settings], Kept] | None = None
+    events_max: int = sys.maxsize
+    emits: Literal["last", "some", "none"] = "last"
     environment: Mapping[str, str] = field(default_factory=dict)
+    python: Path = Path(sys.executable)
+    ends_itself: bool = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is our worker."""
+        return self.arguments == _OURS
+
+    @property
+    def installed(self) -> bool:
+        """Whether its Python is there."""
+        return self.python.exists()
 
 
 _OURS: Final = ("tests.bench.peers.valuestream",)
-#: Ingestion alone: the peers score nobody either.
-VALUESTREAM: Final = System("valuestream", _OURS, counts.of_valuestream, {"BENCH_SCORING": "off"})
-#: The same with the shipped model scoring at the default refresh interval.
-SCORING: Final = System("valuestream_scoring", _OURS, counts.of_valuestream, {"BENCH_SCORING": "on"})
+#: The job: with a record for each touched user, which holds the counts of the windows, as the peers send it.
+VALUESTREAM: Final = System(
+    "valuestream",
+    _OURS,
+    in_changelog(counts.of_valuestream),
+    environment={"BENCH_SCORING": "windows", "VALUESTREAM_BATCH_USERS_MAX": "4096"},
+)
+#: The same, but a touched user is scored by the shipped model: more work than any peer has.
+SCORING: Final = System(
+    "valuestream_scoring", _OURS, in_changelog(counts.of_valuestream), environment={"BENCH_SCORING": "on"}
+)
+#: Ingestion alone, with nothing sent but the changelog.
+INGEST: Final = System(
+    "valuestream_ingest", _OURS, in_changelog(counts.of_valuestream), emits="none", environment={"BENCH_SCORING": "off"}
+)
 #: Its faster settings: uvloop, and a log level at which it does not make a record of every debug message.
 FAUST: Final = System(
-    "faust", ("tests.bench.peers.faust_stock", "--loop", "uvloop", "worker", "--loglevel", "info"), counts.of_faust
+    "faust",
+    ("tests.bench.peers.faust_stock", "--loop", "uvloop", "worker", "--loglevel", "info"),
+    in_changelog(counts.of_faust),
+    events_max=15_000,
 )
-SYSTEMS: Final = (VALUESTREAM, SCORING, FAUST)
+QUIX: Final = System(
+    "quixstreams",
+    ("tests.bench.peers.quix",),
+    in_changelog(counts.of_quix, quix_changelog),
+    events_max=100_000,
+    emits="some",
+    python=PEERS_PYTHON,
+    ends_itself=True,
+)
+BYTEWAX: Final = System(
+    "bytewax",
+    ("tests.bench.peers.bytewax_flow",),
+    in_recovery_store,
+    events_max=200_000,
+    python=PEERS_PYTHON,
+    ends_itself=True,
+)
+_LIMITS: Final = tuple(
+    System(name, ("tests.bench.peers.limits", name), emits="none") for name in ("aiokafka", "decode", "aiokafka_decode")
+)
+SYSTEMS: Final = (VALUESTREAM, SCORING, INGEST, FAUST, QUIX, BYTEWAX, *_LIMITS)
+#: Those of whom a ratio is given: our events per second over theirs.
+PEERS: Final = ("faust", "quixstreams", "bytewax", "aiokafka", "aiokafka_decode")
 
 
 @dataclass(frozen=True)
@@ -50,10 +122,23 @@ class Topic:
     bootstrap_servers: str
     name: str
     written: dict[int, list[Message]]
+    _expected: dict[tuple[int, ...], dict[str, UserCounts]] = field(default_factory=dict, compare=False)
 
-    def prefix(self, applied: Mapping[str, int]) -> list[Message]:
-        """The first so many records of each partition."""
-        return [m for partition, n in applied.items() for m in self.written[int(partition)][:n]]
+    def expected(self, applied: Mapping[str, int]) -> dict[str, UserCounts]:
+        """What the first so many records of each partition come to; kept, since most systems take the whole topic."""
+        key = tuple(applied.get(str(partition), 0) for partition in self.written)
+        if key not in self._expected:
+            prefix = (m for (_, of), n in zip(self.written.items(), key, strict=True) for m in of[:n])
+            self._expected[key] = counts.expected(prefix)
+        return self._expected[key]
+
+    def ends(self, events: int) -> dict[str, int]:
+        """End offsets of a prefix of ``events`` records in all, the same share of each partition."""
+        total, ends = sum(map(len, self.written.values())), {}
+        for partition, of in self.written.items():
+            ends[str(partition)] = len(of) * events // total
+        ends["0"] += events - sum(ends.values())  # A few records, lost in rounding.
+        return ends
 
 
 def settings_for(topic: Topic, app_id: str, folder: Path) -> Settings:
@@ -65,34 +150,70 @@ def settings_for(topic: Topic, app_id: str, folder: Path) -> Settings:
         scores_topic=f"{app_id}-scores",
         alerts_topic=f"{app_id}-alerts",
         dlq_topic=f"{app_id}-dlq",
-        data_dir=folder / app_id,
+        data_dir=folder / app_id / "state",
     )
 
 
-def run_system(system: System, topic: Topic, events: int, folder: Path) -> dict[str, Any]:
+def run_system(system: System, topic: Topic, events: int, folder: Path, timeout_s: float) -> dict[str, Any]:
     """Run a system from the start of the topic until ``events`` are applied; its report, with the users checked."""
     settings = settings_for(topic, f"{system.name}-{uuid.uuid4().hex[:8]}", folder)
-    if system is not FAUST:
-        ensure_topics(settings, harness.PARTITIONS)
-    with SystemProcess(system.arguments, settings, events, folder / settings.app_id, system.environment) as process:
-        wait_for(f"{system.name} to apply {events:,} events", process.finished, _RUN_TIMEOUT_S)
-        measured = process.report()
-        wanted = counts.expected(topic.prefix(measured["applied"]))
-        if system is FAUST:
-            # It sends one changelog record for each event that counts; when all are there, it may be killed.
-            n_accepted = sum(user.n_events for user in wanted.values())
-            wait_for("all of its changelog", lambda: _changelog_records(settings) >= n_accepted)
-        else:
-            measured["seconds_by_stage"] = process.seconds_by_stage()
+    ensure_topics(settings, harness.PARTITIONS)
+    given = {**system.environment, "BENCH_ENDS": json.dumps(topic.ends(events))}
+    with SystemProcess(system.arguments, settings, events, folder / settings.app_id, given, system.python) as process:
+        wait_for(f"{system.name} to apply {events:,} events", process.finished, timeout_s)
+        measured = {"system": system.name, **process.report()}
+        if system.kept is None:
+            return {**measured, "users": 0, "users_wrong": 0, "wrong": []}
+        wanted = topic.expected(measured["applied"])
+        _let_finish(system, process, settings, wanted, timeout_s)
+        if system.ours:
+            measured |= {"seconds_by_stage": process.seconds_by_stage(), **_state_size(process.metrics())}
             process.stop()
-    records = harness.read_topic(settings, changelog_topic(settings))
-    wrong = counts.differences(system.counts(harness.last_values(records)), wanted)
-    # What is applied becomes durable soon after; this is when the last of it was handed to the producer.
-    measured["seconds_to_last_changelog_record"] = max(r.timestamp for r in records) / 1000 - measured["began_at"]
-    measured["changelog_bytes"] = sum(len(r.value) for r in records)
-    return {"system": system.name, "users": len(wanted), "users_wrong": len(wrong), "wrong": wrong[:3], **measured}
+    measured |= _checked(system, settings, wanted)
+    if "last_changelog_at" in measured:
+        # What is applied becomes durable soon after; this is when the last of it was handed to the producer.
+        measured["seconds_to_last_changelog_record"] = measured.pop("last_changelog_at") - measured["began_at"]
+    return measured
 
 
-def _changelog_records(settings: Settings) -> int:
-    changelog = settings.model_copy(update={"events_topic": changelog_topic(settings)})
-    return sum(harness.end_offsets(changelog).values())
+def _let_finish(
+    system: System, process: SystemProcess, settings: Settings, wanted: Mapping[str, UserCounts], timeout_s: float
+) -> None:
+    """Until all that is to come of the events is in its topics, or in its store."""
+    if system.ends_itself:
+        process.wait_end(timeout_s)
+        return
+    if system is FAUST:
+        # It sends one changelog record for each event that counts; when all are there, it may be killed.
+        n_accepted = sum(user.n_events for user in wanted.values())
+        wait_for("all of its changelog", lambda: _records(settings, changelog_topic(settings)) >= n_accepted, timeout_s)
+    deadline, seen = time.monotonic() + timeout_s, -1
+    while system.emits != "none" and (now := _records(settings, settings.scores_topic)) != seen:
+        assert process.running()
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for the output of {system.name} to end"
+        seen = now
+        time.sleep(_QUIET_S)
+
+
+def _state_size(metrics: Mapping[str, float]) -> dict[str, float]:
+    users, size = metrics.get("valuestream_state_users", 0.0), metrics.get("valuestream_state_bytes", 0.0)
+    return {"state_bytes": size, "state_bytes_per_user": round(size / users, 1)} if users else {}
+
+
+def _checked(system: System, settings: Settings, wanted: Mapping[str, UserCounts]) -> dict[str, Any]:
+    """Its users and its output against what they must be."""
+    assert system.kept is not None, "a limit keeps nothing; this is a bug"
+    kept, about = system.kept(settings)
+    wrong = counts.differences(kept, wanted)
+    outputs = harness.read_topic(settings, settings.scores_topic) if system.emits != "none" else []
+    last = {r.key.decode(): json.loads(r.value)["n_events"] for r in outputs}
+    for user in wanted if system.emits != "none" else ():
+        n_events = wanted[user].n_events
+        if last.get(user, 0) != n_events and (system.emits == "last" or not 0 < last.get(user, 0) <= n_events):
+            wrong.append(f"{user}: last record has {last.get(user)} events, expected {n_events}")
+    return {"users": len(wanted), "users_wrong": len(wrong), "wrong": wrong[:3], "emitted": len(outputs), **about}
+
+
+def _records(settings: Settings, topic: str) -> int:
+    of = settings.model_copy(update={"events_topic": topic})
+    return sum(harness.end_offsets(of).values())

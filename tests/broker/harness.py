@@ -31,8 +31,8 @@ from stream.encode import encode
 from stream.features import features
 from stream.reviews import SentimentModel
 from stream.score import DEMO_MODEL, Scorer
-from stream.service.broker import free_port
 from stream.service.kafka import aiokafka_config, kafka_python_config
+from stream.service.processes import free_port
 from stream.service.settings import Settings
 from stream.state import PartitionState
 

@@ -17,21 +17,14 @@ from stream.service.jars import KAFKA_VERSION, java_and_classpath
 from stream.service.kafka import answers, connect
 from stream.service.processes import Running, free_port, listening, running
 from stream.service.settings import Settings
+from tests.broker.command import valuestream
 
 PROJECT = Path(__file__).parents[2]
 
 
-def valuestream(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command as a user without Java or Maven runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", "stream.service.cli", *arguments],
-        cwd=PROJECT,
-        env={**os.environ, "PATH": "/nonexistent"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+def broker_command(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``valuestream broker`` as a user without Java or Maven runs it."""
+    return valuestream("broker", command, *arguments, PATH="/nonexistent")
 
 
 @pytest.fixture
@@ -88,28 +81,28 @@ def test_commands_run_a_broker_without_java_and_leave_a_foreign_process_alone(
     Running(tmp_path, bystander.pid, 9092).record()
     port = free_port()
     try:
-        nothing = valuestream("broker", "stop", "--dir", str(tmp_path))
+        nothing = broker_command("stop", "--dir", str(tmp_path))
         assert (nothing.returncode, bystander.poll()) == (0, None)
         assert "nothing to stop" in nothing.stdout
 
-        started = valuestream("broker", "start", "--dir", str(tmp_path), "--port", str(port))
+        started = broker_command("start", "--dir", str(tmp_path), "--port", str(port))
         assert started.returncode == 0, started.stderr
         assert f"Kafka {KAFKA_VERSION} answers at 127.0.0.1:{port}" in started.stdout
         assert answers(f"127.0.0.1:{port}", timeout_s=5)
 
-        again = valuestream("broker", "start", "--dir", str(tmp_path), "--port", str(port))
+        again = broker_command("start", "--dir", str(tmp_path), "--port", str(port))
         assert again.returncode == 1
         assert "already runs" in again.stderr
         assert len(again.stderr.splitlines()) == 1
 
         state = json.loads((tmp_path / "broker.json").read_text())
-        status = valuestream("broker", "status", "--dir", str(tmp_path))
+        status = broker_command("status", "--dir", str(tmp_path))
         assert status.stdout == f"running: pid {state['pid']}, answers at 127.0.0.1:{port}\n"
     finally:
-        stopped = valuestream("broker", "stop", "--dir", str(tmp_path))
+        stopped = broker_command("stop", "--dir", str(tmp_path))
     assert stopped.stdout == f"stopped: pid {state['pid']}\n"
     assert not listening(port)
-    assert valuestream("broker", "status", "--dir", str(tmp_path)).returncode == 1
+    assert broker_command("status", "--dir", str(tmp_path)).returncode == 1
     assert bystander.poll() is None
 
 

@@ -23,8 +23,9 @@ from stream.service.settings import Settings
 from stream.service.topics import changelog_topic
 from stream.service.user import user
 from tests.broker import harness
+from tests.broker.examples import score_of
 from tests.broker.harness import PARTITIONS, WorkerProcess, partition_of, produce, wait_for
-from tests.broker.test_user_show import history, packed, score_of
+from tests.broker.test_user_show import history, packed
 from tests.broker.undisturbed import shoppers, states_of
 from tests.stages.test_erasure import without_scores
 

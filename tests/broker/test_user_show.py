@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,14 +15,16 @@ from kafka import KafkaProducer
 from stream import changelog
 from stream.contract.columns import STATE_VERSION
 from stream.contract.events import EVENT, EventBatch, EventType
-from stream.contract.score import Churn, LifetimeValue, ModelRef, Purchase, Score
 from stream.decide import encode_json
 from stream.errors import ContractError
 from stream.service.kafka import kafka_python_config
 from stream.service.settings import Settings
 from stream.service.topics import changelog_topic
-from stream.service.user import partition_of, show
+from stream.service.user import show
+from stream.service.user_read import partition_of
 from stream.state import PartitionState
+from tests.broker.command import assert_one_line, valuestream
+from tests.broker.examples import score_of
 from tests.stages.reference import WINDOWS, Plain, window
 
 START = 1_735_732_800
@@ -62,21 +62,6 @@ def packed(events: list[Plain], **columns: Any) -> bytes:
         state.users[name][0] = value
     (value,) = changelog.pack(state, np.array([0]))
     return value
-
-
-def score_of(user: str, expected: float) -> Score:
-    return Score(
-        score_id="id",
-        user_id=user,
-        as_of="2025-05-01T12:34:56Z",
-        model=ModelRef("demo", "1", "0" * 64),
-        n_events=57,
-        data_sufficiency="ok",
-        churn=Churn(0.83, "high", 14),
-        purchase=[Purchase(0.12, 7)],
-        ltv=LifetimeValue(expected, 0.69, "EUR", 30),
-        applied_offset=12,
-    )
 
 
 def put(settings: Settings, topic: str, user: str, *values: bytes | None, partition: int | None = None) -> None:
@@ -173,11 +158,9 @@ def test_words_say_what_the_state_holds(settings: Settings) -> None:
 def test_unknown_and_erased_users_are_one_line_and_exit_status_1(settings: Settings) -> None:
     put(settings, changelog_topic(settings), "bob", packed(history(3, "bob")), None)
     for user in ("nobody", "bob"):
-        command = [sys.executable, "-m", "stream.service.cli", "user", "show", *flags(settings), user]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert (ended.returncode, ended.stdout) == (1, "")
-        (line,) = ended.stderr.splitlines()
-        assert line.startswith(f"valuestream: user '{user}' is not in")
+        ended = valuestream("user", "show", *flags(settings), user)
+        assert_one_line(ended, f"user '{user}' is not in")
+        assert ended.stdout == ""
 
 
 @pytest.mark.broker

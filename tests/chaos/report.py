@@ -12,10 +12,11 @@ import tests.chaos.scenarios  # noqa: F401 - fills SCENARIOS
 from tests.chaos.judge import Verdict
 from tests.chaos.run import RESULTS, read_results
 from tests.chaos.world import SCENARIOS
+from tests.simulation.sabotage import SABOTAGES
 
 __all__ = ["report"]
 
-_INTRO: Final = """\
+_INTRO: Final = f"""\
 # Reliability
 
 What was done to it on a real Kafka, how often, and what came of it. Made from
@@ -33,8 +34,8 @@ may have come with two contents. *lost* and *twice* count events, *unscored* cou
 *Recovery* is from the fault's end, or the next worker's start, to readiness.
 
 The same protocol runs through thousands of seeded schedules on a fake broker, with kills at every step, in
-`tests/simulation` (`python -m tests.simulation.run --seed 0 --schedules 1000`); fourteen mutations of it are each
-noticed there.
+`tests/simulation` (`python -m tests.simulation.run --seed 0 --schedules 1000`); {len(SABOTAGES)} mutations of it are
+each noticed there.
 """
 _LIMITS: Final = """\
 ## What is not covered

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from stream.consumer import PositionConsumer
 from stream.decode import Decoder
 from stream.publish import Publisher
 from stream.score import Scorer
 from stream.service import cli
-from stream.source import PositionConsumer
 from stream.store import UserStore
 
 __all__ = ["POINTS"]

@@ -14,6 +14,6 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     secured = Secured(folder / "broker", make_certificates(folder))
     with secured.broker as broker:
         broker.start(print)
-        for name in ("worker", "operator", "reader", "replayer"):
+        for name in ("worker", "operator", "reader", "replayer", "sender"):
             secured.add_user(name)
         yield secured

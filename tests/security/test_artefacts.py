@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from stream.errors import ConfigError, ContractError, ValuestreamError
 from stream.graph import FIELDS, check_self_contained
 from stream.score import DEMO_MODEL, Scorer, open_session
 from stream.signature import verifier
+from tests.broker.command import assert_one_line, valuestream
 
 SIGNATURE = "manifest.sig"
 Graph = Callable[[Any], object]
@@ -312,13 +312,5 @@ def test_without_cryptography_a_key_names_what_to_install_and_no_key_needs_nothi
 
 
 def test_worker_refuses_an_unsigned_model_before_it_asks_for_a_broker(folder: Path, keys: tuple[Path, Path]) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "stream.service.cli", "worker", "--model-dir", folder, "--model-public-key", keys[1]],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 1
-    assert ended.stderr.startswith(f"valuestream: {folder / MANIFEST_FILE} is not signed")
-    assert len(ended.stderr.splitlines()) == 1
+    ended = valuestream("worker", "--model-dir", folder, "--model-public-key", keys[1])
+    assert_one_line(ended, f"valuestream: {folder / MANIFEST_FILE} is not signed")

@@ -6,9 +6,6 @@ Whole workers run over SASL_SSL in test_secrecy.py, over SASL_PLAINTEXT and with
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from contextlib import closing
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 from stream.errors import ConfigError
 from stream.service.kafka import aiokafka_config, connect
 from stream.service.options import load_settings
+from tests.broker.command import assert_one_line, valuestream
 from tests.security.secured import PASSWORD, Secured
 
 pytestmark = pytest.mark.broker
@@ -82,17 +80,9 @@ def test_worker_with_a_wrong_password_ends_in_one_line_that_does_not_show_it(
     secured: Secured, topic_names: dict[str, Any]
 ) -> None:
     settings = secured.as_user("worker", sasl_password="hunter2", **topic_names)
-    ended = subprocess.run(
-        [sys.executable, "-m", "stream.service.cli", "worker", "--log-level", "debug"],
-        env={**os.environ, **secured.env(settings), "VALUESTREAM_BOOTSTRAP_SERVERS": settings.bootstrap_servers},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 1
-    assert ended.stderr.startswith(f"valuestream: the broker at {settings.bootstrap_servers} refused user 'worker'")
-    assert len(ended.stderr.splitlines()) == 1
+    flags = ("--log-level", "debug", "--bootstrap-servers", settings.bootstrap_servers)
+    ended = valuestream("worker", *flags, **secured.env(settings))
+    assert_one_line(ended, f"the broker at {settings.bootstrap_servers} refused user 'worker'")
     assert "hunter2" not in ended.stderr
 
 

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from stream.contract.manifest import MANIFEST_FILE, MODEL_FILE
 from stream.score import DEMO_MODEL
-from stream.service.broker import free_port
-
-
-def valuestream(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "stream.service.cli", *args],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert result.returncode == 1, result.stderr
-    assert result.stderr.startswith("valuestream: ")
-    assert result.stderr.count("\n") == 1, result.stderr
-    for word in words:
-        assert word in result.stderr, result.stderr
+from stream.service.processes import free_port
+from tests.broker.command import assert_one_line, valuestream
 
 
 @pytest.fixture
@@ -90,6 +70,12 @@ def test_data_file_of_the_wrong_shape(tmp_path: Path) -> None:
     file.write_text("a,b,c\n1,2,3\n")
     result = valuestream("replay", str(file), "--format", "rees46", "--bootstrap-servers", "127.0.0.1:1")
     assert_one_line(result)
+
+
+@pytest.mark.parametrize("command", ["show", "export", "erase"])
+def test_user_id_that_is_not_utf_8_is_refused_before_a_broker_is_asked(command: str) -> None:
+    result = valuestream("user", command, b"ann\xff\xc3(", "--bootstrap-servers", "127.0.0.1:1")
+    assert_one_line(result, r"user id is 'ann\udcff\udcc3(', expected UTF-8 text")
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from stream.contract.score import Alert, Churn, LifetimeValue, ModelRef, Purchase, Score
+from stream.contract.score import Alert
 from stream.service.dashboard import Frame, line, page
 from stream.service.scrape import Reading
+from tests.broker.examples import score_of
 
 NOW = datetime(2025, 5, 1, tzinfo=UTC)
 READING = Reading(
@@ -30,21 +30,6 @@ LATER = Reading(
     users=812,
     latency={0.1: 0, 0.2: 9},
 )
-
-
-def score_of(user: str, band: Any = "high") -> Score:
-    return Score(
-        score_id="id",
-        user_id=user,
-        as_of="2025-04-20T12:34:56Z",
-        model=ModelRef("demo", "1", "0" * 64),
-        n_events=57,
-        data_sufficiency="ok",
-        churn=Churn(0.83, band, 14),
-        purchase=[Purchase(0.12, 7), Purchase(0.31, 30)],
-        ltv=LifetimeValue(1_041.2, 0.69, "EUR", 30),
-        applied_offset=12,
-    )
 
 
 def frame(n: int = 0, user: str = "ann", behind: timedelta = timedelta(days=38), first: Reading = READING) -> Frame:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from stream.errors import ContractError, EventError
+from stream.fetches import FetchingApp
 from stream.service import logs
 from stream.service.settings import Settings
-from stream.source import FetchingApp
 
 LOG = logging.getLogger("stream.service.worker")
 

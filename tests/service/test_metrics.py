@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream.service.metric_texts import TEXTS
 from stream.service.metrics import OUTCOMES, SLO_SECONDS, STAGES, MetricDoc, Metrics, table
 
 #: Labels that would hold one series per customer or event.
@@ -40,6 +41,7 @@ def test_docs_tell_of_exactly_the_metrics_that_are_served() -> None:
         if not family.name.startswith("process_")
     }
     assert served == {doc.name for doc in metrics.docs}
+    assert len(metrics.docs) == len(TEXTS)
 
 
 def test_series_of_closed_sets_are_served_before_the_first_event() -> None:

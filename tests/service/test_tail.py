@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import click
 import pytest
@@ -17,29 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaProducer
 
-from stream.contract.score import Alert, Churn, LifetimeValue, ModelRef, Purchase, Reason, Score
+from stream.contract.score import Alert, Reason
 from stream.decide import encode_json
 from stream.errors import ConfigError
 from stream.service.kafka import kafka_python_config
 from stream.service.settings import Settings
 from stream.service.tail import alerts, printable, scores
+from tests.broker.examples import score_of
 
 broker_test = pytest.mark.broker
-
-
-def score_of(user: str, churn: float = 0.83, band: Any = "high") -> Score:
-    return Score(
-        score_id=f"id-{user}",
-        user_id=user,
-        as_of="2025-05-01T12:34:56Z",
-        model=ModelRef("demo", "1", "0" * 64),
-        n_events=57,
-        data_sufficiency="ok",
-        churn=Churn(churn, band, 14),
-        purchase=[Purchase(0.12, 7), Purchase(0.31, 30)],
-        ltv=LifetimeValue(1_041.2, 0.69, "EUR", 30),
-        applied_offset=12,
-    )
 
 
 def alert_of(user: str, before: str | None) -> Alert:

@@ -6,21 +6,16 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.contract.score import Churn, LifetimeValue, ModelRef, NextCategory, Purchase, Score
+from stream.contract.score import Churn, LifetimeValue, NextCategory, Purchase
 from stream.service.tail import score_words
 from stream.service.words import score_details
+from tests.broker.examples import score_of
 
-SCORE = Score(
-    score_id="id",
-    user_id="ann",
-    as_of="2025-05-01T12:34:56Z",
-    model=ModelRef("demo", "1", "0" * 64),
-    n_events=57,
-    data_sufficiency="ok",
+SCORE = score_of(
+    "ann",
     churn=Churn(0.83, "high", 14, 92.5, (0.79, 0.86)),
     purchase=[Purchase(0.12, 7, 31.0, (0.1, 0.15)), Purchase(0.31, 30)],
     ltv=LifetimeValue(1_041.2, 0.69, "EUR", 30, 66.0, (0.0, 2_310.55)),
-    applied_offset=12,
     expected_next_purchase="2025-06-02",
     next_category=[NextCategory("shoes", 0.4), NextCategory("hats", 0.25)],
 )

@@ -13,10 +13,10 @@ from faust.types import TP
 
 from stream.assignment import Assignment
 from stream.errors import ScoringError
+from stream.fetches import OneEventPerFetch, Records
 from stream.lease import MembershipLease
 from stream.pipeline import Topics
 from stream.reviews import Reviews
-from stream.source import OneEventPerFetch, Records
 from tests.simulation.broker import ALERTS, CHANGELOG, DLQ, EVENTS, SCORES
 from tests.simulation.client import Consumer, Producer
 from tests.simulation.disk import Disk

@@ -178,6 +178,19 @@ def test_score_made_again_is_the_same_to_the_byte() -> None:
         assert encode_json(alone.scores[0]) == encode_json(first.scores[i])
 
 
+def test_groups_decided_on_together_are_decided_on_as_each_alone() -> None:
+    snap, outputs, sizes = snapshot(6), raw([0.2, 0.9, 0.99, 0.1, 0.8, 0.3]), [1, 0, 3, 2]
+    parts = decide(snap, outputs, DAY).split(sizes)
+    assert [[a.score.user_id for a in part.alerts] for part in parts] == [[], [], ["u1", "u2"], ["u4"]]
+    for part, end, n in zip(parts, np.cumsum(sizes).tolist(), sizes, strict=True):
+        rows = np.arange(end - n, end)
+        of_group = replace(snap, ids=[snap.ids[i] for i in rows], users=snap.users[rows], history=snap.history[rows])
+        alone = decide(of_group, rows_of(outputs, rows), DAY)
+        assert (part.scores, part.alerts) == (alone.scores, alone.alerts)
+        for column in ("alerted", "churn", "purchase", "ltv", "alert_band", "alert_time"):
+            assert getattr(part, column).tolist() == getattr(alone, column).tolist(), column
+
+
 def one_of(snap: Snapshot, i: int) -> Snapshot:
     return replace(snap, ids=[snap.ids[i]], users=snap.users[[i]], history=snap.history[[i]])
 

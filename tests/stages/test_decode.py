@@ -283,6 +283,22 @@ def test_time_ahead_of_our_clock_is_good_up_to_the_allowed_skew(preset: str, mak
     assert out.dead[0].message == "timestamp is 60 s past the allowed skew; check the sender's clock"
 
 
+@pytest.mark.parametrize(
+    ("time", "good"),
+    [
+        *(("2025-01-01T00:05:00Z", True), ("2025-01-01T00:04:59.999999Z", True), (int(NOW + SKEW_S), True)),
+        *(("2025-01-01T00:05:00.000001Z", False), ("2025-01-01T00:05:01Z", False), (int(NOW + SKEW_S) + 1, False)),
+        *(("2025-01-01T02:05:00+02:00", True), ("2025-01-01T02:05:00.5+02:00", False)),
+    ],
+    ids=short,
+)
+def test_bound_of_the_future_is_exact_however_the_time_is_written(
+    preset: str, make: Make, time: Any, good: bool
+) -> None:
+    out = decode(preset, make(time=time))
+    assert [d.reason for d in out.dead] == ([] if good else ["future"])
+
+
 # Money ------------------------------------------------------------------------------------------------
 
 
@@ -544,15 +560,15 @@ def assert_usable(out: Decoded) -> None:
 
 
 def test_names_that_never_repeat_do_not_fill_memory(preset: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.decode._HASH_CACHE_MAX", 100)
+    monkeypatch.setattr("stream.names._BUCKETS_MAX", 100)
     one = decoder(preset)
     for i in range(5):
         events = [make(item=f"i{i}-{j}", category="c" * 60_000 if j == 99 else j) for j in range(100)]
         out = one.decode([Record(j, json.dumps(e).encode()) for j, e in enumerate(events)], NOW)
         assert len(out.batch) == 100
-    for buckets in (one._category_bucket, one._item_bucket):
-        assert len(buckets._known) <= 100
-        assert max(len(str(name)) for name in buckets._known) < 100
+    for buckets in (one._categories, one._items):
+        assert len(buckets) <= 100
+        assert max(len(str(name)) for name in buckets) < 100
 
 
 def test_names_of_the_categories_met_are_told_by_their_bucket_and_no_items(preset: str, make: Make) -> None:

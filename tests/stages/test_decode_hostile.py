@@ -143,9 +143,10 @@ def test_names_are_remembered_by_text_alone(preset: str, make: Make) -> None:
     records = [Record(json.dumps(make(item=k, category=k + 1)).encode(), i) for i, k in enumerate(numbers)]
     out = one.decode(records, NOW)
     assert out.batch.rows["item"].tolist() == [hash_bucket(k) for k in numbers]
-    for buckets in (one._item_bucket, one._category_bucket):
-        assert {type(name) for name in buckets._known} == {str}
-        assert len(buckets._known) == len(numbers)
+    for buckets in (one._items, one._categories):
+        named = buckets.keys() - {None, ""}
+        assert {type(name) for name in named} == {str}
+        assert len(named) == len(numbers)
 
 
 # Numbers ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -110,6 +111,16 @@ def test_event_is_written_as_the_contract_says() -> None:
     second = dict(zip(CHANNELS, tokens[1].tolist(), strict=True))
     assert second == {"type": 2, "category": 0, "item": 0, "price": 0, "gap": 1 + 11, "hour_of_week": 48, "age": 1}
     assert (tokens[2:] == 0).all()
+
+
+def test_steps_of_the_logarithm_begin_at_their_powers_of_two() -> None:
+    cents = sorted({c + d for k in range(31) for c in (2**k,) for d in (-1, 0, 1) if c + d <= VALUE_LIMIT})
+    tokens = tokens_of(fold_users(*[[event(START, EventType.PURCHASE, value=c)] for c in cents]), [*range(len(cents))])
+    assert channel(tokens, "price")[:, 0].tolist() == [c.bit_length() for c in cents]
+    minutes = [*range(1, 3_000), *(int(2 ** (k / 2)) + d for k in range(24, 45) for d in (0, 1))]
+    state = fold_users([event(START)])
+    ages = [int(channel(tokens_of(state, [0], 60 * (m - 1)), "age")[0, 0]) for m in minutes]
+    assert ages == [1 + int(2 * math.log2(m) + 1e-12) for m in minutes]
 
 
 def test_events_stand_in_the_order_of_their_time_and_the_newest_are_kept() -> None:

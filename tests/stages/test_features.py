@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from stream.contract.columns import WINDOWS
+from stream.contract.columns import BUCKET_LEVELS, WINDOWS
 from stream.contract.events import VALUE_LIMIT, EventType
 from stream.contract.tokens import FEATURES
 from stream.features import features
@@ -127,6 +128,12 @@ def test_sentiments_of_reviews_are_counted_averaged_and_the_last_is_told() -> No
     assert with_reviews["reviews"] == about(np.log1p(3))
     assert (with_reviews["sentiment_mean"], with_reviews["sentiment_last"]) == (about(0.25), about(-0.75))
     assert (without["reviews"], without["sentiment_mean"], without["sentiment_last"]) == (0, 0, 0)
+
+
+def test_every_window_lies_in_the_next_at_every_instant() -> None:
+    instants = START + np.concatenate((np.arange(0, 2 * DAY, 299), 300 * np.arange(600), 300 * np.arange(600) - 1))
+    begins = [(instants // BUCKET_LEVELS[level][0] - n + 1) * BUCKET_LEVELS[level][0] for level, n in WINDOWS.values()]
+    assert all((longer <= shorter).all() for shorter, longer in pairwise(begins))
 
 
 def test_no_users_have_no_features() -> None:

@@ -22,7 +22,7 @@ from stream.contract.tokens import CHANNELS, FEATURES_VERSION, LENGTHS
 from stream.encode import encode
 from stream.errors import ConfigError, ContractError, ScoringError
 from stream.features import features
-from stream.score import DEMO_MODEL, RawScores, Scorer
+from stream.score import DEMO_MODEL, RawScores, Scorer, open_session
 from tests.stages.test_encode import event, fold_users
 from tests.stages.test_state import DAY, START
 
@@ -89,25 +89,49 @@ def test_row_scores_same_in_any_company(
 
 @dataclass
 class Watched:
-    """A session that notes how many rows it is given."""
+    """A session that notes how many rows it is given; ``careless`` adds up a remainder of rows in another order."""
 
     session: Any
+    careless: bool = False
     rows: list[int] = field(default_factory=list)
 
     def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> Any:
-        self.rows.append(len(inputs["tokens"]))
-        return self.session.run(names, inputs)
+        n = len(inputs["tokens"])
+        self.rows.append(n)
+        outputs = self.session.run(names, inputs)
+        if self.careless:
+            for output in outputs:
+                output[n - n % 4 :] += np.float32(1e-6)
+        return outputs
 
 
-@pytest.mark.parametrize("n", [1, 3, 8, 9, N])
-def test_kernels_never_see_a_remainder_of_rows_that_they_would_add_up_in_another_order(
-    scorer: Scorer, users: tuple[np.ndarray, np.ndarray], n: int, monkeypatch: pytest.MonkeyPatch
+def test_shipped_model_is_run_for_no_more_rows_than_there_are_users(
+    scorer: Scorer, users: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = Watched(scorer._session)
     monkeypatch.setattr(scorer, "_session", watched)
-    scorer.run(users[0][:n], users[1][:n])
-    assert watched.rows
-    assert all(rows % 4 == 0 for rows in watched.rows)
+    for n in (1, 3, N):
+        watched.rows.clear()
+        scorer.run(users[0][:n], users[1][:n])
+        assert sum(watched.rows) == n
+
+
+def test_where_a_remainder_of_rows_is_added_up_in_another_order_kernels_never_see_one(
+    users: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def careless(*how: Any) -> Watched:
+        made.append(Watched(open_session(*how), careless=True))
+        return made[-1]
+
+    monkeypatch.setattr("stream.score.open_session", careless)
+    scorer, (tokens, numbers) = Scorer(DEMO_MODEL), users
+    made[0].rows.clear()
+    together = scorer.run(tokens, numbers).columns
+    for n in (1, 3, 5, 9):
+        assert scorer.run(tokens[:n], numbers[:n]).columns.tobytes() == together[:n].tobytes()
+    assert all(rows % 8 == 0 for rows in made[0].rows)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -119,7 +119,7 @@ class Refusing:
     def __init__(self, error: str) -> None:
         self._error = error
 
-    def items(self, _: object = None) -> None:
+    def items(self, *_: object, **__: object) -> None:
         raise Exception(self._error)
 
     write = get = items
@@ -171,6 +171,24 @@ def test_memory_table_is_emptied_before_rocksdb_does_it_in_the_background(tmp_pa
         store.write(0, [(str(i).encode(), value)], i)
         assert len(list(store.partition_path(0).glob("*.log"))) == 1
     assert list(store.partition_path(0).glob("*.sst"))
+
+
+def test_memory_table_that_fills_slowly_is_emptied_while_it_is_small(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    value = bytes(64 * 1024)
+    for i in range(60):
+        store.write(0, [(str(i).encode(), value)], i)
+    assert not list(store.partition_path(0).glob("*.sst"))
+    for i in range(60, 70):
+        store.write(0, [(str(i).encode(), value)], i)
+    assert list(store.partition_path(0).glob("*.sst"))
+
+
+def test_all_users_are_read_whatever_their_keys_and_nothing_else(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    users = dict.fromkeys((b"\x00marker", b"A", b"__faust", b"__faust\x00offset_", b"__g", "küche".encode()), b"value")
+    store.write(0, users.items(), 7)
+    assert dict(store.users(0)) == users
 
 
 @pytest.mark.parametrize("make", [lambda p: p.write_text("a file"), lambda p: p.symlink_to("/proc/no")])

@@ -1,20 +1,53 @@
-"""Our worker as it is, with a meter at the end of ingestion, and scoring switched off where asked."""
+"""Our worker as it is, with a meter at the end of ingestion; ``BENCH_SCORING`` says what a stale user gets.
+
+``on``: a score of the shipped model. ``windows``: a record with the counts of the four windows, which is what the
+peers send. ``off``: nothing.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+import orjson
+
+from stream.features import windows
 from stream.partition import Partition
 from stream.pipeline import Pipeline
+from stream.publish import Outgoing
 from stream.service import logs
 from stream.service.clock import SystemClock
 from stream.service.settings import Settings
 from stream.service.worker import run_worker
 from tests.bench.meter import Meter
+from tests.bench.peers.recovery import timed_recovery
+
+
+async def send_windows(pipeline: Pipeline, taken: Sequence[Any]) -> None:
+    """In place of inference: the taken users' windows, on the scores topic."""
+    for of in taken:
+        snapshot = of.partition.state.snapshot(of.rows)
+        counted, _ = windows(snapshot, snapshot.users["last_time"].astype(np.int64))
+        records = [
+            Outgoing(user.encode(), orjson.dumps({"n_events": n, "windows": inside}))
+            for user, n, inside in zip(
+                snapshot.ids, snapshot.users["n_events"].tolist(), counted.sum(axis=2).tolist(), strict=True
+            )
+        ]
+        await pipeline._send(pipeline._topics.scores, of.partition, records)
+
+
+async def score_nobody(pipeline: Pipeline, partitions: Sequence[Partition], users_max: int) -> int:
+    return 0
+
+
+def queue_no_silent(partition: Partition, event_now: int, stage_max: int, now: float) -> int:
+    return 0
 
 
 def main() -> None:
@@ -25,15 +58,17 @@ def main() -> None:
         ingest(self, partition, records)
         meter.add(len(records), partition.number)
 
-    async def score_nobody(self: Pipeline, partition: Partition, users_max: int) -> int:
-        return 0
-
-    settings = Settings()
+    settings, scoring = Settings(), os.environ["BENCH_SCORING"]
     logs.setup(settings)
     with ExitStack() as patched:
+        patched.enter_context(timed_recovery(Path(os.environ["BENCH_REPORT"]).with_name("recovery.json")))
         patched.enter_context(patch.object(Pipeline, "ingest", metered))
-        if os.environ["BENCH_SCORING"] == "off":
+        if scoring == "off":
             patched.enter_context(patch.object(Pipeline, "score", score_nobody))
+        elif scoring == "windows":
+            patched.enter_context(patch.object(Pipeline, "_score", send_windows))
+        if scoring != "on":
+            patched.enter_context(patch.object(Partition, "queue_silent", queue_no_silent))
         run_worker(settings, SystemClock())
 
 

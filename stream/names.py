@@ -1,0 +1,83 @@
+"""Names: what events, categories and items are called, as small numbers.
+
+The numbers are remembered by name in dicts of bounded size. Only text is ever a key of them: a dict of numbers has no
+secret seed, so whoever chooses the numbers can make it slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import xxhash
+
+from stream.contract.events import EventType
+
+__all__ = ["EventKinds", "HashBuckets", "hash_bucket"]
+
+#: Names remembered with their hash bucket, and the longest of them: together at most some 10 MB.
+_BUCKETS_MAX: Final = 100_000
+_NAME_REMEMBERED_MAX: Final = 64
+#: Spellings of event names that are remembered; a shop has some dozens.
+_SPELLINGS_MAX: Final = 1_000
+# A plain integer: looking a member up costs more than the rest of a look-up.
+_OTHER: Final = int(EventType.OTHER)
+
+
+def hash_bucket(name: str | int | None) -> int:
+    """The bucket 1..65535 by which a category or item is known in state and tokens; 0 where none is given.
+
+    >>> hash_bucket("shoes"), hash_bucket(17) == hash_bucket("17"), hash_bucket("")
+    (42997, True, 0)
+    """
+    if name is None or name == "":
+        return 0
+    return 1 + xxhash.xxh3_64_intdigest(str(name).encode()) % 65_535
+
+
+class HashBuckets(dict[str | int | None, int]):
+    """:func:`hash_bucket` as a dict, which remembers the names it met last.
+
+    >>> buckets = HashBuckets()
+    >>> buckets["shoes"], buckets[None], buckets.names()
+    (42997, 0, {42997: 'shoes'})
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_NO_NAME)
+
+    def __missing__(self, name: str | int) -> int:
+        text = str(name)
+        bucket = self.get(text)
+        if bucket is None:
+            if len(self) >= _BUCKETS_MAX:
+                self.clear()
+                self.update(_NO_NAME)
+            bucket = hash_bucket(text)
+            if len(text) <= _NAME_REMEMBERED_MAX:
+                self[text] = bucket
+        return bucket
+
+    def names(self) -> dict[int, str]:
+        """Bucket → name of those remembered, the first where several share a bucket."""
+        return {bucket: str(name) for name, bucket in reversed(self.items()) if bucket}
+
+
+#: Where no name is given; events without one are common.
+_NO_NAME: Final[dict[str | int | None, int]] = {None: 0, "": 0}
+
+
+class EventKinds(dict[str, int]):
+    """Event name in any case → number of its :class:`EventType`; what is not in ``types`` (lower case) is OTHER."""
+
+    def __init__(self, types: Mapping[str, EventType]) -> None:
+        super().__init__()
+        self._types = {name: int(kind) for name, kind in types.items()}
+
+    def __missing__(self, name: str) -> int:
+        kind = self._types.get(name.lower(), _OTHER)
+        if len(self) >= _SPELLINGS_MAX:
+            self.clear()
+        if len(name) <= _NAME_REMEMBERED_MAX:
+            self[name] = kind
+        return kind

@@ -1,0 +1,129 @@
+"""Rings: the last entries of every user, in one array with a row per user; and runs, by which they are filled.
+
+A batch that is grouped by user has a run for each user in it. Rows are gathered, changed and put back as opaque bytes:
+numpy copies those at the speed of memory, and records field by field.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Runs", "grown", "opaque", "opaque_rows", "order_by_user", "order_keys", "unrolled"]
+
+Array = npt.NDArray[Any]
+#: Rows that a grown array has room for at least. Memory is the system's until it is written to, so room costs nothing,
+#: and no array is copied again before a partition has this many users.
+_ROOM_ROWS = 2**22
+
+
+class Runs(NamedTuple):
+    """Runs of equal values in an array that is grouped by user.
+
+    ``rows``, ``starts`` and ``counts`` have an element for each run: its user, where it begins, its length; the longest
+    has length ``longest``. ``of``, ``rank`` and ``from_end`` have one for each element: its run, and its place there
+    from the front and from the end.
+    """
+
+    rows: Array
+    starts: Array
+    counts: Array
+    of: Array
+    rank: Array
+    from_end: Array
+    longest: int
+
+    @classmethod
+    def within(cls, users: Array) -> Runs:
+        """The runs of this array.
+
+        >>> runs = Runs.within(np.array([4, 4, 7]))
+        >>> runs.rows.tolist(), runs.counts.tolist(), runs.rank.tolist(), runs.from_end.tolist()
+        ([4, 7], [2, 1], [0, 1, 0], [1, 0, 0])
+        """
+        n = len(users)
+        is_start = np.ones(n, bool)
+        np.not_equal(users[1:], users[:-1], out=is_start[1:])
+        starts = is_start.nonzero()[0]
+        if len(starts) == n:
+            zeros = np.zeros(n, np.int64)
+            return cls(users, starts, np.ones(n, np.int64), starts, zeros, zeros, 1)
+        ends = np.concatenate((starts[1:], (n,)))
+        counts = ends - starts
+        of = is_start.cumsum() - 1
+        rank = np.arange(n) - starts[of]
+        return cls(users[starts], starts, counts, of, rank, counts[of] - 1 - rank, int(counts.max()))
+
+    def take(self, which: Array) -> Runs:
+        """These elements, where they are whole runs; those left out are runs of no length, so ``of`` stays true."""
+        of = self.of[which]
+        counts = np.bincount(of, minlength=len(self.rows))
+        return self._replace(counts=counts, of=of, rank=self.rank[which], from_end=self.from_end[which])
+
+    def slots(self, following: Array, size: int) -> Array:
+        """Where each element goes in rings of this size, of which ``following`` are the next slots."""
+        slots: Array = (following[self.of] + self.rank) % size
+        return slots
+
+
+def order_by_user(users: Array) -> Array:
+    """Indices that group by user, in order of arrival: a stable argsort, at the price of a sort of plain numbers.
+
+    >>> order_by_user(np.array([7, 4, 7, 4])).tolist()
+    [1, 3, 0, 2]
+    """
+    bits = len(users).bit_length()
+    order: Array = users << bits
+    order |= np.arange(len(users))
+    order.sort()
+    order &= (1 << bits) - 1
+    return order
+
+
+def order_keys(entries: Array) -> Array:
+    """Sort keys: event time first, then content, so that equal seconds sort alike however they arrived."""
+    content = (
+        entries["type"].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        + entries["category"].astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
+        + entries["item"].astype(np.uint64) * np.uint64(0x165667B19E3779F9)
+        + entries["value"].astype(np.int64).view(np.uint64) * np.uint64(0x27D4EB2F165667C5)
+    )
+    keys: Array = (entries["time"].astype(np.uint64) << np.uint64(32)) | (content >> np.uint64(32))
+    return keys
+
+
+def unrolled(ring: Array, length: int, following: int) -> Array:
+    """The valid entries of one ring, oldest first."""
+    return np.roll(ring, -int(following))[-int(length) :] if length == len(ring) else ring[: int(length)]
+
+
+def opaque(array: Array) -> Array:
+    """The same memory as one row of items of bytes."""
+    return array.reshape(-1).view(f"V{array.itemsize}")
+
+
+def opaque_rows(array: Array) -> Array:
+    """The same memory as one item of bytes for each row."""
+    row_bytes = array.itemsize * math.prod(array.shape[1:])
+    return array.reshape(-1).view(f"V{row_bytes}")
+
+
+def grown(array: Array, rows: int) -> Array:
+    """A copy with at least this many rows, as many as there is room for; the new ones are zero.
+
+    Raises MemoryError where the system refuses even ``rows``.
+    """
+    room = max(rows, _ROOM_ROWS)
+    while True:
+        try:
+            out = np.zeros((room, *array.shape[1:]), array.dtype)
+            break
+        except MemoryError:
+            if room == rows:
+                raise
+            room = max(rows, room // 2)
+    out[: len(array)] = array
+    return out

@@ -1,0 +1,57 @@
+"""When our worker reads its users back: how long its databases took to open, to be written and to be loaded."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from stream.service.runtime import Worker
+from stream.store import UserStore
+
+__all__ = ["timed_recovery"]
+
+
+@contextmanager
+def timed_recovery(report: Path) -> Iterator[None]:
+    """Inside, what a recovery took is written to ``report`` whenever one ends."""
+    opens, apply, resume = UserStore._open_for_partition, UserStore.apply_changelog_batch, Worker._resume_partitions
+    open_s = 0.0
+    first_change: float | None = None
+
+    def timed_open(self: UserStore, partition: int) -> Any:
+        nonlocal open_s
+        began = time.monotonic()
+        database = opens(self, partition)
+        open_s += time.monotonic() - began
+        return database
+
+    def timed_apply(self: UserStore, *args: Any, **kwargs: Any) -> None:
+        nonlocal first_change
+        first_change = first_change or time.monotonic()
+        apply(self, *args, **kwargs)
+
+    async def timed_resume(self: Worker) -> None:
+        began = time.monotonic()
+        await resume(self)
+        ended = time.monotonic()
+        found = {
+            "users": sum(len(p.state) for p in self._partitions),
+            "open_seconds": open_s,
+            "load_seconds": ended - began,
+            # From the first record of the changelog until all users are in memory; null where there was none.
+            "changelog_seconds": None if first_change is None else ended - first_change,
+        }
+        unfinished = report.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(found))
+        unfinished.replace(report)
+
+    with ExitStack() as patched:
+        patched.enter_context(patch.object(UserStore, "_open_for_partition", timed_open))
+        patched.enter_context(patch.object(UserStore, "apply_changelog_batch", timed_apply))
+        patched.enter_context(patch.object(Worker, "_resume_partitions", timed_resume))
+        yield
