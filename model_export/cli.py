@@ -204,6 +204,53 @@ def verify(folder: Path, run: Path, data: Path | None, rows: int) -> None:
     click.echo(parity_table(run_verify(folder, run, data=data, rows_max=rows)))
 
 
+@cli.command(short_help="How fast the model runs: torch, onnxruntime, int8, GPU.")
+@click.argument("folder", type=FOLDER)
+@click.option("--data", type=FOLDER, help="Take users from these events, not from a simulation.")
+@click.option("--format", "form", default="jsonl", show_default=True, help="Format of --data, as in settings.")
+@click.option(
+    "--batch", "batches", type=COUNT, multiple=True, help="Users at once; repeatable.  [default: 1, 8, 64, 256]"
+)
+@click.option(
+    "--rounds", type=COUNT, default=9, show_default=True, help="Each way is measured so often; the median counts."
+)
+@click.option("--users", type=COUNT, default=1_024, show_default=True, help="Users of a round, at most.")
+@click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="Try torch.compile too.")
+@click.option("--output", type=FOLDER, help="Write the figures as JSON.")
+@click.option("--page", type=FOLDER, help="Put the tables between the marks of this Markdown page.")
+def bench(
+    folder: Path,
+    data: Path | None,
+    form: str,
+    batches: tuple[int, ...],
+    rounds: int,
+    users: int,
+    compiled: bool,
+    output: Path | None,
+    page: Path | None,
+) -> None:
+    """Compare ways to run the network of FOLDER, a run or a model folder: users and events a second, share of what the
+    machine could do, padding, and what int8 loses.
+
+    A model folder holds no torch weights: the network is then one of its size, on simulated users.
+    """
+    with _training():
+        from model_export.bench import BATCHES
+        from model_export.bench import bench as run_bench
+        from model_export.bench_material import material
+        from model_export.bench_page import as_markdown, write_json, write_page
+        from model_export.history import DataConfig
+    events = None if data is None else DataConfig(source=str(data), format=form)
+    found = run_bench(
+        material(folder, events), batches=batches or BATCHES, rounds=rounds, compiled=compiled, users_max=users
+    )
+    click.echo(as_markdown(found))
+    if output is not None:
+        write_json(output, found)
+    if page is not None:
+        write_page(page, found)
+
+
 @cli.command(short_help="Train the champion on; promote the challenger if it is better.")
 @_settings
 @click.option(

@@ -19,14 +19,14 @@ from model_export.text.products import ProductTable
 from stream.contract.columns import HISTORY_LEN
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS
 
-__all__ = ["HASH_BUCKETS", "Encoder", "EncoderConfig", "EventEncoder"]
+__all__ = ["FOLDED", "HASH_BUCKETS", "Encoder", "EncoderConfig", "EventEncoder"]
 
 Array = npt.NDArray[Any]
 #: Added to the attention logits of padding; exp() of it is 0 in fp32 and in fp16.
 MASKED: Final = -10_000
 HASH_BUCKETS: Final = CHANNEL_SIZES["item"]
 #: Embedding rows that the 65,535 hash buckets of a channel are folded into: few rows learn from little data.
-_FOLDED: Final = {"category": 512, "item": 2048}
+FOLDED: Final = {"category": 512, "item": 2048}
 _TIME_CHANNELS: Final = frozenset({"gap", "hour_of_week", "age"})
 _TYPE: Final = CHANNELS.index("type")
 _ITEM: Final = CHANNELS.index("item")
@@ -59,8 +59,8 @@ class EventEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, products: ProductTable | None = None) -> None:
         super().__init__()
         self.config, self.width = config, config.hidden
-        self._names = [name for name in CHANNELS if config.use_time or name not in _TIME_CHANNELS]
-        self.tables = nn.ModuleList(_table(_FOLDED.get(n, CHANNEL_SIZES[n]), config.hidden) for n in self._names)
+        self.names = [name for name in CHANNELS if config.use_time or name not in _TIME_CHANNELS]
+        self.tables = nn.ModuleList(_table(FOLDED.get(n, CHANNEL_SIZES[n]), config.hidden) for n in self.names)
         self.products = _Products(products, config.hidden) if products is not None else None
         self.bert = BertModel(_bert_config(config), add_pooling_layer=False)  # type: ignore[no-untyped-call]
 
@@ -88,10 +88,10 @@ class EventEncoder(nn.Module):
 
     def _embed(self, tokens: Tensor) -> Tensor:
         parts = []
-        for name, table in zip(self._names, self.tables, strict=True):
+        for name, table in zip(self.names, self.tables, strict=True):
             index = tokens[:, :, CHANNELS.index(name)]
-            if name in _FOLDED:
-                index = torch.where(index > 0, 1 + (index - 1) % (_FOLDED[name] - 1), index)
+            if name in FOLDED:
+                index = torch.where(index > 0, 1 + (index - 1) % (FOLDED[name] - 1), index)
             parts.append(table(index))
         if self.products is not None:
             parts.append(self.products(tokens[:, :, _ITEM], tokens[:, :, _CATEGORY]))

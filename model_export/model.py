@@ -19,7 +19,7 @@ from model_export.encoder import EncoderConfig, EventEncoder
 from model_export.text.products import ProductTable
 from stream.contract.tokens import FEATURES
 
-__all__ = ["LOG_SIGMA_MAX", "EventBert", "ModelConfig", "Shape"]
+__all__ = ["LOG_SIGMA_MAX", "ROW_COPIES", "EventBert", "ModelConfig", "Shape", "just_now", "squareplus"]
 
 #: The serving side clamps log-sigma here too: exp(mu + sigma²/2) explodes for wide tails.
 LOG_SIGMA_MAX: Final = math.log(2.0)
@@ -92,7 +92,7 @@ class EventBert(nn.Module):
         if self.config.use_numeric:
             out = out + self.linear(x) + functional.linear(self._just_now(features, x), self.just_now)
         out = out[:, 0]
-        log_sigma = LOG_SIGMA_MAX - _squareplus(out[:, -1:])
+        log_sigma = LOG_SIGMA_MAX - squareplus(out[:, -1:])
         scores = (out[:, 0], out[:, 1:-2], torch.cat((out[:, -2:-1], log_sigma), dim=1))
         return scores if self.category is None else (*scores, self.category(mixed)[:, 0])
 
@@ -102,8 +102,7 @@ class EventBert(nn.Module):
 
     def _just_now(self, features: Tensor, x: Tensor) -> Tensor:
         """Standardised features and a 1 where the last event is the scoring instant, zeros elsewhere."""
-        now = (features[:, _RECENCY : _RECENCY + 1] <= 0).to(x.dtype)
-        return torch.cat((x, torch.ones_like(x[:, :, :1])), dim=2) * _copied(now)
+        return torch.cat((x, torch.ones_like(x[:, :, :1])), dim=2) * _copied(just_now(features))
 
     def _mix(self, events: Tensor, x: Tensor) -> Tensor:
         """``(batch, copies, hidden)`` of both readings of the user."""
@@ -116,7 +115,12 @@ class EventBert(nn.Module):
         return out
 
 
-def _squareplus(x: Tensor) -> Tensor:
+def just_now(features: Tensor) -> Tensor:
+    """``(batch, 1)``: 1 where the last event is the scoring instant, else 0."""
+    return (features[:, _RECENCY : _RECENCY + 1] <= 0).to(features.dtype)
+
+
+def squareplus(x: Tensor) -> Tensor:
     """A smooth positive part (Barron 2021) of exactly rounded operations, so that it is the same in any batch."""
     return (x + torch.sqrt(x * x + 4.0)) / 2.0
 

@@ -222,7 +222,7 @@ def test_a_variant_that_was_not_exported_is_refused_with_those_there(tmp_path: P
 def test_a_graph_whose_outputs_are_not_the_trained_ones_is_not_written(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model_export.export.to_onnx", lambda _: to_onnx(network(seed=1)))
+    monkeypatch.setattr("model_export.export.to_onnx", lambda *_: to_onnx(network(seed=1)))
     with pytest.raises(ContractError, match=r"golden.jsonl: outputs differ from the golden cases"):
         export(run_folder, tmp_path / "model")
     assert not (tmp_path / "model").exists()
