@@ -171,7 +171,7 @@ class Pipeline:
             for s, stage in zip(snapshots, stages, strict=True)
         ]
         snapshot, at = Snapshot.joined(snapshots), np.concatenate(as_of)
-        raw = await self._in_thread(self._infer, snapshot, at)
+        raw = await self._infer(snapshot, at)
         with self._timed("decide"):
             decided = self._decider.decide(snapshot, at, raw)
         if decided.alerts and self._explainer:
@@ -212,13 +212,14 @@ class Pipeline:
         alerts = [msgspec.structs.replace(a, reasons=of) for a, of in zip(decided.alerts, reasons, strict=True)]
         return replace(decided, alerts=alerts)
 
-    def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
+    async def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
+        """Raw outputs; the thread only runs the model, as two threads of Python would wait for each other."""
         with self._timed("features"):
             numbers = features(snapshot, as_of)
         with self._timed("encode"):
             tokens = encode(snapshot, as_of)
         with self._timed("infer"):
-            raw = self._scorer.run(tokens, numbers)
+            raw: RawScores = await self._in_thread(self._scorer.run, tokens, numbers)
         n_events = int(snapshot.users["history_len"].sum())
         self._metrics.batch_users.observe(len(as_of))
         self._metrics.batch_tokens.observe(raw.n_positions)

@@ -39,9 +39,13 @@ class HashedModel:
 class HashedPipeline(Pipeline):
     """The pipeline without features and tokens, which are pure and cost most of the time."""
 
-    def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
-        n = np.zeros(len(as_of), np.float32)
-        return RawScores(n, np.zeros((len(n), 0), np.float32), np.zeros((len(n), 2), np.float32))
+    async def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
+        raw: RawScores = await self._in_thread(_run, len(as_of))
+        return raw
+
+
+def _run(n: int) -> RawScores:
+    return RawScores(np.zeros(n, np.float32), np.zeros((n, 0), np.float32), np.zeros((n, 2), np.float32))
 
 
 class HashedDecider:
