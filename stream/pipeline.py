@@ -218,13 +218,16 @@ class Pipeline:
             numbers = features(snapshot, as_of)
         with self._timed("encode"):
             tokens = encode(snapshot, as_of)
-        with self._timed("infer"):
-            raw: RawScores = await self._in_thread(self._scorer.run, tokens, numbers)
+        raw: RawScores = await self._in_thread(self._run, tokens, numbers)
         n_events = int(snapshot.users["history_len"].sum())
         self._metrics.batch_users.observe(len(as_of))
         self._metrics.batch_tokens.observe(raw.n_positions)
         self._metrics.padding_ratio.observe(1 - n_events / raw.n_positions)
         return raw
+
+    def _run(self, tokens: Array, numbers: Array) -> RawScores:
+        with self._timed("infer"):
+            return self._scorer.run(tokens, numbers)
 
     async def _publish(self, partition: Partition, decided: Decided) -> None:
         scores = [Outgoing(s.user_id.encode(), encode_json(s)) for s in decided.scores]
