@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: help setup demo test check audit lint types imports format bench fuzz chaos demo-model results lock clean
+.PHONY: help setup demo test check audit lint types imports format bench bench-inference fuzz chaos demo-model results lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,10 @@ PEERS := tests/bench/peers
 bench: .venv/all .venv-bench/all ## measure beside Faust, Quix Streams and Bytewax; writes bench-results.json (BENCH_ARGS=--help)
 	@# The page is made anew also where a system has failed.
 	$(BIN)/python -m tests.bench.run $(BENCH_ARGS); ended=$$?; $(BIN)/python -m tests.bench.report && exit $$ended
+
+bench-inference: .venv/all ## measure the model beside torch on real histories (DATA=folder of real data); writes docs/inference.json and .md
+	$(BIN)/valuestream-model bench stream/models/demo --data $(DATA)/uci_online_retail.parquet --format uci-online-retail \
+		--no-compile --rounds 5 --batch 1 --batch 8 --batch 64 --output docs/inference.json --page docs/inference.md
 
 chaos: .venv/all ## kill, freeze and starve it on a real Kafka (CHAOS_SEEDS=3, CHAOS_ONLY=name,name); writes chaos-results.json
 	$(BIN)/python -m tests.chaos.run
