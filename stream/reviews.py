@@ -55,6 +55,11 @@ class Reviews:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sentiment")
         self._told = False
 
+    @property
+    def has_model(self) -> bool:
+        """Whether anything reads reviews; without a model none is kept."""
+        return self._model is not None
+
     def take_in(self, partition: Partition, before: Position, decoded: Decoded, applied: Applied) -> None:
         """Let the reviews of one fetch wait: those accepted now, and those accepted before a crash.
 

@@ -199,7 +199,8 @@ class Worker:
 
     def _jobs(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         timers = [self._checkpoint_forever, self._sweep_forever, self._observe_forever, self._check_group_forever]
-        return [*timers, *[self._score_forever] * _SCORERS, self._review_forever, self._source.crashed]
+        reviews = [self._review_forever] if self._reviews.has_model else []
+        return [*timers, *[self._score_forever] * _SCORERS, *reviews, self._source.crashed]
 
     # -- Faust ----------------------------------------------------------------------------------------------
 
