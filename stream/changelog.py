@@ -8,6 +8,7 @@ with a full history. An erased user's value is a tombstone, beside which a marke
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
@@ -37,6 +38,7 @@ Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
 _FRESH = FRESH_USER.tobytes()
 _HEAD_BYTES = 1 + USER.itemsize
+_APPLIED_OFFSET = struct.Struct("<q")
 _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 
 
@@ -225,4 +227,5 @@ def _upgraded(value: bytes) -> bytes:
 
 def applied_offset(value: bytes) -> int:
     """The source offset of the last event that a packed user has seen; it comes first in ``USER``, in every version."""
-    return int.from_bytes(value[1:9], "little", signed=True)
+    offset: int = _APPLIED_OFFSET.unpack_from(value, 1)[0]
+    return offset

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,9 @@ _SLOW_FLUSH_BYTES: Final = _FLUSH_BYTES // 4
 _SLOW_WRITES: Final = 60
 #: What an entry of a memory table takes besides its key and value, or more.
 _ENTRY_BYTES: Final = 100
+#: Users whose applied offsets are remembered while databases are filled, some 200 bytes each; with more, all are asked
+#: of the database.
+_FILLING_MAX: Final = 1_000_000
 #: Read ahead by a scan; RocksDB's own 8 to 256 KB are made for disks that seek.
 _READAHEAD_BYTES: Final = 2 * 1024 * 1024
 #: Of a database that is not there, or that was written before manifests were noted.
@@ -81,12 +84,23 @@ class UserStore(RocksDBStore):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        #: Partitions whose database was empty when it was opened, until they are loaded → the applied offset of each of
+        #: their users: to ask RocksDB took longer than all the rest of filling it. What it is filled with is not logged
+        #: either: after a crash it is read from the changelog again, from the last offset that was on disk.
+        self._filling: dict[int, dict[bytes, int]] = {}
         #: Partition → bytes and writes since its memory table was last emptied.
         self._unflushed: Counter[int] = Counter()
         self._unflushed_writes: Counter[int] = Counter()
 
     def _open_for_partition(self, partition: int) -> Any:
         """Open a database and read all of it, so that damage shows now; a damaged one is made anew, empty."""
+        database = self._opened(partition)
+        self._filling.pop(partition, None)
+        if database.get(self.offset_key) is None:
+            self._filling[partition] = {}
+        return database
+
+    def _opened(self, partition: int) -> Any:
         path = self.partition_path(partition)
         with self._explained(partition):
             before = _manifest(path)
@@ -117,26 +131,39 @@ class UserStore(RocksDBStore):
                 have = self.persisted_offset(event.message.tp)
                 if have is not None and event.message.offset <= have:
                     continue
-                items = [(record.key, record.value) for record in event.value]
-                self.write(event.message.partition, self._newest(event.message.partition, items), event.message.offset)
+                newest = self._newest(event.message.partition, event.value)
+                self.write(event.message.partition, newest.items(), event.message.offset)
         except Exception as error:
             self.recovery_error = self.recovery_error or error
             raise
 
-    def _newest(self, partition: int, items: list[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes | None]]:
-        """The same without values that have seen less than what the store has: a worker that was replaced sent them."""
-        with self._explained(partition):
-            known = self._db_for_partition(partition).get([key for key, _ in items])
-        seen = {key: changelog.applied_offset(value) for (key, _), value in zip(items, known, strict=True) if value}
-        newest = []
-        for key, value in items:
+    def _newest(self, partition: int, records: Sequence[Any]) -> dict[bytes, bytes | None]:
+        """Users → their last values, but for those that have seen less than what the store has.
+
+        Such a value was sent by a worker that had been replaced.
+        """
+        applied = self._applied_offsets(partition, records)
+        newest: dict[bytes, bytes | None] = {}
+        for record in records:
+            key, value = record.key, record.value
             if value:
                 offset = changelog.applied_offset(value)
-                if offset < seen.get(key, -1):
+                if offset < applied.get(key, -1):
                     continue
-                seen[key] = offset
-            newest.append((key, value))
+                applied[key] = offset
+            newest[key] = value
         return newest
+
+    def _applied_offsets(self, partition: int, records: Sequence[Any]) -> dict[bytes, int]:
+        """How far the store's values of these users have seen the source; to be kept up with what is written."""
+        if sum(map(len, self._filling.values())) > _FILLING_MAX:
+            self._filled(*self._filling)
+        if partition in self._filling:
+            return self._filling[partition]
+        keys = list({record.key for record in records})
+        with self._explained(partition):
+            known = self._db_for_partition(partition).get(keys)
+        return {key: changelog.applied_offset(value) for key, value in zip(keys, known, strict=True) if value}
 
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         """Write users and the changelog offset that they came with, all or nothing; None deletes."""
@@ -151,7 +178,7 @@ class UserStore(RocksDBStore):
         batch.put(self.offset_key, f"{offset} {name} {size}".encode())
         with self._explained(partition):
             database = self._db_for_partition(partition)
-            database.write(batch)
+            database.write(batch, _without_log() if partition in self._filling else rocksdict.WriteOptions())
             self._unflushed[partition] += n_bytes
             self._unflushed_writes[partition] += 1
             slow = self._unflushed_writes[partition] > _SLOW_WRITES
@@ -159,10 +186,18 @@ class UserStore(RocksDBStore):
                 database.flush()
                 self._unflushed[partition] = self._unflushed_writes[partition] = 0
 
+    def _filled(self, *partitions: int) -> None:
+        """What is written from now on is logged, so what was not has to be on disk before that."""
+        for partition in partitions:
+            if self._filling.pop(partition, None):
+                with self._explained(partition):
+                    self._db_for_partition(partition).flush()
+
     def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """All users of a partition: what stands before the changelog offset, and what stands behind it."""
         with self._explained(partition):
             database, before = self._db_for_partition(partition), _scan()
+            self._filled(partition)
             before.set_iterate_upper_bound(self.offset_key)
             yield from database.items(read_opt=before)
             yield from database.items(from_key=self.offset_key + b"\0", read_opt=_scan())
@@ -226,6 +261,13 @@ def _whole(database: Any, offset_key: bytes, manifest: tuple[str, int]) -> Any:
         database.close()
         raise
     return database
+
+
+def _without_log() -> Any:
+    """Options to write what may be lost in a crash together with its changelog offset."""
+    options: Any = rocksdict.WriteOptions()
+    options.disable_wal = True
+    return options
 
 
 def _scan() -> Any:

@@ -25,6 +25,11 @@ class Disk(UserStore):
 
     def __init__(self) -> None:
         self._written: dict[int, list[tuple[dict[bytes, bytes], int | None]]] = {}
+        self.open(0)
+
+    def open(self, partitions: int) -> None:
+        """A process starts with it."""
+        self._filling = {number: {} for number in range(partitions) if self._now(number)[1] is None}
 
     def recover(self, partition: int, records: Sequence[Stored]) -> None:
         """Apply one fetch of the changelog, as Faust's recovery does."""
@@ -41,6 +46,7 @@ class Disk(UserStore):
         self._written[partition] = [*self._written.get(partition, [])[-_LOST_MAX:], (users, offset)]
 
     def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        self._filling.pop(partition, None)
         yield from self._now(partition)[0].items()
 
     def persisted_offset(self, tp: TP) -> int | None:

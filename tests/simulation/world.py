@@ -194,6 +194,7 @@ class World:
     def start(self, slot: int) -> None:
         """Start a worker where its disk is."""
         self._started += 1
+        self.disks[slot].open(PARTITIONS)
         process = Process(self, f"w{slot}.{self._started}", self.disks[slot], f"i{slot}" if self.static else "")
         self.note(f"start {process.name}")
         self.processes.append(process)

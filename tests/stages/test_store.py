@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -46,6 +47,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state directory with users on disk: some in tables, the last in the log of writes."""
     folder = tmp_path_factory.mktemp("written")
     store = store_at(folder / "open")
+    assert not list(store.users(0))  # As a worker loads them before its first checkpoint.
     for i, (key, value) in enumerate(USERS.items()):
         store.write(0, [(key, value)], i)
         if i % 300 == 299:
@@ -196,3 +198,76 @@ def test_state_directory_that_cannot_be_written_is_one_line(tmp_path: Path, make
     make(tmp_path / "state")
     with pytest.raises(ConfigError, match=r"cannot be written: .*; expected .*--data-dir"):
         require_room(tmp_path / "state" / "deeper")
+
+
+def fetch(offset: int, *records: tuple[bytes, bytes | None]) -> SimpleNamespace:
+    """One fetch of the changelog of partition 0, as recovery hands it on."""
+    message = SimpleNamespace(tp=TP("shop-users-changelog", 0), partition=0, offset=offset)
+    return SimpleNamespace(message=message, value=[SimpleNamespace(key=key, value=value) for key, value in records])
+
+
+def value_at(applied_offset: int) -> bytes:
+    """The beginning of a packed user who has seen the source so far."""
+    return b"\1" + applied_offset.to_bytes(8, "little") + b"rest"
+
+
+def stored(store: UserStore, *fetches: SimpleNamespace) -> dict[bytes, bytes]:
+    """The users of partition 0 after these fetches, each applied by itself."""
+    for one in fetches:
+        store.apply_changelog_batch([one], None, None)
+    return dict(store.users(0))
+
+
+@pytest.mark.parametrize("reopened", [False, True], ids=["filled from empty", "opened with users"])
+def test_value_that_has_seen_less_does_not_undo_a_newer_one(tmp_path: Path, reopened: bool) -> None:
+    store = store_at(tmp_path)
+    store.apply_changelog_batch([fetch(0, (b"ann", value_at(5)), (b"bob", value_at(2)))], None, None)
+    if reopened:
+        list(store.users(0))
+    found = stored(store, fetch(1, (b"ann", value_at(3)), (b"bob", value_at(2) + b"!"), (b"cid", value_at(1))))
+    assert found == {b"ann": value_at(5), b"bob": value_at(2) + b"!", b"cid": value_at(1)}
+
+
+def test_erased_user_who_came_back_in_the_changelog_is_there(tmp_path: Path) -> None:
+    found = stored(
+        store_at(tmp_path),
+        fetch(0, (b"ann", value_at(5)), (b"bob", value_at(2))),
+        fetch(1, (b"ann", None), (b"bob", None)),
+        fetch(2, (b"ann", value_at(9))),
+    )
+    assert found == {b"ann": value_at(9)}
+
+
+def test_checkpoints_after_a_load_count_when_the_partition_comes_back(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    assert stored(store, fetch(0, (b"ann", value_at(5)))) == {b"ann": value_at(5)}
+    store.write(0, [(b"ann", value_at(8))], 1)
+    assert stored(store, fetch(2, (b"ann", value_at(6)))) == {b"ann": value_at(8)}
+
+
+def test_store_of_more_users_than_are_remembered_asks_its_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.store._FILLING_MAX", 1)
+    store = store_at(tmp_path)
+    found = stored(store, fetch(0, (b"ann", value_at(5)), (b"bob", value_at(5))), fetch(1, (b"ann", value_at(4))))
+    assert found[b"ann"] == value_at(5)
+
+
+def test_crash_while_the_store_is_filled_loses_users_only_together_with_their_offset(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "open")
+    store.apply_changelog_batch([fetch(0, (b"ann", value_at(5)))], None, None)
+    store._db_for_partition(0).flush()
+    store.apply_changelog_batch([fetch(1, (b"bob", value_at(6)))], None, None)
+    crashed = store_at(Path(shutil.copytree(tmp_path / "open", tmp_path / "crashed")))
+    users, offset = dict(crashed.users(0)), crashed.persisted_offset(TP("shop-users-changelog", 0))
+    assert (users, offset) in [({b"ann": value_at(5)}, 0), ({b"ann": value_at(5), b"bob": value_at(6)}, 1)]
+
+
+def test_store_that_was_filled_has_all_users_after_a_crash_and_those_written_since(tmp_path: Path) -> None:
+    store = store_at(tmp_path / "open")
+    assert stored(store, fetch(0, (b"ann", value_at(5)))) == {b"ann": value_at(5)}
+    store.write(0, [(b"bob", value_at(6))], 1)
+    crashed = store_at(Path(shutil.copytree(tmp_path / "open", tmp_path / "crashed")))
+    assert dict(crashed.users(0)) == {b"ann": value_at(5), b"bob": value_at(6)}
+    assert crashed.persisted_offset(TP("shop-users-changelog", 0)) == 1
