@@ -1,21 +1,16 @@
 """Consumer: offsets are committed when, and only when, all that they stand for is durable.
 
-Faust's consumer runs in a thread of its own; both halves are here, with what they do instead of Faust's. What stock
-Faust does, and what it loses, stands in ``docs/decisions/0002-faust-in-batches.md``.
+What stock Faust does, and what it loses, stands in ``docs/decisions/0002-faust-in-batches.md``.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, cast
 
-from aiokafka.errors import IllegalStateError, KafkaError, UnknownMemberIdError
-from aiokafka.protocol.commit import OffsetCommitResponse_v3
-from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.types import TP
 
@@ -23,103 +18,11 @@ from stream.errors import ConfigError
 from stream.fetches import OneEventPerFetch
 from stream.lease import MembershipLease
 from stream.partition import Position
+from stream.reader import Reader
 
-__all__ = ["PositionConsumer", "PositionThread"]
+__all__ = ["PositionConsumer"]
 
 logger = logging.getLogger(__name__)
-#: Requests whose answers say that we are a member and nothing changes. While the group rebalances, heartbeats are
-#: answered by an error: who does not join again in time is removed, however regularly its heart beats.
-_MEMBERSHIP: Final = (HeartbeatRequest, SyncGroupRequest)
-#: How long the broker may keep a fetch that finds nothing.
-_FETCH_MAX_WAIT_MS: Final = 100
-#: Kafka's error codes for an unknown member id and a fenced instance id.
-_UNKNOWN: Final = frozenset({25, 82})
-
-
-class PositionThread(AIOKafkaConsumerThread):
-    """The thread of Faust's consumer: renews our lease, reads committed records only, and says how far it has read."""
-
-    consumer: PositionConsumer
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        #: Partition → the next offset to be fetched, as of the records that were fetched last.
-        self.reached: dict[TP, int] = {}
-        #: How often we have sought, and how often we had when records were fetched last.
-        self.seeks = self.fetched_after = 0
-        #: Whether another worker has come under our instance id.
-        self.replaced = False
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        """As Faust's, without the records of transactions that were aborted, and without long waits for new ones.
-
-        A broker answers the requests of a connection one after the other, so what is asked behind a fetch waits for
-        it: at Faust's 1.5 s a restart waited for seconds, and a partition that had news for others that had none.
-        """
-        consumer = super()._create_worker_consumer(transport)
-        consumer._isolation_level = "read_committed"
-        consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS
-        return consumer
-
-    async def on_start(self) -> None:
-        """Start the consumer, and renew the lease whenever its coordinator knows us."""
-        await super().on_start()
-        coordinator, clock = self._ensure_consumer()._coordinator, time.monotonic
-        send = coordinator._send_req
-
-        async def send_and_renew(request: Any) -> Any:
-            if self.replaced and isinstance(request, JoinGroupRequest):
-                raise UnknownMemberIdError  # Else we would replace the other, and it us, for ever.
-            sent, lease = clock(), self.consumer.lease
-            response = await send(request)
-            if isinstance(request, _MEMBERSHIP) and not response.error_code:
-                lease.renew(sent)
-            # The group forgets a static member at the end of its session, or when another comes under its name.
-            if coordinator._group_instance_id and lease.in_session and _is_unknown(response):
-                self.replaced = True
-            return response
-
-        coordinator._send_req = send_and_renew
-
-    async def _fetch_records(
-        self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
-    ) -> Mapping[TP, list[Any]]:
-        # Faust's set changes while this waits for records, and aiokafka takes an empty one for all partitions.
-        asked = frozenset(active_partitions or ())
-        if not asked:
-            return {}
-        records = await super()._fetch_records(consumer, cast("set[TP]", asked), timeout, max_records)
-        # Nothing was awaited since, so this is how far these records and those before them reach.
-        self.fetched_after = self.seeks
-        self.reached = {
-            tp: at.position for tp in asked if (at := _fetch_state(consumer, tp)) is not None and at.has_valid_position
-        }
-        return records
-
-    def verify_event_path(self, now: float, tp: TP) -> None:
-        """Nothing: it judges by Faust's own commits, which are switched off; the watchdog judges by ours."""
-
-    async def seek_all(self, offsets: Mapping[TP, int]) -> None:
-        """Seek between two fetches; to be called in this thread."""
-        for tp, offset in offsets.items():
-            self.seek(tp, offset)
-        self.seeks += 1
-
-
-def _is_unknown(response: Any) -> bool:
-    """Whether the coordinator does not know the member that asked: of a commit, for any partition."""
-    if isinstance(response, OffsetCommitResponse_v3):
-        return any(code in _UNKNOWN for _, partitions in response.topics for _, code in partitions)
-    return getattr(response, "error_code", 0) in _UNKNOWN
-
-
-async def _check_errors(coordinator: Any) -> None:
-    coordinator.check_errors()
-
-
-def _fetch_state(consumer: Any, tp: TP) -> Any:
-    assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
-    return assignment and assignment.state_value(TopicPartition(*tp))
 
 
 class PositionConsumer(AIOKafkaConsumer):
@@ -142,12 +45,12 @@ class PositionConsumer(AIOKafkaConsumer):
         self._committed: dict[TP, Position] = {}
         self._resumed: dict[TP, Position] = {}
 
-    def _new_consumer_thread(self) -> PositionThread:
-        return PositionThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> Reader:
+        return Reader(self)
 
     async def _wait_next_records(self, timeout: float) -> Any:
         records, active = await super()._wait_next_records(timeout)
-        thread = cast("PositionThread", self._thread)
+        thread = cast("Reader", self._thread)
         if thread.fetched_after != thread.seeks:
             # Fetched before we sought: not from where we go on, and read again from there.
             return {tp: found for tp, found in (records or {}).items() if tp not in self._resumed}, active
@@ -164,18 +67,18 @@ class PositionConsumer(AIOKafkaConsumer):
         last, reached = self._delivered.get(tp, (-1, next_offset))
         return reached if last < next_offset else next_offset
 
-    async def check_errors(self) -> None:
+    def check_errors(self) -> None:
         """Raise the error for which the group coordinator's client waits; Faust never asks, and it would wait for ever.
 
         One after which a new attempt may succeed is only logged, and then made.
         """
-        if cast("PositionThread", self._thread).replaced:
+        if cast("Reader", self._thread).replaced:
             raise ConfigError(
                 f"another worker has come under our instance id {self.app.conf.consumer_group_instance_id!r}; expected"
                 " a name of its own for each; set --instance-id, or leave it empty"
             )
         try:
-            await self._thread.call_thread(_check_errors, self._thread._ensure_consumer()._coordinator)
+            self._thread._ensure_consumer()._coordinator.check_errors()
         except KafkaError as error:
             if not error.retriable:
                 raise
@@ -216,7 +119,7 @@ class PositionConsumer(AIOKafkaConsumer):
         the state was there, have taken it.
         """
         await super().perform_seek()
-        assigned, thread = self.assignment(), cast("PositionThread", self._thread)
+        assigned, thread = self.assignment(), cast("Reader", self._thread)
         offsets = {tp: at.offset for tp, at in self._resumed.items() if tp in assigned}
         await thread.call_thread(thread.seek_all, offsets)
         self._read_offset.update({tp: offset or None for tp, offset in offsets.items()})

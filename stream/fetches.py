@@ -1,18 +1,21 @@
-"""Fetches: what Faust hands on as one event is all that one fetch of a partition brought.
+"""Fetches: what Faust hands on as one event is all that one fetch brought.
 
 Stock Faust makes an event, and much else, of every record; see ``docs/decisions/0002-faust-in-batches.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
 
 import faust
 from faust.types import TP
 from faust.types.transports import SchedulingStrategyT
 
 __all__ = ["Fetched", "FetchingApp", "OneEventPerFetch", "Records", "Untouched"]
+
+#: How the names of changelog topics end.
+_CHANGELOG: Final = "-changelog"
 
 
 class Records(list[Any]):
@@ -21,12 +24,13 @@ class Records(list[Any]):
     ``follows`` is the last offset of the fetch before, if any; ``seeks`` how often the consumer had sought until then.
     """
 
-    follows: int | None = None
-    seeks: int = 0
+    def __init__(self, tp: TP, records: Iterable[Any], follows: int | None, seeks: int) -> None:
+        super().__init__(records)
+        self.tp, self.follows, self.seeks = tp, follows, seeks
 
 
 class Fetched:
-    """Records in the shape of one consumer record at the last offset."""
+    """What one fetch brought, in the shape of one consumer record: that of its last record."""
 
     checksum = None
     headers = ()
@@ -35,9 +39,8 @@ class Fetched:
     serialized_value_size = 0
     timestamp_type = 0
 
-    def __init__(self, records: Records) -> None:
-        last = records[-1]
-        self.value = records
+    def __init__(self, value: Any, last: Any) -> None:
+        self.value = value
         self.topic = last.topic
         self.partition = last.partition
         self.offset = last.offset
@@ -45,7 +48,10 @@ class Fetched:
 
 
 class OneEventPerFetch(SchedulingStrategyT):
-    """Consumer scheduler that yields each partition's records as one."""
+    """Consumer scheduler that yields all records of the source at once: a list of :class:`Records`.
+
+    Those of a changelog, which recovery reads, are yielded by partition: as one :class:`Records` each.
+    """
 
     def __init__(self) -> None:
         self._last: dict[TP, int] = {}
@@ -57,13 +63,18 @@ class OneEventPerFetch(SchedulingStrategyT):
         self.seeks += 1
 
     def iterate(self, records: Mapping[TP, list[Any]]) -> Iterator[tuple[TP, Any]]:
-        """Yield one :class:`Fetched` per partition that has records."""
+        """Yield one :class:`Fetched` for the source, and one for each partition of a changelog."""
+        source = []
         for tp, fetched in records.items():
             if fetched:
-                batch = Records(fetched)
-                batch.follows, batch.seeks = self._last.get(tp), self.seeks
+                batch = Records(tp, fetched, self._last.get(tp), self.seeks)
                 self._last[tp] = fetched[-1].offset
-                yield tp, Fetched(batch)
+                if tp.topic.endswith(_CHANGELOG):
+                    yield tp, Fetched(batch, batch[-1])
+                else:
+                    source.append(batch)
+        if source:
+            yield source[-1].tp, Fetched(source, source[-1][-1])
 
 
 class FetchingApp(faust.App):

@@ -50,6 +50,8 @@ __all__ = ["Pipeline", "Sink", "Topics"]
 Array = npt.NDArray[Any]
 #: Where more users wait for a score, alerts go out without reasons.
 EXPLAIN_QUEUE_MAX: Final = 256
+#: An inference that takes longer would hold the event loop up.
+_AT_ONCE_S: Final = 0.005
 
 
 class Sink(Protocol):
@@ -77,6 +79,13 @@ class Taken(NamedTuple):
     arrivals: Array
 
 
+class _Run(NamedTuple):
+    """How long the model took for a batch with so many events."""
+
+    seconds: float
+    n_events: int
+
+
 class Pipeline:
     """The stages of one worker, put together."""
 
@@ -96,6 +105,7 @@ class Pipeline:
         self._sink, self._topics, self._metrics, self._clock = sink, topics, metrics, clock
         self._reviews, self._explainer = reviews, explainer
         self._inference = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
+        self._last_run: _Run | None = None
         eligible_s = scorer.manifest.labels.eligible_days * DAY_S
         #: The last age of silence at which a user is still eligible, as an index into IDLE_AGES_S.
         self.stage_max: Final = int(np.searchsorted(IDLE_AGES_S, eligible_s, side="left")) - 1
@@ -213,21 +223,31 @@ class Pipeline:
         return replace(decided, alerts=alerts)
 
     async def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
-        """Raw outputs; the thread only runs the model, as two threads of Python would wait for each other."""
         with self._timed("features"):
             numbers = features(snapshot, as_of)
         with self._timed("encode"):
             tokens = encode(snapshot, as_of)
-        raw: RawScores = await self._in_thread(self._run, tokens, numbers)
         n_events = int(snapshot.users["history_len"].sum())
+        raw = await self._raw(tokens, numbers, n_events)
         self._metrics.batch_users.observe(len(as_of))
         self._metrics.batch_tokens.observe(raw.n_positions)
         self._metrics.padding_ratio.observe(1 - n_events / raw.n_positions)
         return raw
 
-    def _run(self, tokens: Array, numbers: Array) -> RawScores:
+    async def _raw(self, tokens: Array, numbers: Array, n_events: int) -> RawScores:
+        """Raw outputs: at once where that is quick, as another thread costs more, else beside the event loop."""
+        last = self._last_run
+        if last is not None and last.seconds * max(1.0, n_events / last.n_events) <= _AT_ONCE_S:
+            return self._run(tokens, numbers, n_events)
+        raw: RawScores = await self._in_thread(self._run, tokens, numbers, n_events)
+        return raw
+
+    def _run(self, tokens: Array, numbers: Array, n_events: int) -> RawScores:
+        began = self._clock.monotonic()
         with self._timed("infer"):
-            return self._scorer.run(tokens, numbers)
+            raw = self._scorer.run(tokens, numbers)
+        self._last_run = _Run(self._clock.monotonic() - began, n_events)
+        return raw
 
     async def _publish(self, partition: Partition, decided: Decided) -> None:
         scores = [Outgoing(s.user_id.encode(), encode_json(s)) for s in decided.scores]

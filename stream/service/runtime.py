@@ -213,11 +213,10 @@ class Worker:
 
     async def _ingest(self, fetches: Any) -> None:
         async for fetch in fetches.noack().events():
-            message = fetch.message
             try:
                 await self._reviews.room(lambda: self._partitions)
-                highwater = self._source.consumer.highwater(message.tp)
-                self._assignment.take_in(message.partition, fetch.value, highwater)
+                for records in fetch.value:
+                    self._assignment.take_in(records.tp.partition, records, self._source.consumer.highwater(records.tp))
                 self._news.set()
             except BaseException as error:
                 self._fail(error)
@@ -368,7 +367,7 @@ class Worker:
         while True:
             await asyncio.sleep(1.0)
             if self._source.app.consumer.started:
-                await self._source.consumer.check_errors()
+                self._source.consumer.check_errors()
 
     async def _observe_forever(self) -> None:
         while True:

@@ -66,7 +66,7 @@ class Process(Member):
             self.reviews,
         )
         self._ended: asyncio.Future[None] = self.loop.create_future()
-        self._fetches: asyncio.Queue[tuple[int, Records, int]] = asyncio.Queue(_FETCHES_WAITING_MAX)
+        self._fetches: asyncio.Queue[tuple[list[Records], int]] = asyncio.Queue(_FETCHES_WAITING_MAX)
         self._scheduler = OneEventPerFetch()
         self.assignment = Assignment(
             self.pipeline,
@@ -146,19 +146,18 @@ class Process(Member):
         if not records or self.consumer.fetch_at is not positions or positions.get(number) != at:
             return
         positions[number] = records[-1].offset + 1
-        for tp, fetched in self._scheduler.iterate({TP(EVENTS, number): records}):
-            highwater = self.world.broker.end(EVENTS, number)
-            await self._fetches.put((tp.partition, fetched.value, highwater))
+        for _, fetched in self._scheduler.iterate({TP(EVENTS, number): records}):
+            await self._fetches.put((fetched.value, self.world.broker.end(EVENTS, number)))
 
     async def _ingest_forever(self) -> None:
         while True:
-            number, records, highwater = await self._fetches.get()
-            if (
-                self.world.rng.random() < 0.3
-            ):  # What is on its way through Faust's conductor and streams may wait there.
+            fetch, highwater = await self._fetches.get()
+            # What is on its way through Faust's conductor and streams may wait there.
+            if self.world.rng.random() < 0.3:
                 await self.call("stream", lambda reply: reply(None, None), THREAD)
             await self.reviews.room(lambda: self.assignment.partitions.values())
-            self.assignment.take_in(number, records, highwater)
+            for records in fetch:
+                self.assignment.take_in(records.tp.partition, records, highwater)
 
     async def _checkpoint_forever(self) -> None:
         while True:

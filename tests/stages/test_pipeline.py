@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,7 +21,7 @@ from stream.pipeline import Pipeline, Topics
 from stream.publish import Outgoing
 from stream.queue import ScoreQueue
 from stream.reviews import Reviews
-from stream.score import DEMO_MODEL, Scorer
+from stream.score import DEMO_MODEL, RawScores, Scorer
 from stream.service.clock import ManualClock
 from stream.service.metrics import Metrics
 from stream.state import PartitionState
@@ -211,6 +213,31 @@ async def test_events_that_come_while_a_score_is_made_leave_the_user_stale(score
     assert bench.partition.state.unscored().tolist() == [0]
     assert await bench.score() == ["u"]
     assert bench.partition.state.unscored().tolist() == []
+
+
+class SlowModel:
+    """The demo model, which takes half a millisecond per event, and notes whether it ran on the thread of the loop."""
+
+    def __init__(self, scorer: Scorer, clock: ManualClock) -> None:
+        self._scorer, self._clock = scorer, clock
+        self.on_the_loop: list[bool] = []
+
+    def run(self, tokens: Any, numbers: Any) -> RawScores:
+        self._clock.advance(seconds=0.0005 * np.count_nonzero(tokens[:, :, 0]))
+        self.on_the_loop.append(threading.current_thread() is threading.main_thread())
+        return self._scorer.run(tokens, numbers)
+
+
+async def test_quick_inference_runs_on_the_loop_and_one_that_would_hold_it_up_beside_it(scorer: Scorer) -> None:
+    bench = Bench(scorer, refresh_interval_s=0)
+    model = SlowModel(scorer, bench.clock)
+    bench.pipeline._scorer = model  # type: ignore[assignment]
+    for users in (1, 1, 1, 8, 1, 1):
+        for user in range(users):
+            bench.event(f"u{user}")
+        await bench.score()
+    # Of the first nothing is known yet. The fourth takes 5.5 ms, and the fifth might for all that is known.
+    assert model.on_the_loop == [False, True, True, False, False, True]
 
 
 def of_user(bench: Bench, user: str) -> list[Outgoing]:
