@@ -7,11 +7,10 @@ what is told is the median of the rounds.
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -19,44 +18,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model_export.bench_int8 import Int8, int8_gains
 from model_export.bench_material import Material
-from model_export.bound import BoundSession
-from model_export.compress import fused, half, outputs
-from model_export.export import to_onnx
-from model_export.measures import auc, tally
-from model_export.model import EventBert, ModelConfig
-from model_export.serving import Serving
-from stream.contract.columns import HISTORY_LEN
-from stream.contract.tokens import CHANNELS, LENGTHS
-from stream.encode import padded_length
-from stream.errors import ConfigError
-from stream.score import open_session
+from model_export.bench_ways import COMPILED, Layout, Way, Ways, cpu_ways, gpu_ways
+from model_export.compress import outputs
+from model_export.machine import machine
+from model_export.measures import auc
+from model_export.model import ModelConfig
+from model_export.tally import tally
+from stream.contract.tokens import CHANNELS
 
-__all__ = ["BATCHES", "Bench", "Measured", "bench", "flop"]
+__all__ = ["BATCHES", "GPU", "Bench", "Measured", "bench", "flop"]
 
 Array = npt.NDArray[Any]
-#: Tokens ``(n, length, channels)`` and features → anything.
-Way = Callable[[Array, Array], object]
-#: Rows, and the length that they are padded to, for the history lengths of a batch.
-Padding = Callable[[Array], Iterator[tuple[Array, int]]]
-
 BATCHES: Final = (1, 8, 64, 256)
 _TYPE: Final = CHANNELS.index("type")
-_PEAK_WIDTH: Final = 1_536
-EAGER: Final = "torch eager"
-COMPILED: Final = "torch.compile"
-PLAIN: Final = "onnxruntime, as exported"
-FUSED: Final = "onnxruntime, its BERT optimizer"
-SERVING: Final = "onnxruntime, written for serving"
-UNBUCKETED: Final = "the same, padded to the longest of the batch"
-FULL: Final = "the same, padded to 64"
-INT8: Final = "onnxruntime, int8"
-CUDA: Final = "onnxruntime, fp16, CUDA graph and IO binding"
-TENSORRT: Final = "onnxruntime, fp16, TensorRT"
+#: The number of threads that stands for a GPU.
+GPU: Final = 0
+#: Rows of the matrices that the peak is measured with: enough for every core, on a GPU for each of its many.
+_PEAK_WIDTH: Final = {"cpu": 1_536, "cuda": 8_192}
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """One way at one batch size. ``padding`` is the share of positions that hold no event."""
+    """One way at one batch size, with 0 threads on a GPU. ``padding`` is the share of positions that hold no event."""
 
     way: str
     batch: int
@@ -74,12 +58,16 @@ class Bench(msgspec.Struct, frozen=True):
     model: str
     machine: dict[str, str]
     rounds: int
-    #: Of a product of large fp32 matrices, by number of threads.
+    #: Of a product of large fp32 matrices, by number of threads; of fp16 ones on a GPU, which is 0 threads.
     peak_gflop_per_second: dict[int, float]
     measured: list[Measured]
     not_measured: dict[str, str]
     auc_loss: float | None
     events_per_user: float
+    #: Of torch.compile, by number of threads; no part of what was measured.
+    compile_seconds: dict[int, float] = {}
+    #: What int8 gains at other widths of the network, where that was asked for.
+    int8: list[Int8] = []
 
     def ratio(self, fast: str, slow: str, batch: int, threads: int = 1) -> float:
         """Users per second of one way over those of another; NaN where one was not measured."""
@@ -88,31 +76,38 @@ class Bench(msgspec.Struct, frozen=True):
 
 
 def bench(
-    of: Material, *, batches: Sequence[int] = BATCHES, rounds: int = 9, compiled: bool = True, users_max: int = 1_024
+    of: Material,
+    *,
+    batches: Sequence[int] = BATCHES,
+    rounds: int = 9,
+    compiled: bool = True,
+    users_max: int = 1_024,
+    widths: Sequence[int] = (),
 ) -> Bench:
-    """Run all ways that this machine has, with one thread and with all."""
-    cores = len(os.sched_getaffinity(0))
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(0, len(of.sample.tokens), max(users_max, *batches))
-    tokens, features = of.sample.tokens[drawn].astype(np.int32), of.sample.features[drawn]
-    lengths = np.count_nonzero(tokens[:, :, _TYPE], axis=1)
-    measured: list[Measured] = []
-    peaks: dict[int, float] = {}
-    missing: dict[str, str] = {}
+    """Run all ways that this machine has, with one thread, with all, and on a GPU; int8 also at other ``widths``."""
+    users = _Users.drawn(of, max(users_max, *batches))
     before = torch.get_num_threads()
+    at: dict[int, _At] = {}
     try:
-        for threads in sorted({1, cores}):
-            torch.set_num_threads(threads)
-            peaks[threads] = _peak()
-            ways, missing = _ways(of, threads, compiled)
-            for batch in batches:
-                seconds = _interleaved(ways, tokens, features, batch, rounds)
-                for way, (_, padding) in ways.items():
-                    work = _Work.of(of.network.config, lengths, padding, batch)
-                    measured.append(work.measured(way, batch, threads, seconds[way], peaks[threads]))
+        for threads in (*sorted({1, len(os.sched_getaffinity(0))}), GPU):
+            torch.set_num_threads(threads or before)
+            ways = gpu_ways(of) if threads == GPU else cpu_ways(of, threads, compiled)
+            at[threads] = _At.measured_by(ways, users, threads, batches, rounds)
     finally:
         torch.set_num_threads(before)
-    return Bench(of.name, _machine(), rounds, peaks, measured, missing, _auc_loss(of), float(lengths.mean()))
+    compile_seconds = {threads: x.ways.of[COMPILED].compile_s for threads, x in at.items() if COMPILED in x.ways.of}
+    return Bench(
+        model=of.name,
+        machine=machine(),
+        rounds=rounds,
+        peak_gflop_per_second={threads: x.peak for threads, x in at.items() if x.rows},
+        measured=[row for x in at.values() for row in x.rows],
+        not_measured={name: reason for x in at.values() for name, reason in x.ways.missing.items()},
+        auc_loss=_auc_loss(of),
+        events_per_user=float(users.lengths.mean()),
+        compile_seconds={threads: round(seconds, 1) for threads, seconds in compile_seconds.items()},
+        int8=[gain for width in widths for gain in int8_gains(width, rounds)],
+    )
 
 
 def flop(config: ModelConfig, length: int) -> int:
@@ -123,7 +118,68 @@ def flop(config: ModelConfig, length: int) -> int:
     return 2 * config.layers * length * per_event
 
 
-class _Work(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class _Users:
+    """Users that every way runs: tokens, features and number of events of each, and the network's size."""
+
+    tokens: Array
+    features: Array
+    lengths: Array
+    config: ModelConfig
+
+    @classmethod
+    def drawn(cls, of: Material, n: int) -> _Users:
+        rows = np.random.default_rng(0).integers(0, len(of.sample.tokens), n)
+        tokens = of.sample.tokens[rows].astype(np.int32)
+        lengths = np.count_nonzero(tokens[:, :, _TYPE], axis=1)
+        return cls(tokens, of.sample.features[rows], lengths, of.network.config)
+
+    def laid_out(self, layout: Layout, batch: int) -> list[tuple[Array, Array]]:
+        """What is run in turn: tokens and features."""
+        out = []
+        for part in _parts(len(self.lengths), batch):
+            tokens, features = self.tokens[part], self.features[part]
+            for rows, positions in layout(self.lengths[part]):
+                out.append((np.ascontiguousarray(tokens[rows, : positions.max()]), features[rows]))
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class _At:
+    """What was measured with one number of threads, or on a GPU, and the most that it can do in GFLOP/s."""
+
+    ways: Ways
+    rows: list[Measured]
+    peak: float
+
+    @classmethod
+    def measured_by(cls, ways: Ways, users: _Users, threads: int, batches: Sequence[int], rounds: int) -> _At:
+        if not ways.of:
+            return cls(ways, [], 0.0)
+        peak = _peak("cuda", torch.float16) if threads == GPU else _peak("cpu", torch.float32)
+        rows = [row for batch in batches for row in _measured(ways.of, users, batch, threads, rounds, peak)]
+        return cls(ways, rows, peak)
+
+
+def _measured(
+    ways: Mapping[str, Way], users: _Users, batch: int, threads: int, rounds: int, peak: float
+) -> Iterator[Measured]:
+    """Figures of each way; all run in turn, and the first round warms up."""
+    groups = {name: users.laid_out(way.layout, batch) for name, way in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            for part in groups[name]:
+                way.run(*part)
+            seconds[name].append(time.perf_counter() - began)
+    for name, way in ways.items():
+        work = _Work.of(users, way.layout, batch)
+        yield work.measured(name, batch, threads, statistics.median(seconds[name][1:]), peak)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
     """What running all users once comes to."""
 
     users: int
@@ -132,16 +188,12 @@ class _Work(msgspec.Struct, frozen=True):
     flop: int
 
     @classmethod
-    def of(cls, config: ModelConfig, lengths: Array, padding: Padding, batch: int) -> _Work:
-        parts = _parts(len(lengths), batch)
-        groups = [(len(rows), length) for part in parts for rows, length in padding(lengths[part])]
-        users = batch * len(parts)
-        return cls(
-            users=users,
-            events=int(lengths[:users].sum()),
-            positions=sum(n * length for n, length in groups),
-            flop=sum(n * flop(config, length) for n, length in groups),
-        )
+    def of(cls, users: _Users, layout: Layout, batch: int) -> _Work:
+        parts = _parts(len(users.lengths), batch)
+        positions = [n for part in parts for _, taken in layout(users.lengths[part]) for n in taken.tolist()]
+        n = batch * len(parts)
+        flops = sum(flop(users.config, length) for length in positions)
+        return cls(n, int(users.lengths[:n].sum()), sum(positions), flops)
 
     def measured(self, way: str, batch: int, threads: int, seconds: float, peak: float) -> Measured:
         speed = self.flop / seconds / 1e9
@@ -150,116 +202,24 @@ class _Work(msgspec.Struct, frozen=True):
         return Measured(way, batch, threads, *(float(f"{x:.4g}") for x in figures))
 
 
-def _bucketed(lengths: Array) -> Iterator[tuple[Array, int]]:
-    """As the worker does: users of like history length together."""
-    padded = np.array([padded_length(n) for n in range(HISTORY_LEN + 1)])[lengths]
-    for length in LENGTHS:
-        if len(rows := np.flatnonzero(padded == length)):
-            yield rows, length
-
-
-def _to_longest(lengths: Array) -> Iterator[tuple[Array, int]]:
-    yield np.arange(len(lengths)), padded_length(int(lengths.max()))
-
-
-def _to_full(lengths: Array) -> Iterator[tuple[Array, int]]:
-    yield np.arange(len(lengths)), HISTORY_LEN
-
-
-def _ways(of: Material, threads: int, compiled: bool) -> tuple[dict[str, tuple[Way, Padding]], dict[str, str]]:
-    """All ways that can be run here with their padding, and the reasons of those that cannot."""
-    network, config = of.network.eval(), of.network.config
-    plain = to_onnx(network)
-    optimised = fused(plain, config.heads, config.hidden)
-    serving = _session(to_onnx(network, Serving(network)), threads)
-    ways: dict[str, tuple[Way, Padding]] = {
-        EAGER: (_torch(network), _to_longest),
-        f"{EAGER}, bucketed": (_torch(network), _bucketed),
-        PLAIN: (_session(plain, threads), _bucketed),
-        FUSED: (_session(optimised, threads), _bucketed),
-        SERVING: (serving, _bucketed),
-        UNBUCKETED: (serving, _to_longest),
-        FULL: (serving, _to_full),
-    }
-    missing = {}
-    if "int8" in of.graphs:
-        ways[INT8] = (_session(of.graphs["int8"], threads), _bucketed)
-    else:
-        missing[INT8] = "the model folder has no variant int8"
-    makers: dict[str, Callable[[], Way]] = {
-        COMPILED: lambda: _compiled(network, compiled),
-        CUDA: lambda: BoundSession(half(optimised), "cuda").run,
-        TENSORRT: lambda: BoundSession(half(optimised), "tensorrt").run,
-    }
-    for name, make in makers.items():
-        try:
-            ways[name] = (make(), _bucketed)
-        except Exception as error:
-            missing[name] = " ".join(str(error).split())[:200]
-    return ways, missing
-
-
-def _torch(network: Callable[..., Any]) -> Way:
-    def run(tokens: Array, features: Array) -> object:
-        with torch.inference_mode():
-            return network(torch.from_numpy(tokens), torch.from_numpy(features))
-
-    return run
-
-
-def _compiled(network: EventBert, wanted: bool) -> Way:
-    if not wanted:
-        raise ConfigError("left out with --no-compile")
-    way = _torch(torch.compile(network, dynamic=True))
-    for length in (LENGTHS[0], LENGTHS[-1]):  # compiles here, or says why it cannot
-        way(np.ones((2, length, len(CHANNELS)), np.int32), np.zeros((2, network.mean.shape[0]), np.float32))
-    return way
-
-
-def _session(graph: bytes, threads: int) -> Way:
-    session = open_session(Path("model.onnx"), graph, "cpu", threads)
-    return lambda tokens, features: session.run(None, {"tokens": tokens, "features": features})
-
-
-def _interleaved(
-    ways: Mapping[str, tuple[Way, Padding]], tokens: Array, features: Array, batch: int, rounds: int
-) -> dict[str, float]:
-    """Seconds of all users in batches, the median of the rounds, after one round that warms up."""
-    prepared = {name: (way, _prepared(padding, tokens, features, batch)) for name, (way, padding) in ways.items()}
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, (way, groups) in prepared.items():
-            began = time.perf_counter()
-            for part in groups:
-                way(*part)
-            found[name].append(time.perf_counter() - began)
-    return {name: statistics.median(seconds[1:]) for name, seconds in found.items()}
-
-
-def _prepared(padding: Padding, tokens: Array, features: Array, batch: int) -> list[tuple[Array, Array]]:
-    out = []
-    for part in _parts(len(tokens), batch):
-        inside, numbers = tokens[part], features[part]
-        for rows, length in padding(np.count_nonzero(inside[:, :, _TYPE], axis=1)):
-            out.append((np.ascontiguousarray(inside[rows, :length]), numbers[rows]))
-    return out
-
-
 def _parts(n: int, batch: int) -> list[slice]:
     """Whole batches only; of batches of one, few are enough."""
     n = min(n, batch * 64)
     return [slice(i, i + batch) for i in range(0, n - batch + 1, batch)]
 
 
-def _peak() -> float:
-    """GFLOP/s of a product of two large fp32 matrices: the most that this machine does with the threads it has."""
-    a = torch.rand(_PEAK_WIDTH, _PEAK_WIDTH)
+def _peak(device: str, dtype: torch.dtype) -> float:
+    """GFLOP/s of a product of two large matrices: the most that the device does, a CPU with the threads it has."""
+    width = _PEAK_WIDTH[device]
+    a = torch.rand(width, width, device=device, dtype=dtype)
     seconds = []
     for _ in range(6):
         began = time.perf_counter()
         torch.mm(a, a)
+        if device == "cuda":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    return float(f"{2 * _PEAK_WIDTH**3 / min(seconds) / 1e9:.4g}")
+    return float(f"{2 * width**3 / min(seconds) / 1e9:.4g}")
 
 
 def _auc_loss(of: Material) -> float | None:
@@ -272,19 +232,3 @@ def _auc_loss(of: Material) -> float | None:
     heads = [h for h in range(labels.shape[1]) if 0 < labels[:, h].sum() < len(labels)]
     losses = [auc(tally(fp32[:, h], labels[:, h])) - auc(tally(int8[:, h], labels[:, h])) for h in heads]
     return max(losses, default=None)
-
-
-def _machine() -> dict[str, str]:
-    import onnxruntime
-
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
-    cpu = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return {
-        "cpu": cpu,
-        "cores": str(len(os.sched_getaffinity(0))),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "onnxruntime": onnxruntime.__version__,
-    }

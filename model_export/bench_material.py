@@ -9,10 +9,11 @@ import msgspec
 import torch
 
 from model_export import dataset, history
-from model_export.compress import fused, quantised
+from model_export.compress import quantised
 from model_export.export import to_onnx
 from model_export.model import EventBert, ModelConfig, Shape
 from model_export.run import RUN_FILE, Sample, load_run
+from model_export.serving import Serving
 from model_export.settings import Settings
 from stream.contract.manifest import Manifest, read_manifest
 from stream.errors import ConfigError
@@ -39,7 +40,7 @@ def material(folder: Path, data: history.DataConfig | None = None) -> Material:
     """
     if (folder / RUN_FILE).is_file() and data is None:
         run, network, sample, _ = load_run(folder)
-        graph = fused(to_onnx(network), network.config.heads, network.config.hidden)
+        graph = to_onnx(network, Serving(network))
         graphs = {"fp32": graph, "int8": quantised(graph, sample.tokens, sample.features).graph}
         return Material(run.settings.name, network, sample, graphs)
     manifest, _ = read_manifest(folder)

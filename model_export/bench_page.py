@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from model_export.bench import EAGER, FULL, INT8, SERVING, UNBUCKETED, Bench, Measured
+from model_export.bench import GPU, Bench, Measured
+from model_export.bench_int8 import Int8
+from model_export.bench_ways import COMPILED, EAGER, FULL, INT8, SERVING, UNBUCKETED
+from stream.contract.columns import HISTORY_LEN
 from stream.errors import ConfigError, ContractError
 
 __all__ = ["as_markdown", "read_json", "write_json", "write_page"]
@@ -59,9 +63,32 @@ def as_markdown(bench: Bench) -> str:
     ]
     for threads, rows in groupby(bench.measured, key=lambda m: m.threads):
         peak = bench.peak_gflop_per_second[threads]
-        lines += ["", f"{threads} thread{'s'[: threads > 1]}, peak {peak:,.0f} GFLOP/s:", "", *_table(list(rows))]
-    lines += ["", *(f"- not measured: {way} ({reason})" for way, reason in bench.not_measured.items())]
+        lines += ["", f"{_place(threads)}, peak {peak:,.0f} GFLOP/s:", "", *_table(list(rows))]
+    lines += ["", *_compile_seconds(bench)]
+    lines += [f"- not measured: {way} ({reason})" for way, reason in bench.not_measured.items()]
+    if bench.int8:
+        lines += ["", *_gains(bench.int8)]
     return "\n".join(lines) + "\n"
+
+
+def _place(threads: int) -> str:
+    return "GPU, fp16" if threads == GPU else f"{threads} thread{'s'[: threads > 1]}"
+
+
+def _compile_seconds(bench: Bench) -> Iterator[str]:
+    """Told beside: it is no part of the speed of what was compiled."""
+    for threads, seconds in bench.compile_seconds.items():
+        yield f"- {COMPILED} compiled for {seconds:,.0f} s ({_place(threads)}), which is not counted"
+
+
+def _gains(int8: list[Int8]) -> list[str]:
+    """int8 over fp32 by hidden size, a column for each batch size."""
+    batches = sorted({x.batch for x in int8})
+    gains = {(x.hidden, x.batch): f"{x.gain:.2f}" for x in int8}
+    head = ["int8 over fp32, one thread, hidden", *(f"batch {batch} × {HISTORY_LEN}" for batch in batches)]
+    widths = sorted({x.hidden for x in int8})
+    rows = [[str(hidden), *(gains.get((hidden, batch), "–") for batch in batches)] for hidden in widths]
+    return [_row(head), _row(["---:"] * len(head)), *map(_row, rows)]
 
 
 def _targets(bench: Bench) -> list[str]:

@@ -6,22 +6,54 @@ of its own for each kernel. Batches are filled up to a power of two, so that the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from stream.contract.tokens import CHANNELS, FEATURES, LENGTHS
 from stream.errors import ConfigError
 
 __all__ = ["BoundSession"]
 
 Array = npt.NDArray[Any]
-#: Provider and its options, by the name that commands know it by.
-_PROVIDERS: Final[dict[str, tuple[str, dict[str, str]]]] = {
-    "cpu": ("CPUExecutionProvider", {}),
-    "cuda": ("CUDAExecutionProvider", {"enable_cuda_graph": "1"}),
-    "tensorrt": ("TensorrtExecutionProvider", {"trt_fp16_enable": "1", "trt_cuda_graph_enable": "1"}),
+#: Users at once that TensorRT builds its engine for: fewest, what it is tuned for, most.
+_ENGINE_ROWS: Final = {"min": 1, "opt": 64, "max": 1_024}
+_ENGINE_LENGTHS: Final = {"min": LENGTHS[0], "opt": LENGTHS[1], "max": LENGTHS[-1]}
+
+
+@dataclass(frozen=True, slots=True)
+class _Provider:
+    """A provider of onnxruntime, where its buffers lie, its options, and who runs the nodes that it does not know."""
+
+    name: str
+    device: str
+    options: dict[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
+
+
+def _engine_shapes() -> dict[str, str]:
+    """One TensorRT engine for all shapes; without it, one is built (minutes) at each shape beyond those before."""
+    inputs = "tokens:{rows}x{length}x{channels},features:{rows}x{features}"
+    sizes = {"channels": len(CHANNELS), "features": len(FEATURES)}
+    return {
+        f"trt_profile_{end}_shapes": inputs.format(rows=rows, length=_ENGINE_LENGTHS[end], **sizes)
+        for end, rows in _ENGINE_ROWS.items()
+    }
+
+
+#: By the name that commands know it by.
+_PROVIDERS: Final[dict[str, _Provider]] = {
+    "cpu": _Provider("CPUExecutionProvider", "cpu"),
+    "cuda": _Provider("CUDAExecutionProvider", "cuda", {"enable_cuda_graph": "1"}),
+    "tensorrt": _Provider(
+        "TensorrtExecutionProvider",
+        "cuda",
+        # No CUDA graph: onnxruntime refuses one where a single node runs beside TensorRT.
+        {"trt_fp16_enable": "1", **_engine_shapes()},
+        ("CUDAExecutionProvider",),
+    ),
 }
 
 
@@ -31,17 +63,20 @@ class BoundSession:
     def __init__(self, graph: bytes, provider: str) -> None:
         import onnxruntime
 
-        name, options = _PROVIDERS[provider]
+        wanted = _PROVIDERS[provider]
         available = onnxruntime.get_available_providers()
-        if name not in available:
-            raise ConfigError(f"this onnxruntime has no {name}, it has {', '.join(available)}")
+        if wanted.name not in available:
+            raise ConfigError(f"this onnxruntime has no {wanted.name}, it has {', '.join(available)}")
+        if wanted.device == "cuda":
+            onnxruntime.preload_dlls()
         quiet = onnxruntime.SessionOptions()
         quiet.log_severity_level = 4
-        self._session = onnxruntime.InferenceSession(graph, quiet, providers=[(name, options)])
+        providers = [(wanted.name, wanted.options), *wanted.beside]
+        self._session = onnxruntime.InferenceSession(graph, quiet, providers=providers)
         self._session.disable_fallback()
-        if (found := self._session.get_providers()[0]) != name:
-            raise ConfigError(f"provider is {found}, expected {name}; check the CUDA and cuDNN libraries")
-        self._device = "cpu" if provider == "cpu" else "cuda"
+        if (found := self._session.get_providers()[0]) != wanted.name:
+            raise ConfigError(f"provider is {found}, expected {wanted.name}; check the CUDA and cuDNN libraries")
+        self._device = wanted.device
         self._names = [output.name for output in self._session.get_outputs()]
         self._bound: dict[tuple[int, int], _Shape] = {}
 
@@ -61,6 +96,7 @@ class BoundSession:
         found.inputs["tokens"].update_inplace(np.ascontiguousarray(tokens[rows]))
         found.inputs["features"].update_inplace(np.ascontiguousarray(features[rows]))
         self._session.run_with_iobinding(found.binding, found.options)
+        found.binding.synchronize_outputs()
         return [output.numpy()[:n].copy() for output in found.outputs]
 
     def _bind(self, tokens: Array, features: Array, number: int) -> _Shape:
@@ -76,9 +112,8 @@ class BoundSession:
         for name in self._names:
             first.bind_output(name, self._device)
         self._session.run_with_iobinding(first, _run_options(-1))
-        outputs = [
-            ort.OrtValue.ortvalue_from_numpy(value.numpy(), self._device, 0) for value in first.get_outputs()
-        ]  # fmt: skip
+        given = [value.numpy() for value in first.get_outputs()]
+        outputs = [ort.OrtValue.ortvalue_from_numpy(x, self._device, 0) for x in given]
         for name, value in zip(self._names, outputs, strict=True):
             binding.bind_ortvalue_output(name, value)
         return _Shape(binding, inputs, outputs, _run_options(number))

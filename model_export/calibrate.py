@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from model_export.calibrators import base_rate, fit_calibrator, fit_cohort, level_gap, moved
 from model_export.dataset import Examples
-from model_export.measures import head_names
+from model_export.heads import head_names
 from stream.calibration import log_odds_of, probabilities
 from stream.contract.manifest import Calibration, HeadCalibration, Labels
 from stream.contract.tokens import FEATURES

@@ -8,10 +8,12 @@ import msgspec
 import numpy as np
 from rich.table import Table
 
+from model_export.bootstrap import Interval, Measured, Snapshot, measure
 from model_export.calibrate import predicted
 from model_export.dataset import Examples
 from model_export.evaluation import Bounds
-from model_export.measures import METRICS, Interval, Measured, Snapshot, head_names, measure
+from model_export.heads import head_names
+from model_export.measures import METRICS
 from model_export.model import EventBert
 from model_export.registry import Champion
 from model_export.run import Run, predict

@@ -94,7 +94,7 @@ def prepare(settings: Path | None, overrides: tuple[str, ...], out: Path) -> Non
     with _training():
         from rich.console import Console
 
-        from model_export.measures import head_names
+        from model_export.heads import head_names
         from model_export.prepare import counts_table, prepare
         from model_export.settings import read_settings
         from model_export.train import work_folder
@@ -216,6 +216,7 @@ def verify(folder: Path, run: Path, data: Path | None, rows: int) -> None:
 )
 @click.option("--users", type=COUNT, default=1_024, show_default=True, help="Users of a round, at most.")
 @click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="Try torch.compile too.")
+@click.option("--sizes", is_flag=True, help="Also int8 over fp32 by hidden size, with random weights (minutes).")
 @click.option("--output", type=FOLDER, help="Write the figures as JSON.")
 @click.option("--page", type=FOLDER, help="Put the tables between the marks of this Markdown page.")
 def bench(
@@ -226,6 +227,7 @@ def bench(
     rounds: int,
     users: int,
     compiled: bool,
+    sizes: bool,
     output: Path | None,
     page: Path | None,
 ) -> None:
@@ -237,12 +239,18 @@ def bench(
     with _training():
         from model_export.bench import BATCHES
         from model_export.bench import bench as run_bench
+        from model_export.bench_int8 import WIDTHS
         from model_export.bench_material import material
         from model_export.bench_page import as_markdown, write_json, write_page
         from model_export.history import DataConfig
     events = None if data is None else DataConfig(source=str(data), format=form)
     found = run_bench(
-        material(folder, events), batches=batches or BATCHES, rounds=rounds, compiled=compiled, users_max=users
+        material(folder, events),
+        batches=batches or BATCHES,
+        rounds=rounds,
+        compiled=compiled,
+        users_max=users,
+        widths=WIDTHS if sizes else (),
     )
     click.echo(as_markdown(found))
     if output is not None:

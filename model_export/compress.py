@@ -1,9 +1,4 @@
-"""Compress: the exported graph → one with fused nodes, and from that the same in fp16 and in int8.
-
-int8 is for what reads the history. What depends on the numeric features stays in fp32: they range widely, and one
-beyond the calibration rows would be cut (measured on random networks: errors of 0.6 in logits, instead of 0.05), and
-there is little to gain, as it is a few products per user and not per event.
-"""
+"""Compress: the exported graph → one with fused nodes, and from that the same in fp16 and in int8."""
 
 from __future__ import annotations
 
@@ -20,12 +15,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 
-from model_export.measures import spearman, tally
+from model_export.int8 import after_features, in_int8
+from model_export.measures import spearman
+from model_export.tally import tally
 from stream.errors import ContractError
 from stream.score import open_session
 
@@ -44,7 +41,6 @@ _SHORT: Final = (1, 2, 4)
 _FUSED_DOMAIN: Final = "com.microsoft"
 _ATTENTION: Final = ("Attention", "MultiHeadAttention", "QAttention")
 _NORMS: Final = ("LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization")
-_GELUS: Final = ("Gelu", "BiasGelu", "FastGelu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,6 @@ class Fusions:
 
     attention: int
     norms: int
-    gelus: int
 
 
 def fused(graph: bytes, heads: int, hidden: int) -> bytes:
@@ -110,7 +105,7 @@ def quantised(graph: bytes, tokens: Array, features: Array) -> Quantised:
     """
     held_out = tokens[1::2], features[1::2]
     graphs = {
-        "static": _static(graph, tokens[::2], features[::2]),
+        "static": in_int8(graph, _calibration(tokens[::2], features[::2])),
         "dynamic": _dynamic(graph),
     }
     expected = outputs(graph, *held_out)
@@ -152,7 +147,7 @@ def fusions(model: Path) -> Fusions:
         options.log_severity_level = 3
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         counts = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
-    return Fusions(*(sum(counts[name] for name in names) for names in (_ATTENTION, _NORMS, _GELUS)))
+    return Fusions(*(sum(counts[name] for name in names) for names in (_ATTENTION, _NORMS)))
 
 
 def _divide_by_scale(model: onnx.ModelProto) -> None:
@@ -170,39 +165,6 @@ def _divide_by_scale(model: onnx.ModelProto) -> None:
             scaled.op_type, scaled.input[1] = "Div", name
 
 
-def _after_features(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that depend on the numeric features."""
-    reached, names = {"features"}, []
-    for node in model.graph.node:
-        if reached.intersection(node.input):
-            reached.update(node.output)
-            names.append(node.name)
-    return names
-
-
-def _static(graph: bytes, tokens: Array, features: Array) -> bytes:
-    """Quantised with ranges seen on these rows; the fused attention stays in fp32.
-
-    Weights have 7 bits, as CPUs without VNNI add pairs of 8-bit products in 16 bits, which overflow.
-    """
-    model = onnx.load_model_from_string(graph)
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
-        path = Path(scratch) / "int8.onnx"
-        quantize_static(
-            model,
-            path,
-            _Rows(tokens, features),
-            quant_format=QuantFormat.QDQ,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul", "Gather"],
-            nodes_to_exclude=_after_features(model),
-            extra_options=_OPTIONS,
-        )
-        return _serialised(onnx.load(path))
-
-
 def _dynamic(graph: bytes) -> bytes:
     """Quantised with the ranges of each batch."""
     model = onnx.load_model_from_string(graph)
@@ -213,7 +175,7 @@ def _dynamic(graph: bytes) -> bytes:
             path,
             reduce_range=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_after_features(model),
+            nodes_to_exclude=after_features(model),
             extra_options=_OPTIONS,
         )
         return _serialised(onnx.load(path))
@@ -223,22 +185,16 @@ def _dynamic(graph: bytes) -> bytes:
 _OPTIONS: Final = {"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT}
 
 
-class _Rows(CalibrationDataReader):  # type: ignore[misc]
+def _calibration(tokens: Array, features: Array) -> Iterator[dict[str, Array]]:
     """Calibration rows, a batch at a time; then the same cut to a few events.
 
     The fewer events attention averages over, the further activations range (measured without the short ones: a user
     of one event was off by 1.2 in logits where no calibration row had fewer than four).
     """
-
-    def __init__(self, tokens: Array, features: Array) -> None:
-        tokens = np.concatenate([tokens, *(_shortened(tokens, events) for events in _SHORT)])
-        features = np.concatenate([features] * (1 + len(_SHORT)))
-        parts = [slice(i, i + _ROWS) for i in range(0, len(tokens), _ROWS)]
-        self._batches = iter([{"tokens": tokens[p].astype(np.int32), "features": features[p]} for p in parts])
-
-    def get_next(self) -> dict[str, Array] | None:
-        """The next batch, None after the last."""
-        return next(self._batches, None)
+    for histories in (tokens, *(_shortened(tokens, events) for events in _SHORT)):
+        for i in range(0, len(histories), _ROWS):
+            rows = slice(i, i + _ROWS)
+            yield {"tokens": histories[rows].astype(np.int32), "features": features[rows]}
 
 
 def _shortened(tokens: Array, events: int) -> Array:

@@ -18,8 +18,8 @@ from model_export import dataset, history
 from model_export.candidates import ABLATIONS, CANDIDATES, SEEDED, Trial
 from model_export.dataset import Dataset, Examples
 from model_export.evaluation import METRICS_FILE, Evaluation, Outcomes, measured, save_arrays
+from model_export.heads import head_names
 from model_export.history import DataConfig, EventLog, fingerprint
-from model_export.measures import head_names
 from model_export.prepare import check_enough
 from model_export.settings import Settings
 from model_export.train import products_of

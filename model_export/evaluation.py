@@ -22,7 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from model_export.measures import Interval, Kind, Measured, Snapshot, head_names, measure
+from model_export.bootstrap import Interval, Measured, Snapshot, measure
+from model_export.heads import head_names
+from model_export.measures import Kind
 from model_export.settings import Settings
 from stream.errors import ConfigError
 

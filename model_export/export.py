@@ -113,7 +113,7 @@ def _graphs(network: EventBert, sample: Sample, variants: tuple[Variant, ...]) -
         losses["fp16"] = loss(graphs["fp16"], outputs(graph, *held_out), *held_out)
         sizes["fp16"] = len(graphs["fp16"])
     if "int8" in variants:
-        int8 = quantised(graph, sample.tokens, sample.features)
+        int8 = quantised(graphs["fp32"], sample.tokens, sample.features)
         graphs["int8"] = int8.graph
         losses |= {f"int8 {kind}": found for kind, found in int8.losses.items()}
         sizes[f"int8 {int8.kind}"] = len(int8.graph)

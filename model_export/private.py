@@ -28,7 +28,7 @@ from stream.contract.tokens import CHANNELS
 from stream.encode import padded_length
 from stream.errors import ConfigError
 
-__all__ = ["PrivateConfig", "PrivateGradients", "noise_multiplier", "scaled_like", "spent_epsilon"]
+__all__ = ["PrivateConfig", "PrivateGradients", "noise_multiplier", "scaled_like"]
 
 Array = npt.NDArray[Any]
 #: Gradients of so many examples are held at a time: 30 MB with the network of the default settings.
@@ -158,13 +158,6 @@ def noise_multiplier(epsilon: float, delta: float, rate: float, steps: int) -> f
         target_epsilon=epsilon, target_delta=delta, sample_rate=rate, steps=steps, accountant="rdp"
     )
     return noise
-
-
-def spent_epsilon(noise: float, delta: float, rate: float, steps: int) -> float:
-    """ε that so many steps with this noise spend, by the Rényi accountant."""
-    accountant = _opacus("opacus.accountants").RDPAccountant()
-    accountant.history = [(noise, rate, steps)]
-    return float(accountant.get_epsilon(delta))
 
 
 def _opacus(module: str) -> Any:

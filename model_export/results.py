@@ -18,9 +18,9 @@ import msgspec
 from rich.console import Console
 
 from model_export import history
+from model_export.bootstrap import Interval
 from model_export.evaluate import evaluate
 from model_export.evaluation import Bounds, Evaluation, load_evaluation
-from model_export.measures import Interval
 from model_export.report import summary, write_report
 from model_export.settings import read_settings
 from model_export.truth import churn_regret

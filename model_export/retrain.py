@@ -21,7 +21,7 @@ from model_export.challenge import Comparison, compare, decide
 from model_export.dataset import Dataset, Windows
 from model_export.export import VARIANTS
 from model_export.fit import frequent_categories
-from model_export.measures import head_names
+from model_export.heads import head_names
 from model_export.model import EventBert
 from model_export.prepare import check_enough, prepare
 from model_export.registry import Champion, Registry

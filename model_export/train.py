@@ -26,12 +26,14 @@ from model_export.calibrate import calibrate, follow, predicted, predicted_value
 from model_export.calibrators import fit_temperature
 from model_export.dataset import Dataset, Examples
 from model_export.fit import Task, fit, frequent_categories, refit
+from model_export.heads import head_names
 from model_export.history import SIMULATOR
-from model_export.measures import METRICS, head_names, tally
+from model_export.measures import METRICS
 from model_export.model import EventBert
 from model_export.prepare import WINDOWS, check_enough, examples_key, prepare
 from model_export.run import Run, Sample, predict, save_run
 from model_export.settings import Settings
+from model_export.tally import tally
 from model_export.text.encoder import TextBert
 from model_export.text.products import ProductTable, catalogue_of_events, product_table, read_catalogue
 from stream.contract.manifest import Calibration

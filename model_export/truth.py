@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model_export.bootstrap import Interval, Snapshot, measure
 from model_export.evaluation import Evaluation, load_outcomes, load_scores
 from model_export.history import SIMULATION_START, SIMULATOR, DataConfig, EventLog
-from model_export.measures import Interval, Snapshot, measure
 from stream.contract.tokens import FEATURES
 from stream.datasets.shoppers import Market
 from stream.errors import ConfigError

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from model_export import dataset, history
 from model_export.compress import ALONE_MAX, Fusions, fusions
-from model_export.measures import auc, spearman, tally
+from model_export.measures import auc, spearman
 from model_export.run import Run, Sample, load_run, predict
+from model_export.tally import tally
 from stream.errors import ContractError
 from stream.score import RawScores, Scorer
 

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
+from model_export.diagnostics import lift_and_gain, reliability
 from model_export.evaluation import Evaluation
-from model_export.measures import lift_and_gain, reliability, tally
 from model_export.report.markup import details, figure, grid, note, paragraph, section, table, verdict
 from model_export.report.material import FUSED, VALUE, Array, Material
 from model_export.report.plots import gain, reliability_diagram, value_by_decile
@@ -25,6 +25,7 @@ from model_export.report.words import (
     verdict_of,
     with_interval,
 )  # fmt: skip
+from model_export.tally import tally
 
 __all__ = ["calibration", "contact", "headlines", "value"]
 

@@ -25,7 +25,8 @@ from model_export.evaluation import (
     load_outcomes,
     load_scores,
 )  # fmt: skip
-from model_export.measures import Tally, head_names, tally
+from model_export.heads import head_names
+from model_export.tally import Tally, tally
 from stream.errors import ConfigError
 
 __all__ = ["DRAWN", "FUSED", "VALUE", "Array", "Material", "best_f1_threshold", "read_material"]

@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score, log_loss
 
 from model_export.files import replaced
-from model_export.measures import ece, tally
+from model_export.measures import ece
+from model_export.tally import tally
 from model_export.text.encoder import TextBert
 from model_export.text.labelled import Columns, LabelledTexts, Split, read_labelled, span, split
 from model_export.text.settings import TextFit

@@ -20,7 +20,8 @@ from model_export.baselines.linear import Logistic, Recency
 from model_export.baselines.trees import LightGbm
 from model_export.dataset import Examples
 from model_export.history import DataConfig, EventLog, load
-from model_export.measures import auc, gini, tally
+from model_export.measures import auc, gini
+from model_export.tally import tally
 from stream.calibration import sigmoid
 from stream.contract.columns import DAY_S
 from stream.contract.events import EVENT, EventType

@@ -11,13 +11,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from opacus.accountants import RDPAccountant
 
 from model_export.card import privacy_words
 from model_export.dataset import Examples
 from model_export.fit import FitConfig, fit, refit
 from model_export.loss import Objective
 from model_export.model import EventBert, Shape
-from model_export.private import PrivateGradients, loss_of_one, noise_multiplier, spent_epsilon
+from model_export.private import PrivateGradients, loss_of_one, noise_multiplier
 from model_export.settings import Settings, as_toml, read_settings
 from stream.errors import ConfigError
 from tests.export.small import SMALL, changed, data_set, examples, task
@@ -136,6 +137,13 @@ def test_a_step_draws_one_row_of_a_user_at_most_and_every_row_may_be_drawn() -> 
 
 
 # -- the budget -------------------------------------------------------------------------------------------
+
+
+def spent_epsilon(noise: float, delta: float, rate: float, steps: int) -> float:
+    """ε that so many steps with this noise spend, by the Rényi accountant."""
+    accountant = RDPAccountant()
+    accountant.history = [(noise, rate, steps)]
+    return float(accountant.get_epsilon(delta))
 
 
 @pytest.mark.parametrize(("rate", "steps"), [(0.1, 100), (1.0, 10)])

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from model_export.dataset import Dataset, Examples
-from model_export.measures import head_names
+from model_export.heads import head_names
 from model_export.prepare import WINDOWS, check_enough, counts_table, prepare
 from model_export.settings import Settings
 from stream.errors import ConfigError

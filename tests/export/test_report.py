@@ -23,7 +23,7 @@ from model_export.evaluation import (
     measured,
     save_arrays,
 )  # fmt: skip
-from model_export.measures import head_names, tally
+from model_export.heads import head_names
 from model_export.report import summary, write_report
 from model_export.report.answers import headlines
 from model_export.report.drift import psi
@@ -31,6 +31,7 @@ from model_export.report.material import best_f1_threshold, read_material
 from model_export.report.people import USERS_MIN
 from model_export.report.words import compared, verdict_of, with_interval
 from model_export.settings import EvaluateConfig, Settings
+from model_export.tally import tally
 from stream.contract.columns import DAY_S
 from stream.contract.tokens import FEATURES
 from stream.errors import ConfigError
