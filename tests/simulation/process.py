@@ -125,7 +125,7 @@ class Process(Member):
         if not (self._ended.done() and self._ended.exception()):
             await self.assignment.drain()
 
-    # -- jobs: as in the runtime ------------------------------------------------------------------------------
+    # -- jobs: as in stream.service.jobs ------------------------------------------------------------------------------
 
     async def _fetch_forever(self) -> None:
         while True:

@@ -1,0 +1,55 @@
+"""Build: settings → the parts of a worker that are made of many of them."""
+
+from __future__ import annotations
+
+from stream.decide import AlertRule, Decider
+from stream.decode import Decoder, Money
+from stream.explain import Explainer
+from stream.pipeline import Pipeline, Topics
+from stream.pseudonym import pseudonyms_of
+from stream.publish import Publisher
+from stream.reviews import Reviews
+from stream.score import Scorer
+from stream.service.clock import Clock
+from stream.service.kafka import faust_credentials
+from stream.service.metrics import Metrics
+from stream.service.settings import Settings
+from stream.service.topics import changelog_topic
+from stream.source import Source, build_app
+
+__all__ = ["build_pipeline", "build_source"]
+
+
+def build_source(settings: Settings, partitions: int) -> Source:
+    """The Faust app on an events topic of so many partitions."""
+    return build_app(
+        app_id=settings.app_id,
+        brokers=settings.bootstrap_servers,
+        events_topic=settings.events_topic,
+        partitions=partitions,
+        data_dir=settings.data_dir,
+        fetch_records_max=settings.fetch_records_max,
+        session_timeout_s=settings.session_timeout_s,
+        instance_id=settings.instance_id,
+        standby_replicas=settings.standby_replicas,
+        credentials=faust_credentials(settings),
+    )
+
+
+def build_pipeline(
+    settings: Settings, scorer: Scorer, publisher: Publisher, metrics: Metrics, clock: Clock, reviews: Reviews
+) -> Pipeline:
+    """The stages, from decoding to publishing."""
+    s, manifest = settings, scorer.manifest
+    decoder = Decoder(
+        s.envelope,
+        Money(manifest.currency, s.fx_rates),
+        bytes_max=s.event_bytes_max,
+        future_skew_s=s.future_skew_s,
+        pseudonyms=pseudonyms_of(s.pseudonym_key.get_secret_value(), s.pseudonym_key_id),
+    )
+    rule = AlertRule(s.alert_churn_high, s.alert_churn_clear, s.alert_cooldown_s)
+    topics = Topics(changelog_topic(s), s.scores_topic, s.alerts_topic, s.dlq_topic)
+    decider = Decider(manifest, scorer.sha256, rule)
+    explainer = Explainer(scorer, users_max=s.explain_users_max) if s.explain_users_max else None
+    return Pipeline(decoder, scorer, decider, publisher, topics, metrics, clock, reviews, explainer)
