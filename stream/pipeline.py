@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -40,7 +39,9 @@ from stream.score import RawScores, Scorer
 from stream.state import Applied, PartitionState, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+
+    from prometheus_client import Histogram
 
     from stream.service.clock import Clock
     from stream.service.metrics import Metrics
@@ -77,6 +78,22 @@ class Taken(NamedTuple):
     partition: Partition
     rows: Array
     arrivals: Array
+
+
+class _Timed:
+    """Observes how long its block took, where it did not fail."""
+
+    __slots__ = ("_clock", "_seconds", "_start")
+
+    def __init__(self, seconds: Histogram, clock: Clock) -> None:
+        self._seconds, self._clock = seconds, clock
+
+    def __enter__(self) -> None:
+        self._start = self._clock.monotonic()
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            self._seconds.observe(self._clock.monotonic() - self._start)
 
 
 class _Run(NamedTuple):
@@ -292,11 +309,8 @@ class Pipeline:
 
     # -- counting -------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = self._clock.monotonic()
-        yield
-        self._metrics.stage_seconds.labels(stage).observe(self._clock.monotonic() - start)
+    def _timed(self, stage: str) -> _Timed:
+        return _Timed(self._metrics.stages[stage], self._clock)
 
     def _count(self, decoded: Decoded, late: list[DeadLetter], applied: Applied) -> None:
         outcomes = {
@@ -310,7 +324,8 @@ class Pipeline:
             "ignored": decoded.n_ignored,
         }
         for outcome, n in outcomes.items():
-            self._metrics.events.labels(outcome).inc(n)
+            if n:
+                self._metrics.events.labels(outcome).inc(n)
         for dead in (*decoded.dead, *late):
             self._metrics.dead_letters.labels(dead.reason).inc()
 

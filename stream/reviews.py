@@ -115,7 +115,7 @@ class Reviews:
         except Exception:
             self._metrics.sentiment_errors.inc()
             raise
-        self._metrics.stage_seconds.labels("sentiment").observe(self._clock.monotonic() - started)
+        self._metrics.stages["sentiment"].observe(self._clock.monotonic() - started)
         ends = np.cumsum([len(reviews) for _, reviews in taken]).tolist()
         for (partition, reviews), end in zip(taken, ends, strict=True):
             self._note(partition, reviews, sentiments[end - len(reviews) : end])

@@ -108,6 +108,8 @@ class Metrics:
         self.queue_depth = self._add(Gauge, "queue_depth")
         self.queue_oldest_wait = self._add(Gauge, "queue_oldest_wait_seconds")
         self.stage_seconds = self._add(Histogram, "stage_seconds", _STAGE, stage=STAGES)
+        #: Stage → its series, found once: a look-up takes longer than to observe.
+        self.stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
         self.batch_users = self._add(Histogram, "batch_users", _USERS)
         self.batch_tokens = self._add(Histogram, "batch_tokens", _TOKENS)
         self.padding_ratio = self._add(Histogram, "padding_ratio", _SHARE)
