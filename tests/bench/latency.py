@@ -5,7 +5,6 @@ One rate, the curve over rates up to saturation, and what happens beyond it.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import threading
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from aiokafka import AIOKafkaProducer
+from confluent_kafka import Producer
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.service.kafka import aiokafka_config, kafka_python_config
+from stream.service.kafka import kafka_python_config
 from stream.service.settings import Settings
 from stream.service.topics import ensure_topics
 from tests.bench.events import clicks
@@ -65,9 +64,10 @@ class Live:
         n = int(events_per_s * (seconds + _WARM_UP_S))
         self._seed += 1
         # No repeats: those change nothing, so no score answers them.
-        live = clicks(n, self._users, self._seed, end=time.time(), span_s=1.0, repeated=0)
+        span_s = n / events_per_s
+        live = clicks(n, self._users, self._seed, end=time.time() + span_s, span_s=span_s, repeated=0)
         with self._sampled() as samples:
-            sent_s = asyncio.run(_send(self._settings, live, events_per_s))
+            sent_s = _send(self._settings, live, events_per_s)
         _wait_idle(self._worker, self._settings)
         waited = _waits(self._settings, before, skip=int(events_per_s * _WARM_UP_S / harness.PARTITIONS))
         ms = np.array([w.ms for w in waited])
@@ -148,21 +148,18 @@ def _stamp_at_the_broker(settings: Settings, topics: Iterable[str]) -> None:
     admin.close()
 
 
-async def _send(settings: Settings, messages: Iterable[Message], events_per_s: int) -> float:
-    """Send each record when it is due, alone; returns the seconds that it took."""
-    producer = AIOKafkaProducer(**aiokafka_config(settings), linger_ms=0)
-    await producer.start()
-    acks, ready = [], list(messages)
+def _send(settings: Settings, messages: Iterable[Message], events_per_s: int) -> float:
+    """Send each record when it is due, by librdkafka with its defaults; returns the seconds that it took."""
+    producer = Producer({"bootstrap.servers": settings.bootstrap_servers})
+    ready = list(messages)
     began = time.perf_counter()
-    try:
-        for i, (key, value) in enumerate(ready):
-            await asyncio.sleep(max(0.0, began + i / events_per_s - time.perf_counter()))
-            partition = harness.partition_of((key or b"").decode())
-            acks.append(await producer.send(settings.events_topic, value, key, partition))
-        await asyncio.gather(*acks)
-        return time.perf_counter() - began
-    finally:
-        await producer.stop()
+    for i, (key, value) in enumerate(ready):
+        time.sleep(max(0.0, began + i / events_per_s - time.perf_counter()))
+        producer.produce(settings.events_topic, value, key, harness.partition_of((key or b"").decode()))
+        producer.poll(0)
+    unsent = producer.flush(harness.WAIT_S)
+    assert not unsent, f"{unsent} records were not sent within {harness.WAIT_S:.0f} s"
+    return time.perf_counter() - began
 
 
 def _ends(settings: Settings, topic: str) -> dict[int, int]:
