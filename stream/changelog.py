@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -44,28 +45,27 @@ _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 
 def pack(state: PartitionState, rows: Array) -> list[bytes]:
     """Packed values of these rows, in their order."""
-    users = state.users[rows]
-    histories = _unrolled(state.history, rows, users["history_len"], users["history_next"]).tobytes()
-    identities = _unrolled(state.seen, rows, users["seen_len"], users["seen_next"]).tobytes()
+    users = opaque(state.users)[rows].view(USER)
+    histories = _unrolled(state.history, rows, users["history_len"], users["history_next"])
+    identities = _unrolled(state.seen, rows, users["seen_len"], users["seen_next"])
     # The rings are written unrolled, so their next slots are those of a ring that begins at 0.
     users["history_next"] = users["history_len"] % HISTORY_LEN
     users["seen_next"] = users["seen_len"] % SEEN_LEN
-    heads = users.tobytes()
+    heads = _pieces(users.tobytes(), np.full(len(users), USER.itemsize))
+    return list(map(b"".join, zip(repeat(_VERSION), heads, histories, identities, _tails(state, rows))))
+
+
+def _tails(state: PartitionState, rows: Array) -> list[bytes]:
+    """What follows the rings of each user: buckets, and offsets of awaited sentiments."""
+    tails = [b"\0"] * len(rows)
     bucketed, buckets = state.buckets.take(rows)
-    tails = dict(zip(bucketed.tolist(), map(_pack_buckets, buckets), strict=True))
+    for i, used in zip(bucketed.tolist(), map(_pack_buckets, buckets), strict=True):
+        tails[i] = used
     if state.awaited:
         for i, row in enumerate(rows.tolist()):
             if row in state.awaited:
-                tails[i] = tails.get(i, b"\0") + np.array(state.awaited[row], "<i8").tobytes()
-    history_ends = (np.cumsum(users["history_len"], dtype=np.int64) * HISTORY.itemsize).tolist()
-    seen_ends = (np.cumsum(users["seen_len"], dtype=np.int64) * 8).tolist()
-
-    values, h0, s0, size = [], 0, 0, USER.itemsize
-    for i, (h1, s1) in enumerate(zip(history_ends, seen_ends, strict=True)):
-        head = heads[i * size : (i + 1) * size]
-        values.append(b"".join((_VERSION, head, histories[h0:h1], identities[s0:s1], tails.get(i, b"\0"))))
-        h0, s0 = h1, s1
-    return values
+                tails[i] += np.array(state.awaited[row], "<i8").tobytes()
+    return tails
 
 
 def erased(state: PartitionState, users: Iterable[str]) -> list[tuple[bytes, bytes | None]]:
@@ -80,15 +80,20 @@ def erased(state: PartitionState, users: Iterable[str]) -> list[tuple[bytes, byt
     return items
 
 
-def _unrolled(rings: Array, rows: Array, lengths: Array, following: Array) -> Array:
-    """The valid entries of these rings, oldest first, one ring after the other."""
+def _unrolled(rings: Array, rows: Array, lengths: Array, following: Array) -> list[bytes]:
+    """The valid entries of each of these rings, oldest first."""
     size = rings.shape[1]
     ends = np.cumsum(lengths, dtype=np.int64)
     first = np.where(lengths == size, following, 0) - (ends - lengths)
-    flat: Array = rings[
-        np.repeat(rows, lengths), (np.arange(ends[-1] if len(ends) else 0) + np.repeat(first, lengths)) % size
-    ]
-    return flat
+    slots = (np.arange(ends[-1] if len(ends) else 0) + np.repeat(first, lengths)) % size
+    entries = opaque(rings)[np.repeat(rows, lengths) * size + slots]
+    return _pieces(entries.tobytes(), lengths.astype(np.int64) * rings.itemsize)
+
+
+def _pieces(data: bytes, sizes: Array) -> list[bytes]:
+    """The data cut into pieces of these sizes."""
+    ends = np.cumsum(sizes)
+    return [data[start:end] for start, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True)]
 
 
 def _pack_buckets(buckets: Array) -> bytes:
