@@ -52,7 +52,7 @@ Array = npt.NDArray[Any]
 #: Where more users wait for a score, alerts go out without reasons.
 EXPLAIN_QUEUE_MAX: Final = 256
 #: An inference that takes longer would hold the event loop up.
-_AT_ONCE_S: Final = 0.005
+_AT_ONCE_S: Final = 0.010
 
 
 class Sink(Protocol):

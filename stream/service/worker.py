@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
+from typing import Final
 
 import click
 import uvloop
@@ -26,6 +28,8 @@ from stream.store import require_room
 __all__ = ["run_worker", "worker"]
 
 logger = logging.getLogger(__name__)
+#: How long the loop may keep Python's lock from a thread that wants it: an inference that has ended waits for that.
+_SWITCH_INTERVAL_S: Final = 0.001
 
 
 @click.command(cls=GroupedCommand)
@@ -51,6 +55,7 @@ def run_worker(settings: Settings, clock: Clock) -> None:
     partitions, problems = check_topics(settings, worker_rights(settings))
     if problems:
         raise ConfigError("; ".join(problems))
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     uvloop.run(_serve(settings, scorer, sentiment, partitions, clock))
 
 

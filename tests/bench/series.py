@@ -38,6 +38,8 @@ class SeriesPlan:
     latency_events: int = 200_000
     latency_rates: tuple[int, ...] = (100, 300, 1_000, 2_000, 4_000, 8_000, 16_000, 32_000)
     latency_s: float = 15.0
+    latency_warm_s: float = 45.0
+    latency_warm_rate: int = 1_000
     overload_rate: int = 10_000
     overload_s: float = 20.0
     recovery_users: int = 500_000
@@ -108,6 +110,8 @@ def latency(plan: SeriesPlan, bootstrap_servers: str, folder: Path, say: Say, pu
     topic = write_topic(whole, bootstrap_servers, folder)
     points: list[dict[str, Any]] = []
     with live_worker(topic, plan.latency_users, folder) as live:
+        # A broker that has just started compiles itself, on our cores.
+        live.at(plan.latency_warm_rate, plan.latency_warm_s)
         for rate in plan.latency_rates:
             load = round(os.getloadavg()[0], 2)
             point = live.at(rate, plan.latency_s)

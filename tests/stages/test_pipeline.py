@@ -216,14 +216,14 @@ async def test_events_that_come_while_a_score_is_made_leave_the_user_stale(score
 
 
 class SlowModel:
-    """The demo model, which takes half a millisecond per event, and notes whether it ran on the thread of the loop."""
+    """The demo model, which takes a millisecond per event, and notes whether it ran on the thread of the loop."""
 
     def __init__(self, scorer: Scorer, clock: ManualClock) -> None:
         self._scorer, self._clock = scorer, clock
         self.on_the_loop: list[bool] = []
 
     def run(self, tokens: Any, numbers: Any) -> RawScores:
-        self._clock.advance(seconds=0.0005 * np.count_nonzero(tokens[:, :, 0]))
+        self._clock.advance(seconds=0.001 * np.count_nonzero(tokens[:, :, 0]))
         self.on_the_loop.append(threading.current_thread() is threading.main_thread())
         return self._scorer.run(tokens, numbers)
 
@@ -236,7 +236,7 @@ async def test_quick_inference_runs_on_the_loop_and_one_that_would_hold_it_up_be
         for user in range(users):
             bench.event(f"u{user}")
         await bench.score()
-    # Of the first nothing is known yet. The fourth takes 5.5 ms, and the fifth might for all that is known.
+    # Of the first nothing is known yet. The fourth takes 11 ms, and the fifth might for all that is known.
     assert model.on_the_loop == [False, True, True, False, False, True]
 
 
