@@ -7,7 +7,7 @@ request instead of one ``send`` each (measured for 400-byte values: 674,000 agai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -52,23 +52,22 @@ class Outgoing(NamedTuple):
 class Publisher:
     """Sends record batches and waits for every acknowledgement, for at most ``timeout_s``.
 
-    Without that bound a send could wait for ever: an idempotent producer tries again until the broker is back.
+    Without that bound a send could wait for ever: an idempotent producer tries again until the broker is back. What
+    goes to ``bulk_topic`` has a producer of its own: one has a single request under way to a broker, and behind a
+    checkpoint's a score would wait.
     """
 
-    def __init__(self, lease: Lease, timeout_s: float, **kafka: Any) -> None:
-        self._lease, self._timeout_s = lease, timeout_s
-        self._producer = AIOKafkaProducer(
-            acks="all",
-            enable_idempotence=True,
-            max_batch_size=_BATCH_BYTES,
-            max_request_size=_REQUEST_BYTES,
-            **kafka,
-        )
+    def __init__(self, lease: Lease, timeout_s: float, bulk_topic: str, **kafka: Any) -> None:
+        self._lease, self._timeout_s, self._bulk_topic = lease, timeout_s, bulk_topic
+        self._quick, self._bulk = _producer(kafka), _producer(kafka)
 
     async def start(self) -> None:
-        """Connect; what waits in the client then waits for the lease as well, and ends with its term."""
-        await self._producer.start()
-        client = self._producer.client
+        """Connect; what waits in the clients then waits for the lease as well, and ends with its term."""
+        for producer in (self._quick, self._bulk):
+            await producer.start()
+            self._hold_without_lease(producer.client)
+
+    def _hold_without_lease(self, client: Any) -> None:
         send = client.send
 
         async def send_while_ours(node: int, request: Any, **kwargs: Any) -> Any:
@@ -88,7 +87,7 @@ class Publisher:
 
     async def stop(self) -> None:
         """Send what is left and disconnect."""
-        await self._producer.stop()
+        await asyncio.gather(self._quick.stop(), self._bulk.stop())
 
     async def send(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
         """Send records in order; returns the last offset when all are acknowledged (None if there were none).
@@ -110,26 +109,37 @@ class Publisher:
             ) from error
 
     async def _deliver(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
+        producer = self._bulk if topic == self._bulk_topic else self._quick
         acks: list[asyncio.Future[Any]] = []
-        batch = self._producer.create_batch()
+        batch = producer.create_batch()
         for record in records:
             # A full batch refuses the record; an empty one takes a record of any size.
             if not _append(batch, record):
-                acks.append(await self._send(batch, topic, partition))
-                batch = self._producer.create_batch()
+                acks.append(await self._send(producer, batch, topic, partition))
+                batch = producer.create_batch()
                 _append(batch, record)
         if not batch.record_count():
             return None
         batch.close()
-        acks.append(await self._send(batch, topic, partition))
+        acks.append(await self._send(producer, batch, topic, partition))
         last = (await asyncio.gather(*acks))[-1]
         return int(last.offset) + int(batch.record_count()) - 1
 
-    async def _send(self, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
+    async def _send(self, producer: Any, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
         if not self._lease.held:
             raise LeaseError("found no membership lease, expected one before anything is sent; wait for a heartbeat")
-        ack: asyncio.Future[Any] = await self._producer.send_batch(batch, topic, partition=partition)
+        ack: asyncio.Future[Any] = await producer.send_batch(batch, topic, partition=partition)
         return ack
+
+
+def _producer(kafka: Mapping[str, Any]) -> AIOKafkaProducer:
+    return AIOKafkaProducer(
+        acks="all",
+        enable_idempotence=True,
+        max_batch_size=_BATCH_BYTES,
+        max_request_size=_REQUEST_BYTES,
+        **kafka,
+    )
 
 
 def _append(batch: Any, record: Outgoing) -> bool:

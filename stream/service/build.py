@@ -5,19 +5,20 @@ from __future__ import annotations
 from stream.decide import AlertRule, Decider
 from stream.decode import Decoder, Money
 from stream.explain import Explainer
+from stream.lease import Lease
 from stream.pipeline import Pipeline, Topics
 from stream.pseudonym import pseudonyms_of
 from stream.publish import Publisher
 from stream.reviews import Reviews
 from stream.score import Scorer
 from stream.service.clock import Clock
-from stream.service.kafka import faust_credentials
+from stream.service.kafka import aiokafka_config, faust_credentials
 from stream.service.metrics import Metrics
 from stream.service.settings import Settings
 from stream.service.topics import changelog_topic
 from stream.source import Source, build_app
 
-__all__ = ["build_pipeline", "build_source"]
+__all__ = ["build_pipeline", "build_publisher", "build_source"]
 
 
 def build_source(settings: Settings, partitions: int) -> Source:
@@ -34,6 +35,11 @@ def build_source(settings: Settings, partitions: int) -> Source:
         standby_replicas=settings.standby_replicas,
         credentials=faust_credentials(settings),
     )
+
+
+def build_publisher(settings: Settings, lease: Lease) -> Publisher:
+    """The sender of everything, held back while the lease is not ours."""
+    return Publisher(lease, settings.stall_timeout_s, changelog_topic(settings), **aiokafka_config(settings))
 
 
 def build_pipeline(

@@ -15,15 +15,13 @@ from stream.assignment import Assignment
 from stream.errors import ValuestreamError
 from stream.lease import MembershipLease
 from stream.partition import Partition, Position
-from stream.publish import Publisher
 from stream.reviews import Reviews, SentimentModel
 from stream.score import Scorer
 from stream.service import health as health_checks
-from stream.service.build import build_pipeline, build_source
+from stream.service.build import build_pipeline, build_publisher, build_source
 from stream.service.clock import Clock
 from stream.service.garbage import spare_the_living
 from stream.service.jobs import Jobs
-from stream.service.kafka import aiokafka_config
 from stream.service.metrics import Metrics
 from stream.service.recovery import check_recovered, check_source
 from stream.service.rights import named_refusal
@@ -54,7 +52,7 @@ class Worker:
         self._reviews = Reviews(sentiment, settings.reviews_pending_max, self.metrics, clock)
         self.health = health_checks.Health(clock, stall_timeout_s=settings.stall_timeout_s)
         self._lease = MembershipLease(clock, settings.session_timeout_s)
-        self._publisher = Publisher(self._lease, settings.stall_timeout_s, **aiokafka_config(settings))
+        self._publisher = build_publisher(settings, self._lease)
         self._source = build_source(settings, partitions)
         pipeline = build_pipeline(settings, scorer, self._publisher, self.metrics, clock, self._reviews)
         self._assignment = Assignment(
