@@ -94,7 +94,7 @@ def derive(results: Results, sized: dict[str, Figure], inference: Results | None
 
 def _derivations(sized: dict[str, Figure]) -> dict[str, _From]:
     scale, recovery = _SERIES.format("scale"), _SERIES.format("recovery")
-    split = "scale: CPU seconds over changed users, fewest and most users, uniform keys"
+    split = "scale: CPU seconds over changed users, uniform keys"
     scoring = "rounds of valuestream_scoring: seconds_by_stage of {} over emitted"
     core = "seconds of a core"
 
@@ -147,14 +147,13 @@ def _on_gpu(inference: Results) -> Figure:
 
 
 def _event_and_value(results: Results) -> tuple[float, float]:
-    """CPU of an event and of a changed user: two runs in which an event changes differently many of them."""
-    points = sorted((p for p in results.get("scale", ()) if p["keys"] == "uniform"), key=lambda p: int(p["users"]))
+    """CPU of an event and of a changed user: what fits the runs with uniform keys best, by least squares."""
+    points = [p for p in results.get("scale", ()) if p["keys"] == "uniform"]
     if len(points) < 2:
         raise MissingError
-    few, many = points[0], points[-1]
-    changed = np.array([[1.0, _changed_per_event(p)] for p in (few, many)])
-    cpu = np.array([p["cpu_seconds_per_million_events"] for p in (few, many)]) / 1e6
-    event_s, value_s = np.linalg.solve(changed, cpu).tolist()
+    changed = np.array([[1.0, _changed_per_event(p)] for p in points])
+    cpu = np.array([p["cpu_seconds_per_million_events"] for p in points]) / 1e6
+    event_s, value_s = np.linalg.lstsq(changed, cpu, rcond=None)[0].tolist()
     return event_s, max(0.0, value_s)
 
 
