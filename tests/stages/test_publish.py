@@ -1,9 +1,12 @@
-"""Publish, as far as it is pure: a dead letter keeps what came and says why, whatever came."""
+"""Publish, without a broker: a dead letter keeps what came and says why, and who waits for whom."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.decode import DeadLetter
-from stream.publish import Outgoing, dead_letter
+from stream.publish import Outgoing, Publisher, dead_letter
 from stream.service.settings import Settings
 from stream.service.topics import required_topics
 
@@ -149,3 +152,35 @@ def test_nothing_whatever_keeps_a_dead_letter_from_being_made(
     assert [names.count(name) for name in OURS] == [1] * len(OURS)
     assert [h for h in found.headers if h[0] not in OURS] == [h for h in headers if h[0] not in OURS]
     assert size(found) > 0
+
+
+class OneAtATime:
+    """A producer with one request under way: an acknowledgement waits for those before it; of a changelog for ever."""
+
+    def __init__(self, **_: Any) -> None:
+        self._last: asyncio.Future[Any] | None = None
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(1_000_000, 0)
+
+    async def send_batch(self, _batch: BatchBuilder, topic: str, **_: int) -> asyncio.Future[Any]:
+        self._last = asyncio.ensure_future(self._acknowledged(self._last, topic))
+        return self._last
+
+    async def _acknowledged(self, before: asyncio.Future[Any] | None, topic: str) -> SimpleNamespace:
+        if before is not None:
+            await before
+        if topic == "changelog":
+            await asyncio.Event().wait()
+        return SimpleNamespace(offset=0)
+
+
+async def test_score_does_not_wait_behind_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.publish.AIOKafkaProducer", OneAtATime)
+    lease: Any = SimpleNamespace(held=True, term=0)
+    publisher = Publisher(lease, 5.0, "changelog")
+    checkpoint = asyncio.ensure_future(publisher.send("changelog", 0, [Outgoing(b"u", b"state")]))
+    await asyncio.sleep(0)
+    assert await publisher.send("scores", 0, [Outgoing(b"u", b"score")]) == 0
+    assert not checkpoint.done()
+    checkpoint.cancel()
