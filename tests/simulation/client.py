@@ -115,9 +115,9 @@ class Producer(Publisher):
     """The real publisher; its batches are requests."""
 
     def __init__(self, lease: Lease, process: Process) -> None:
-        self._lease, self._timeout_s = lease, _PUBLISH_TIMEOUT_S
+        self._lease, self._timeout_s, self._bulk_topic = lease, _PUBLISH_TIMEOUT_S, ""
         self._process = process
-        self._producer = SimpleNamespace(create_batch=_Batch, send_batch=self._send_batch)
+        self._quick = SimpleNamespace(create_batch=_Batch, send_batch=self._send_batch)
 
     async def _send_batch(self, batch: _Batch, topic: str, partition: int) -> Any:
         process = self._process
