@@ -1,9 +1,7 @@
 """Store: the users of our partitions on disk, a RocksDB for each, which the changelog can rebuild at any time.
 
-So nothing is logged before it is written: what a crash takes from memory is read from the changelog again, from the
-last offset that was on disk. And a database that is damaged is thrown away, with one warning, and read back. A disk
-that is full or refuses to be written is not ours to mend: the worker ends and says so; nothing was committed past what
-is durable.
+So a database that is damaged is thrown away, with one warning, and read back from the changelog. A disk that is full
+or refuses to be written is not ours to mend: the worker ends and says so; nothing was committed past what is durable.
 """
 
 from __future__ import annotations
@@ -31,7 +29,8 @@ from stream.errors import ConfigError, ValuestreamError
 __all__ = ["UserStore", "UserTable", "require_room"]
 
 logger = logging.getLogger(__name__)
-#: RocksDB's own size of a memory table, and the bytes after which we empty one: a crash costs no more than those.
+#: RocksDB's own size of a memory table, and the bytes after which we empty one, while it cannot be full: RocksDB does
+#: that in the background, where of two logs of writes the older can be lost and the newer kept.
 _TABLE_BYTES: Final = 32 * 1024 * 1024
 _FLUSH_BYTES: Final = _TABLE_BYTES // 2
 #: A table that so many writes (one a second) have not filled is emptied at a quarter: a worker with little to do stays
@@ -45,6 +44,8 @@ _ENTRY_BYTES: Final = 100
 _FILLING_MAX: Final = 1_000_000
 #: Read ahead by a scan; RocksDB's own 8 to 256 KB are made for disks that seek.
 _READAHEAD_BYTES: Final = 2 * 1024 * 1024
+#: Of a database that is not there, or that was written before manifests were noted.
+_NO_MANIFEST: Final = ("", 0)
 #: What a worker must be able to write before it starts; RocksDB writes some 100 KB just to open its databases.
 _ROOM_BYTES: Final = 256 * 1024
 #: What the machine refuses a database that may be whole, in the words of strerror(3), and what to do about it.
@@ -84,7 +85,8 @@ class UserStore(RocksDBStore):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: Partitions whose database was empty when it was opened, until they are loaded → the applied offset of each of
-        #: their users: to ask RocksDB took longer than all the rest of filling it.
+        #: their users: to ask RocksDB took longer than all the rest of filling it. What it is filled with is not logged
+        #: either: after a crash it is read from the changelog again, from the last offset that was on disk.
         self._filling: dict[int, dict[bytes, int]] = {}
         #: Partition → bytes and writes since its memory table was last emptied.
         self._unflushed: Counter[int] = Counter()
@@ -101,8 +103,9 @@ class UserStore(RocksDBStore):
     def _opened(self, partition: int) -> Any:
         path = self.partition_path(partition)
         with self._explained(partition):
+            before = _manifest(path)
             try:
-                return _whole(super()._open_for_partition(partition))
+                return _whole(super()._open_for_partition(partition), self.offset_key, before)
             except Exception as error:
                 if not _is_damage(error):
                     raise
@@ -114,9 +117,8 @@ class UserStore(RocksDBStore):
     def persisted_offset(self, tp: TP) -> int | None:
         """The changelog offset up to which the store has everything."""
         with self._explained(tp.partition):
-            mark = self._db_for_partition(tp.partition).get(self.offset_key)
-        # Until 2026-11 RocksDB's manifest was noted behind it.
-        return None if mark is None else int(mark.split()[0])
+            offset, _ = _mark(self._db_for_partition(tp.partition).get(self.offset_key))
+        return offset
 
     def set_persisted_offset(self, tp: TP, offset: int) -> None:
         """Note that the store has everything up to this changelog offset."""
@@ -155,7 +157,7 @@ class UserStore(RocksDBStore):
     def _applied_offsets(self, partition: int, records: Sequence[Any]) -> dict[bytes, int]:
         """How far the store's values of these users have seen the source; to be kept up with what is written."""
         if sum(map(len, self._filling.values())) > _FILLING_MAX:
-            self._filling.clear()
+            self._filled(*self._filling)
         if partition in self._filling:
             return self._filling[partition]
         keys = list({record.key for record in records})
@@ -172,10 +174,11 @@ class UserStore(RocksDBStore):
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        batch.put(self.offset_key, str(offset).encode())
+        name, size = _manifest(self.partition_path(partition))
+        batch.put(self.offset_key, f"{offset} {name} {size}".encode())
         with self._explained(partition):
             database = self._db_for_partition(partition)
-            database.write(batch, _without_log())
+            database.write(batch, _without_log() if partition in self._filling else rocksdict.WriteOptions())
             self._unflushed[partition] += n_bytes
             self._unflushed_writes[partition] += 1
             slow = self._unflushed_writes[partition] > _SLOW_WRITES
@@ -183,11 +186,18 @@ class UserStore(RocksDBStore):
                 database.flush()
                 self._unflushed[partition] = self._unflushed_writes[partition] = 0
 
+    def _filled(self, *partitions: int) -> None:
+        """What is written from now on is logged, so what was not has to be on disk before that."""
+        for partition in partitions:
+            if self._filling.pop(partition, None):
+                with self._explained(partition):
+                    self._db_for_partition(partition).flush()
+
     def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """All users of a partition: what stands before the changelog offset, and what stands behind it."""
         with self._explained(partition):
             database, before = self._db_for_partition(partition), _scan()
-            self._filling.pop(partition, None)
+            self._filled(partition)
             before.set_iterate_upper_bound(self.offset_key)
             yield from database.items(read_opt=before)
             yield from database.items(from_key=self.offset_key + b"\0", read_opt=_scan())
@@ -232,11 +242,11 @@ class UserTable(faust.Table[bytes, bytes]):
         )
 
 
-def _whole(database: Any) -> Any:
+def _whole(database: Any, offset_key: bytes, manifest: tuple[str, int]) -> Any:
     """The same database after every block of it was read, and found to be what was written.
 
-    RocksDB notices by itself a file that is missing. Where the end of its manifest is gone it opens as it was at an
-    earlier moment, and is brought up to date like any store that lost its last writes.
+    RocksDB notices by itself a file that is missing and a block that has changed, but not that the end of its
+    ``manifest`` (name, bytes) is gone: it would open with the tables that it knew before, and with the last writes.
     """
     try:
         rows = database.iter(_scan())
@@ -244,6 +254,9 @@ def _whole(database: Any) -> Any:
         while rows.valid():
             rows.next()
         rows.status()
+        _, written = _mark(database.get(offset_key))
+        if manifest < written:
+            raise OSError(f"Corruption: manifest is {manifest}, but was {written} at the last write")
     except Exception:
         database.close()
         raise
@@ -251,7 +264,7 @@ def _whole(database: Any) -> Any:
 
 
 def _without_log() -> Any:
-    """Options to write to memory: a crash loses the last writes, together with the changelog offset of each."""
+    """Options to write what may be lost in a crash together with its changelog offset."""
     options: Any = rocksdict.WriteOptions()
     options.disable_wal = True
     return options
@@ -263,6 +276,27 @@ def _scan() -> Any:
     options.fill_cache(False)
     options.set_readahead_size(_READAHEAD_BYTES)
     return options
+
+
+def _mark(value: bytes | None) -> tuple[int | None, tuple[str, int]]:
+    """Changelog offset of the last write, and the manifest (name, bytes) that RocksDB had then.
+
+    >>> _mark(b"7 MANIFEST-000005 519"), _mark(b"7"), _mark(None)
+    ((7, ('MANIFEST-000005', 519)), (7, ('', 0)), (None, ('', 0)))
+    """
+    if value is None:
+        return None, _NO_MANIFEST
+    offset, *manifest = value.decode().split()
+    return int(offset), (manifest[0], int(manifest[1])) if manifest else _NO_MANIFEST
+
+
+def _manifest(path: Path) -> tuple[str, int]:
+    """Name and size of the manifest of the database there; a later one has a greater name."""
+    try:
+        name = (path / "CURRENT").read_text().strip()
+        return name, (path / name).stat().st_size
+    except (OSError, ValueError):
+        return _NO_MANIFEST
 
 
 def _is_damage(error: Exception) -> bool:
