@@ -85,8 +85,7 @@ class UserStore(RocksDBStore):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: Partitions whose database was empty when it was opened, until they are loaded → the applied offset of each of
-        #: their users: to ask RocksDB took longer than all the rest of filling it. What it is filled with is not logged
-        #: either: after a crash it is read from the changelog again, from the last offset that was on disk.
+        #: their users: to ask RocksDB took longer than all the rest of filling it.
         self._filling: dict[int, dict[bytes, int]] = {}
         #: Partition → bytes and writes since its memory table was last emptied.
         self._unflushed: Counter[int] = Counter()
@@ -157,7 +156,7 @@ class UserStore(RocksDBStore):
     def _applied_offsets(self, partition: int, records: Sequence[Any]) -> dict[bytes, int]:
         """How far the store's values of these users have seen the source; to be kept up with what is written."""
         if sum(map(len, self._filling.values())) > _FILLING_MAX:
-            self._filled(*self._filling)
+            self._filling.clear()
         if partition in self._filling:
             return self._filling[partition]
         keys = list({record.key for record in records})
@@ -178,7 +177,7 @@ class UserStore(RocksDBStore):
         batch.put(self.offset_key, f"{offset} {name} {size}".encode())
         with self._explained(partition):
             database = self._db_for_partition(partition)
-            database.write(batch, _without_log() if partition in self._filling else rocksdict.WriteOptions())
+            database.write(batch)
             self._unflushed[partition] += n_bytes
             self._unflushed_writes[partition] += 1
             slow = self._unflushed_writes[partition] > _SLOW_WRITES
@@ -186,18 +185,11 @@ class UserStore(RocksDBStore):
                 database.flush()
                 self._unflushed[partition] = self._unflushed_writes[partition] = 0
 
-    def _filled(self, *partitions: int) -> None:
-        """What is written from now on is logged, so what was not has to be on disk before that."""
-        for partition in partitions:
-            if self._filling.pop(partition, None):
-                with self._explained(partition):
-                    self._db_for_partition(partition).flush()
-
     def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """All users of a partition: what stands before the changelog offset, and what stands behind it."""
         with self._explained(partition):
             database, before = self._db_for_partition(partition), _scan()
-            self._filled(partition)
+            self._filling.pop(partition, None)
             before.set_iterate_upper_bound(self.offset_key)
             yield from database.items(read_opt=before)
             yield from database.items(from_key=self.offset_key + b"\0", read_opt=_scan())
@@ -261,13 +253,6 @@ def _whole(database: Any, offset_key: bytes, manifest: tuple[str, int]) -> Any:
         database.close()
         raise
     return database
-
-
-def _without_log() -> Any:
-    """Options to write what may be lost in a crash together with its changelog offset."""
-    options: Any = rocksdict.WriteOptions()
-    options.disable_wal = True
-    return options
 
 
 def _scan() -> Any:
