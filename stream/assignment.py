@@ -78,17 +78,18 @@ class Assignment:
 
     # -- life -----------------------------------------------------------------------------------------------
 
-    async def resume(self, seeks: int, positions: Awaitable[Mapping[int, Position]]) -> bool:
+    async def resume(self, seeks: Callable[[], int], positions: Awaitable[Mapping[int, Position]]) -> bool:
         """Take partitions over: rebuild their states from the store and go on from these positions.
 
-        The consumer, which has sought ``seeks`` times until now, is to seek there next. False where partitions were
-        revoked meanwhile: then these are not ours.
+        The consumer is to seek there next; ``seeks`` says how often it has sought, which it may do meanwhile as well:
+        what it reads until that next one is read again. False where partitions were revoked meanwhile: then these are
+        not ours.
         """
         term = self._lease.term
         loaded = {number: await self._load(number, at) for number, at in sorted((await positions).items())}
         if term != self._lease.term:
             return False
-        self.partitions, self._seeks, self._draining = loaded, seeks, False
+        self.partitions, self._seeks, self._draining = loaded, seeks(), False
         return True
 
     async def _load(self, number: int, position: Position) -> Partition:

@@ -210,7 +210,7 @@ class Worker:
             return  # Revoked again already; Faust calls once more for the next assignment.
         check_recovered(self._source)
         tps = {tp for tp in consumer.assignment() if tp.topic == self._settings.events_topic}
-        if not await self._assignment.resume(consumer.seeks, self._positions(tps)):
+        if not await self._assignment.resume(lambda: consumer.seeks, self._positions(tps)):
             return
         await check_source(self._source, self._settings.events_topic, self._assignment)
         partitions = self._partitions

@@ -160,7 +160,7 @@ class Member:
             by_number.update({tp.partition: at for tp, at in found.items()})
             return by_number
 
-        if not self.numbers or not await self.assignment.resume(self._scheduler.seeks, positions()):
+        if not self.numbers or not await self.assignment.resume(lambda: self._scheduler.seeks, positions()):
             return
         self.world.resuming(self, by_number)
         # Faust lets aiokafka fetch on from where it stands before it seeks, which goes through another thread.
