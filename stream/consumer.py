@@ -50,11 +50,11 @@ class PositionConsumer(AIOKafkaConsumer):
 
     async def _wait_next_records(self, timeout: float) -> Any:
         records, active = await super()._wait_next_records(timeout)
-        thread = cast("Reader", self._thread)
-        if thread.fetched_after != thread.seeks:
+        reader = cast("Reader", self._thread)
+        if reader.fetched_after != reader.seeks:
             # Fetched before we sought: not from where we go on, and read again from there.
             return {tp: found for tp, found in (records or {}).items() if tp not in self._resumed}, active
-        for tp, at in thread.reached.items():
+        for tp, at in reader.reached.items():
             last = records[tp][-1].offset if records and records.get(tp) else self._delivered.get(tp, (-1, 0))[0]
             self._delivered[tp] = (last, at)
         return records, active
@@ -77,8 +77,11 @@ class PositionConsumer(AIOKafkaConsumer):
                 f"another worker has come under our instance id {self.app.conf.consumer_group_instance_id!r}; expected"
                 " a name of its own for each; set --instance-id, or leave it empty"
             )
+        coordinator = self._thread._ensure_consumer()._coordinator
+        if coordinator is None:
+            return  # The client is still connecting.
         try:
-            self._thread._ensure_consumer()._coordinator.check_errors()
+            coordinator.check_errors()
         except KafkaError as error:
             if not error.retriable:
                 raise
@@ -119,9 +122,9 @@ class PositionConsumer(AIOKafkaConsumer):
         the state was there, have taken it.
         """
         await super().perform_seek()
-        assigned, thread = self.assignment(), cast("Reader", self._thread)
+        assigned, reader = self.assignment(), cast("Reader", self._thread)
         offsets = {tp: at.offset for tp, at in self._resumed.items() if tp in assigned}
-        await thread.call_thread(thread.seek_all, offsets)
+        await reader.seek_all(offsets)
         self._read_offset.update({tp: offset or None for tp, offset in offsets.items()})
         self._delivered.clear()
         cast("OneEventPerFetch", self.scheduler).sought()

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from stream.consumer import PositionConsumer
 from stream.decode import Decoder
+from stream.pipeline import Pipeline
 from stream.publish import Publisher
-from stream.score import Scorer
 from stream.service import cli
 from stream.store import UserStore
 
@@ -123,16 +123,15 @@ def _before_commit(die: Die) -> None:
 
 
 def _mid_inference(die: Die) -> None:
-    """In the thread of inference; the golden cases at the start are run by another."""
-    infer = Scorer._infer
+    """The model has run for a batch, on the loop or beside it."""
+    run = Pipeline._raw
 
-    def dying(self: Any, *args: Any) -> Any:
-        outputs = infer(self, *args)
-        if threading.current_thread().name.startswith("inference"):
-            die()
-        return outputs
+    async def dying(self: Any, *args: Any) -> Any:
+        raw = await run(self, *args)
+        die()
+        return raw
 
-    Scorer._infer = dying  # type: ignore[method-assign]
+    Pipeline._raw = dying  # type: ignore[method-assign]
 
 
 def _mid_changelog(die: Die) -> None:
@@ -148,14 +147,14 @@ def _mid_changelog(die: Die) -> None:
 
 def _mid_load(die: Die) -> None:
     """While the state is built from the store; a passage is a user."""
-    users = UserStore.users
+    rows = UserStore._rows
 
-    def dying(self: Any, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        for item in users(self, partition):
+    def dying(self: Any, database: Any) -> Iterator[tuple[bytes, bytes]]:
+        for item in rows(self, database):
             die()
             yield item
 
-    UserStore.users = dying  # type: ignore[method-assign]
+    UserStore._rows = dying  # type: ignore[method-assign]
 
 
 #: Name of a crash point → what makes the worker die there.

@@ -21,7 +21,7 @@ import click
 
 from tests.costs.meter import Cost
 
-__all__ = ["BASELINE", "differences", "made_with", "measured"]
+__all__ = ["BASELINE", "differences", "made_with", "measured", "run_python"]
 
 BASELINE: Final = Path(__file__).parent / "baseline.json"
 WRITE: Final = "python -m tests.costs.measure --write"
@@ -44,7 +44,7 @@ def made_with() -> dict[str, str]:
 
 def measured() -> dict[str, Any]:
     """Counted in a process of its own, which nothing else has warmed or traces: stage → per, and its costs."""
-    counted: dict[str, Any] = json.loads(_python("-m", "tests.costs.meter"))
+    counted: dict[str, Any] = json.loads(run_python("-m", "tests.costs.meter"))
     return counted
 
 
@@ -73,7 +73,8 @@ def _next_step(dearer: bool) -> str:
     return f"cheaper, well done: run `{WRITE}`, so that it stays so"
 
 
-def _python(*arguments: str, under: Sequence[str] = ()) -> str:
+def run_python(*arguments: str, under: Sequence[str] = ()) -> str:
+    """What a process of its own prints, under this command if there is one."""
     done = subprocess.run(
         [*under, sys.executable, *arguments],
         cwd=_ROOT,
@@ -95,7 +96,7 @@ def instructions() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         under = [valgrind, "--tool=callgrind", "--dump-before=getppid", f"--callgrind-out-file={out}"]
-        stages = json.loads(_python("-m", "tests.costs.meter", "--laps", under=under))
+        stages = json.loads(run_python("-m", "tests.costs.meter", "--laps", under=under))
         # Dump 1 ends where the first stage begins, dump 2 where it ends.
         laps = [_total(Path(f"{out}.{2 * i}")) for i in range(1, len(stages) + 1)]
     return {name: round(lap / n, 1) for (name, _, n), lap in zip(stages, laps, strict=True)}
