@@ -7,11 +7,11 @@ request instead of one ``send`` each (measured for 400-byte values: 674,000 agai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, NodeNotReadyError, ProducerFenced
 from aiokafka.protocol.produce import ProduceRequest
 
 from stream.decode import DeadLetter
@@ -37,6 +37,7 @@ _HEADER_BYTES: Final = 10
 _ATTEMPT_DIGITS_MAX: Final = 9
 #: What to do about a refusal. What may pass is tried again until time is up: a topic that is gone, brokers that are.
 _RAISE: Final = "raise the topic's max.message.bytes (Kafka's default is enough)"
+_GIVEN_UP: Final = "our partitions were given up before this was sent"
 _LOOK: Final = "run `valuestream topics check` and look at the brokers"
 
 
@@ -49,45 +50,94 @@ class Outgoing(NamedTuple):
     timestamp_ms: int | None = None
 
 
+class _Producers(NamedTuple):
+    """Those of one term. The changelog has one of its own: behind a checkpoint's request a score would wait."""
+
+    term: int
+    quick: AIOKafkaProducer
+    bulk: AIOKafkaProducer
+
+
 class Publisher:
     """Sends record batches and waits for every acknowledgement, for at most ``timeout_s``.
 
-    Without that bound a send could wait for ever: an idempotent producer tries again until the broker is back. What
-    goes to ``bulk_topic`` has a producer of its own: one has a single request under way to a broker, and behind a
-    checkpoint's a score would wait.
+    Without that bound a send could wait for ever: an idempotent producer tries again until the broker is back. Each
+    term of the lease has producers of its own, as what still waits in those of another must never be sent.
     """
 
-    def __init__(self, lease: Lease, timeout_s: float, bulk_topic: str, **kafka: Any) -> None:
-        self._lease, self._timeout_s, self._bulk_topic = lease, timeout_s, bulk_topic
-        self._quick, self._bulk = _producer(kafka), _producer(kafka)
+    def __init__(self, lease: Lease, timeout_s: float, changelog_topic: str, **kafka: Any) -> None:
+        self._lease, self._timeout_s, self._changelog_topic, self._kafka = lease, timeout_s, changelog_topic, kafka
+        self._current: _Producers | None = None
+        self._renewing = asyncio.Lock()
+        #: Producers of other terms, until they have stopped.
+        self._stopping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Connect; what waits in the clients then waits for the lease as well, and ends with its term."""
-        for producer in (self._quick, self._bulk):
-            await producer.start()
-            self._hold_without_lease(producer.client)
+        """Connect."""
+        await self._producers()
 
-    def _hold_without_lease(self, client: Any) -> None:
+    async def stop(self) -> None:
+        """Send what is left and disconnect."""
+        if self._current is not None:
+            self._retire(self._current)
+        await asyncio.gather(*self._stopping)
+
+    async def _producers(self) -> _Producers:
+        """Those of this term, made where there are none yet; ProducerFenced where it ends meanwhile."""
+        term = self._lease.term
+        async with self._renewing:
+            if self._current is not None and self._current.term != term:
+                self._retire(self._current)
+                self._current = None
+            if self._lease.term != term:
+                raise ProducerFenced(_GIVEN_UP)
+            if self._current is None:
+                self._current = _Producers(term, await self._started(term), await self._started(term))
+            return self._current
+
+    async def _started(self, term: int) -> AIOKafkaProducer:
+        """A producer whose requests wait for the lease, and end with its term."""
+        producer = AIOKafkaProducer(
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=_BATCH_BYTES,
+            max_request_size=_REQUEST_BYTES,
+            **self._kafka,
+        )
+        client = producer.client
         send = client.send
 
         async def send_while_ours(node: int, request: Any, **kwargs: Any) -> Any:
             if isinstance(request, ProduceRequest):
-                await self._ours()
+                await self._ours(client, node, term)
             return await send(node, request, **kwargs)
 
         client.send = send_while_ours
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        return producer
 
-    async def _ours(self) -> None:
-        """Return when the lease is held; raises ProducerFenced where our partitions are given up first."""
-        term = self._lease.term
-        while not self._lease.held and self._lease.term == term:
+    def _retire(self, producers: _Producers) -> None:
+        stopping = asyncio.ensure_future(_stop(producers))
+        self._stopping.add(stopping)
+        stopping.add_done_callback(self._stopping.discard)
+
+    async def _ours(self, client: Any, node: int, term: int) -> None:
+        """Return when the lease is held and the client is connected, so that nothing is waited for before the socket.
+
+        Raises ProducerFenced where the term has ended: our partitions were given up.
+        """
+        while True:
+            if not await client.ready(node):
+                raise NodeNotReadyError(f"broker {node} cannot be connected")
+            if self._lease.term != term:
+                raise ProducerFenced(_GIVEN_UP)
+            if self._lease.held:
+                return
             await asyncio.sleep(_NAP_S)
-        if self._lease.term != term:
-            raise ProducerFenced("our partitions were given up before this was sent")
-
-    async def stop(self) -> None:
-        """Send what is left and disconnect."""
-        await asyncio.gather(self._quick.stop(), self._bulk.stop())
 
     async def send(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
         """Send records in order; returns the last offset when all are acknowledged (None if there were none).
@@ -109,7 +159,8 @@ class Publisher:
             ) from error
 
     async def _deliver(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
-        producer = self._bulk if topic == self._bulk_topic else self._quick
+        producers = await self._producers()
+        producer = producers.bulk if topic == self._changelog_topic else producers.quick
         acks: list[asyncio.Future[Any]] = []
         batch = producer.create_batch()
         for record in records:
@@ -132,14 +183,8 @@ class Publisher:
         return ack
 
 
-def _producer(kafka: Mapping[str, Any]) -> AIOKafkaProducer:
-    return AIOKafkaProducer(
-        acks="all",
-        enable_idempotence=True,
-        max_batch_size=_BATCH_BYTES,
-        max_request_size=_REQUEST_BYTES,
-        **kafka,
-    )
+async def _stop(producers: _Producers) -> None:
+    await asyncio.gather(producers.quick.stop(), producers.bulk.stop())
 
 
 def _append(batch: Any, record: Outgoing) -> bool:

@@ -12,7 +12,7 @@ from faust.types import TP
 from stream.consumer import PositionConsumer
 from stream.lease import Lease
 from stream.publish import Outgoing, Publisher
-from tests.simulation.broker import EVENTS
+from tests.simulation.broker import CHANGELOG, EVENTS
 from tests.simulation.network import Reply
 
 if TYPE_CHECKING:
@@ -115,9 +115,12 @@ class Producer(Publisher):
     """The real publisher; its batches are requests."""
 
     def __init__(self, lease: Lease, process: Process) -> None:
-        self._lease, self._timeout_s, self._bulk_topic = lease, _PUBLISH_TIMEOUT_S, ""
+        super().__init__(lease, _PUBLISH_TIMEOUT_S, CHANGELOG)
         self._process = process
-        self._quick = SimpleNamespace(create_batch=_Batch, send_batch=self._send_batch)
+
+    async def _producers(self) -> Any:
+        producer = SimpleNamespace(create_batch=_Batch, send_batch=self._send_batch)
+        return SimpleNamespace(quick=producer, bulk=producer)
 
     async def _send_batch(self, batch: _Batch, topic: str, partition: int) -> Any:
         process = self._process

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.errors import ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.protocol.produce import ProduceRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.decode import DeadLetter
+from stream.errors import LeaseError
 from stream.publish import Outgoing, Publisher, dead_letter
 from stream.service.settings import Settings
 from stream.service.topics import required_topics
@@ -154,11 +157,36 @@ def test_nothing_whatever_keeps_a_dead_letter_from_being_made(
     assert size(found) > 0
 
 
+class Client:
+    """A client of one broker, and what reached that; connecting may take its time."""
+
+    def __init__(self) -> None:
+        self.received: list[object] = []
+        self.connect: Callable[[], None] = lambda: None
+
+    async def ready(self, _node: int) -> bool:
+        self.connect()
+        return True
+
+    async def send(self, _node: int, request: object) -> None:
+        self.received.append(request)
+
+
 class OneAtATime:
     """A producer with one request under way: an acknowledgement waits for those before it; of a changelog for ever."""
 
     def __init__(self, **_: Any) -> None:
+        self.client = Client()
+        self.stopped = False
         self._last: asyncio.Future[Any] | None = None
+
+    async def start(self) -> None:
+        """Connecting takes some turns of the loop."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        self.stopped = True
 
     def create_batch(self) -> BatchBuilder:
         return BatchBuilder(1_000_000, 0)
@@ -175,12 +203,96 @@ class OneAtATime:
         return SimpleNamespace(offset=0)
 
 
-async def test_score_does_not_wait_behind_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.publish.AIOKafkaProducer", OneAtATime)
-    lease: Any = SimpleNamespace(held=True, term=0)
-    publisher = Publisher(lease, 5.0, "changelog")
+@dataclass
+class Held:
+    """A lease, as it is told."""
+
+    held: bool = True
+    term: int = 0
+
+    def end_term(self) -> None:
+        self.term += 1
+
+
+@pytest.fixture
+def producers(monkeypatch: pytest.MonkeyPatch) -> list[OneAtATime]:
+    """All producers that a publisher makes from now on."""
+    made: list[OneAtATime] = []
+
+    def make(**_: Any) -> OneAtATime:
+        made.append(OneAtATime())
+        return made[-1]
+
+    monkeypatch.setattr("stream.publish.AIOKafkaProducer", make)
+    monkeypatch.setattr("stream.publish._NAP_S", 0.0)
+    return made
+
+
+SCORE = [Outgoing(b"u", b"score")]
+PRODUCE = ProduceRequest(transactional_id=None, required_acks=-1, timeout=1_000, topics=[])
+
+
+async def test_score_does_not_wait_behind_a_checkpoint(producers: list[OneAtATime]) -> None:
+    publisher = Publisher(Held(), 5.0, "changelog")
     checkpoint = asyncio.ensure_future(publisher.send("changelog", 0, [Outgoing(b"u", b"state")]))
     await asyncio.sleep(0)
-    assert await publisher.send("scores", 0, [Outgoing(b"u", b"score")]) == 0
+    assert await publisher.send("scores", 0, SCORE) == 0
     assert not checkpoint.done()
     checkpoint.cancel()
+
+
+async def test_lease_that_ends_while_the_client_connects_holds_the_request_back(producers: list[OneAtATime]) -> None:
+    lease = Held()
+    await Publisher(lease, 5.0, "changelog").start()
+    client, held = producers[0].client, iter([False, False, True])
+    client.connect = lambda: setattr(lease, "held", next(held))
+    sending = asyncio.create_task(client.send(1, PRODUCE))
+    await asyncio.sleep(0)
+    assert client.received == []
+    await sending
+    assert client.received == [PRODUCE]
+    assert next(held, None) is None
+
+
+async def test_request_of_a_term_that_ended_is_never_sent_though_the_lease_is_held_again(
+    producers: list[OneAtATime],
+) -> None:
+    lease = Held()
+    await Publisher(lease, 5.0, "changelog").start()
+    client = producers[0].client
+    client.connect = lease.end_term
+    for _ in range(2):  # The second waited in the producer behind the first, and is made a request after it.
+        with pytest.raises(ProducerFenced):
+            await client.send(1, PRODUCE)
+    assert client.received == []
+
+
+async def test_requests_that_write_nothing_need_no_lease(producers: list[OneAtATime]) -> None:
+    await Publisher(Held(held=False), 5.0, "changelog").start()
+    await producers[0].client.send(1, "metadata")
+    assert producers[0].client.received == ["metadata"]
+
+
+async def test_each_term_has_producers_of_its_own(producers: list[OneAtATime]) -> None:
+    lease = Held()
+    publisher = Publisher(lease, 5.0, "changelog")
+    await publisher.start()
+    for term in (1, 2):
+        lease.end_term()
+        assert [await publisher.send("scores", 0, SCORE) for _ in range(2)] == [0, 0]
+        assert len(producers) == 2 * (term + 1)
+    await publisher.stop()
+    assert all(producer.stopped for producer in producers)
+
+
+async def test_send_that_waits_for_a_producer_as_the_term_ends_is_refused(producers: list[OneAtATime]) -> None:
+    lease = Held()
+    publisher = Publisher(lease, 5.0, "changelog")
+    other = asyncio.create_task(publisher.start())
+    await asyncio.sleep(0)
+    sending = asyncio.create_task(publisher.send("scores", 0, SCORE))
+    await asyncio.sleep(0)
+    lease.end_term()
+    await other
+    with pytest.raises(LeaseError):
+        await sending

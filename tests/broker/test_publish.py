@@ -1,0 +1,52 @@
+"""Publish, on a broker: of what waits in a producer as the term of its lease ends, nothing is ever written."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from stream.errors import LeaseError
+from stream.publish import Outgoing, Publisher
+from stream.service.kafka import aiokafka_config
+from stream.service.settings import Settings
+from tests.broker import harness
+
+pytestmark = pytest.mark.broker
+
+
+class HeldForSends:
+    """A lease that ends as soon as so many sends were let in."""
+
+    def __init__(self, sends: int) -> None:
+        self.term = 0
+        self._sends = sends
+
+    @property
+    def held(self) -> bool:
+        self._sends -= 1
+        return self._sends >= 0
+
+    def go_on(self, sends: int) -> None:
+        """Partitions were given up and given back."""
+        self.term += 1
+        self._sends = sends
+
+
+async def test_what_waited_behind_another_request_as_the_term_ended_is_not_written(settings: Settings) -> None:
+    lease: Any = HeldForSends(6)
+    publisher = Publisher(lease, 20.0, "changelog", **aiokafka_config(settings))
+    await publisher.start()
+    sends = [
+        asyncio.create_task(publisher.send(settings.scores_topic, number % 2, [Outgoing(b"u", b"stale")]))
+        for number in range(6)
+    ]
+    await asyncio.sleep(0.5)
+    lease.go_on(sends=100)
+    for send in sends:
+        with pytest.raises(LeaseError):
+            await send
+    assert await publisher.send(settings.scores_topic, 0, [Outgoing(b"u", b"new")]) == 0
+    await publisher.stop()
+    assert [record.value for record in harness.read_topic(settings, settings.scores_topic)] == [b"new"]
