@@ -14,31 +14,29 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
-from stream import changelog
 from stream.errors import ContractError, LeaseError
 from stream.lease import Lease
 from stream.partition import Partition, Position
 from stream.queue import OWED, ScoreQueue
-from stream.state import PartitionState
 
 if TYPE_CHECKING:
     from stream.fetches import Records
     from stream.pipeline import Pipeline
     from stream.service.clock import Clock
     from stream.service.metrics import Metrics
+    from stream.state import PartitionState
 
 __all__ = ["Assignment", "Store"]
 
 #: How often a drain looks whether the scores that are being made are done.
 _NAP_S: Final = 0.002
-_LOAD_CHUNK: Final = 10_000
 
 
 class Store(Protocol):
     """The local store of users; see :class:`stream.store.UserStore`."""
 
-    def users(self, partition: int) -> Iterable[tuple[bytes, bytes]]:
-        """All users of a partition with their packed values."""
+    async def load(self, partition: int) -> PartitionState:
+        """All users of a partition, in memory; they are the caller's then."""
 
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         """Write users and the changelog offset that they came with, all or nothing."""
@@ -56,12 +54,11 @@ class Assignment:
         metrics: Metrics,
         clock: Clock,
         *,
-        lateness_s: float,
         refresh_interval_s: float,
     ) -> None:
         self._pipeline, self._store, self._acknowledge = pipeline, store, acknowledge
         self._lease, self._metrics, self._clock = lease, metrics, clock
-        self._lateness_s, self._refresh_interval_s = lateness_s, refresh_interval_s
+        self._refresh_interval_s = refresh_interval_s
         self.partitions: dict[int, Partition] = {}
         #: How often the consumer had sought when partitions were resumed; what it read until then is read again.
         self._seeks = 0
@@ -94,17 +91,7 @@ class Assignment:
 
     async def _load(self, number: int, position: Position) -> Partition:
         """One partition with all its users from the local store, and the unscored among them queued."""
-        state = PartitionState(self._lateness_s)
-        ids: list[str] = []
-        values: list[bytes] = []
-        for key, value in self._store.users(number):
-            ids.append(key.decode())
-            values.append(value)
-            if len(ids) >= _LOAD_CHUNK:
-                changelog.load(state, ids, values)
-                ids, values = [], []
-                await asyncio.sleep(0)
-        changelog.load(state, ids, values)
+        state = await self._store.load(number)
         self._pipeline.check_state(state)
         partition = Partition(number, state, ScoreQueue(self._refresh_interval_s))
         partition.resume(position)

@@ -1,8 +1,8 @@
 """Source: the Faust app with the events topic, the table of users, and our consumer in place of its own.
 
-``stream/fetches.py``, ``stream/consumer.py`` and ``stream/store.py`` alone override Faust's inner methods;
-faust-streaming is pinned to the version that they were written for, and ``tests/broker`` fails when an upgrade changes
-what is relied on.
+``stream/fetches.py``, ``stream/consumer.py``, ``stream/reader.py`` and ``stream/store.py`` alone override Faust's inner
+methods; faust-streaming is pinned to the version that they were written for, and ``tests/broker`` fails when an upgrade
+changes what is relied on.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def build_app(
     data_dir: Path,
     fetch_records_max: int,
     session_timeout_s: float,
+    lateness_s: float,
     instance_id: str,
     standby_replicas: int = 1,
     credentials: Any = None,
@@ -122,5 +123,6 @@ def build_app(
         # What waits in the buffer is missing when its partition is taken over.
         standby_buffer_size=1,
     )
+    users.lateness_s = lateness_s
     app.tables.add(users)
     return Source(app, app.topic(events_topic, **topic_options), users)

@@ -6,15 +6,13 @@ or refuses to be written is not ours to mend: the worker ends and says so; nothi
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import logging
-import os
 import shutil
-import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import suppress
+from itertools import islice
 from typing import Any, Final
 
 import faust
@@ -24,9 +22,10 @@ from faust.types import TP
 from yarl import URL
 
 from stream import changelog
-from stream.errors import ConfigError, ValuestreamError
+from stream.database import Manifest, Mark, explained, is_damage, one_line, rows
+from stream.state import PartitionState
 
-__all__ = ["UserStore", "UserTable", "require_room"]
+__all__ = ["UserStore", "UserTable"]
 
 logger = logging.getLogger(__name__)
 #: RocksDB's own size of a memory table, and the bytes after which we empty one, while it cannot be full: RocksDB does
@@ -42,48 +41,23 @@ _ENTRY_BYTES: Final = 100
 #: Users whose applied offsets are remembered while databases are filled, some 200 bytes each; with more, all are asked
 #: of the database.
 _FILLING_MAX: Final = 1_000_000
-#: Read ahead by a scan; RocksDB's own 8 to 256 KB are made for disks that seek.
-_READAHEAD_BYTES: Final = 2 * 1024 * 1024
-#: Of a database that is not there, or that was written before manifests were noted.
-_NO_MANIFEST: Final = ("", 0)
-#: What a worker must be able to write before it starts; RocksDB writes some 100 KB just to open its databases.
-_ROOM_BYTES: Final = 256 * 1024
-#: What the machine refuses a database that may be whole, in the words of strerror(3), and what to do about it.
-_REFUSED: Final = {
-    os.strerror(errno.ENOSPC): "make room on the disk",
-    os.strerror(errno.EDQUOT): "make room in the quota",
-    os.strerror(errno.EFBIG): "raise the limit on file sizes",
-    os.strerror(errno.EROFS): "mount it writable",
-    os.strerror(errno.EACCES): "give this user the right to write there",
-    os.strerror(errno.EPERM): "give this user the right to write there",
-    os.strerror(errno.EMFILE): "raise the limit on open files",
-    os.strerror(errno.EIO): "replace the disk",
-}
-
-
-def require_room(data_dir: Path) -> None:
-    """Write to the state directory as a trial, make it where it is missing; ConfigError where that is refused."""
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=data_dir) as trial:
-            trial.write(bytes(_ROOM_BYTES))
-            trial.flush()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"state directory {data_dir} cannot be written: {reason}; expected a directory of this worker's own with"
-            f" room for its users; {_REFUSED.get(reason, 'look at its path and its rights')}, or set --data-dir"
-        ) from None
+#: Users read before others have their turn.
+_CHUNK: Final = 5_000
 
 
 class UserStore(RocksDBStore):
     """RocksDB of packed users, a database per partition, written in bulk together with its changelog offset."""
 
+    table: UserTable
     #: Recovery swallows errors and goes on with a partial table, so the first one is kept here and is fatal.
     recovery_error: Exception | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        #: Databases that were opened and not read yet → the manifest with which they were opened.
+        self._unread: dict[int, Manifest] = {}
+        #: The users of databases that were read when they were opened, until they are loaded or change.
+        self._in_memory: dict[int, PartitionState] = {}
         #: Partitions whose database was empty when it was opened, until they are loaded → the applied offset of each of
         #: their users: to ask RocksDB took longer than all the rest of filling it.
         self._filling: dict[int, dict[bytes, int]] = {}
@@ -91,33 +65,110 @@ class UserStore(RocksDBStore):
         self._unflushed: Counter[int] = Counter()
         self._unflushed_writes: Counter[int] = Counter()
 
+    # -- opening --------------------------------------------------------------------------------------------
+
+    async def _try_open_db_for_partition(self, partition: int, *args: Any, **kwargs: Any) -> Any:
+        """Open the database of a partition that is ours, and read it into memory while others have their turns."""
+        await super()._try_open_db_for_partition(partition, *args, **kwargs)
+        if partition in self._unread:
+            for _ in self._reading(partition, PartitionState(self.table.lateness_s)):
+                await asyncio.sleep(0)
+        return self._dbs.get(partition)
+
     def _open_for_partition(self, partition: int) -> Any:
-        """Open a database and read all of it, so that damage shows now; a damaged one is made anew, empty."""
-        database = self._opened(partition)
-        self._filling.pop(partition, None)
-        if database.get(self.offset_key) is None:
-            self._filling[partition] = {}
+        for of in (self._unread, self._in_memory, self._filling):
+            of.pop(partition, None)
+        path = self.partition_path(partition)
+        with explained(path):
+            manifest = Manifest.of(path)
+            try:
+                database = super()._open_for_partition(partition)
+            except Exception as error:
+                if not is_damage(error):
+                    raise
+                return self._made_anew(partition, error)
+        self._unread[partition] = manifest
         return database
 
-    def _opened(self, partition: int) -> Any:
+    def _made_anew(self, partition: int, error: Exception) -> Any:
+        """An empty database in place of a damaged one."""
         path = self.partition_path(partition)
-        with self._explained(partition):
-            before = _manifest(path)
+        logger.warning("%s is damaged and is rebuilt from the changelog: %s", path, one_line(error))
+        # A copy kept for study would keep what users had erased.
+        shutil.rmtree(path)
+        self._filling[partition] = {}
+        return super()._open_for_partition(partition)
+
+    def _database(self, partition: int) -> Any:
+        """The database of a partition, which was read before anything is asked of it."""
+        self._db_for_partition(partition)
+        if partition in self._unread:
+            deque(self._reading(partition, None), maxlen=0)
+        return self._dbs[partition]
+
+    def _reading(self, partition: int, state: PartitionState | None) -> Iterator[None]:
+        """Read a database whole, so that damage shows now: then it is made anew. Its users go into ``state``."""
+        database = self._dbs[partition]
+        with explained(self.partition_path(partition)):
             try:
-                return _whole(super()._open_for_partition(partition), self.offset_key, before)
+                for users, values in _chunks(self._rows(database)):
+                    if state is not None:
+                        changelog.load(state, users, values)
+                    yield
+                    if partition not in self._unread:
+                        return  # It was read by another meanwhile, who could not wait.
+                mark = Mark.read(database.get(self.offset_key))
+                mark.check(self._unread[partition])
+                if mark.offset is None:
+                    self._filling[partition] = {}
+                elif state is not None:
+                    self._in_memory[partition] = state
+                damage = None
             except Exception as error:
-                if not _is_damage(error):
+                if not is_damage(error):
                     raise
-                logger.warning("%s is damaged and is rebuilt from the changelog: %s", path, _one_line(error))
-            # A copy kept for study would keep what users had erased.
-            shutil.rmtree(path)
-            return super()._open_for_partition(partition)
+                # Its traceback holds the scan, and a scan keeps the database open.
+                damage = error.with_traceback(None)
+            if damage is not None:
+                with suppress(Exception):  # It says of the same damage.
+                    database.close()
+                self._dbs[partition] = self._made_anew(partition, damage)
+        del self._unread[partition]
+
+    def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
+        """Close the databases of partitions that are not ours any more."""
+        super().revoke_partitions(table, tps)
+        for tp in tps:
+            self._in_memory.pop(tp.partition, None)
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    async def load(self, partition: int) -> PartitionState:
+        """All users of a partition, in memory; they are the caller's then."""
+        state = self._in_memory.pop(partition, None)
+        if state is None:
+            state = PartitionState(self.table.lateness_s)
+            for users, values in _chunks(self.users(partition)):
+                changelog.load(state, users, values)
+                await asyncio.sleep(0)
+        return state
+
+    def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """All users of a partition, packed."""
+        self._filling.pop(partition, None)
+        with explained(self.partition_path(partition)):
+            yield from self._rows(self._database(partition))
+
+    def _rows(self, database: Any) -> Iterator[tuple[bytes, bytes]]:
+        mark = self.offset_key
+        return (row for row in rows(database) if row[0] != mark)
 
     def persisted_offset(self, tp: TP) -> int | None:
         """The changelog offset up to which the store has everything."""
-        with self._explained(tp.partition):
-            offset, _ = _mark(self._db_for_partition(tp.partition).get(self.offset_key))
-        return offset
+        with explained(self.partition_path(tp.partition)):
+            return Mark.read(self._database(tp.partition).get(self.offset_key)).offset
+
+    # -- writing --------------------------------------------------------------------------------------------
 
     def set_persisted_offset(self, tp: TP, offset: int) -> None:
         """Note that the store has everything up to this changelog offset."""
@@ -160,8 +211,8 @@ class UserStore(RocksDBStore):
         if partition in self._filling:
             return self._filling[partition]
         keys = list({record.key for record in records})
-        with self._explained(partition):
-            known = self._db_for_partition(partition).get(keys)
+        with explained(self.partition_path(partition)):
+            known = self._database(partition).get(keys)
         return {key: changelog.applied_offset(value) for key, value in zip(keys, known, strict=True) if value}
 
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
@@ -173,10 +224,11 @@ class UserStore(RocksDBStore):
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        name, size = _manifest(self.partition_path(partition))
-        batch.put(self.offset_key, f"{offset} {name} {size}".encode())
-        with self._explained(partition):
-            database = self._db_for_partition(partition)
+        path = self.partition_path(partition)
+        with explained(path):
+            database = self._database(partition)
+            batch.put(self.offset_key, Mark(offset, Manifest.of(path)).packed())
+            self._in_memory.pop(partition, None)
             database.write(batch)
             self._unflushed[partition] += n_bytes
             self._unflushed_writes[partition] += 1
@@ -185,36 +237,12 @@ class UserStore(RocksDBStore):
                 database.flush()
                 self._unflushed[partition] = self._unflushed_writes[partition] = 0
 
-    def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """All users of a partition: what stands before the changelog offset, and what stands behind it."""
-        with self._explained(partition):
-            database, before = self._db_for_partition(partition), _scan()
-            self._filling.pop(partition, None)
-            before.set_iterate_upper_bound(self.offset_key)
-            yield from database.items(read_opt=before)
-            yield from database.items(from_key=self.offset_key + b"\0", read_opt=_scan())
-
-    @contextmanager
-    def _explained(self, partition: int) -> Iterator[None]:
-        """Turn what RocksDB says into one line with the next step; a lock is left to Faust, which waits for it."""
-        try:
-            yield
-        except ValuestreamError:
-            raise
-        except Exception as error:
-            steps = [step for words, step in _REFUSED.items() if words in str(error)]
-            if not steps and not _is_damage(error):
-                raise
-            step = f"{steps[0]}, then start" if steps else "start"
-            raise ValuestreamError(
-                f"state in {self.partition_path(partition)} cannot be kept: {_one_line(error)}; expected a disk that"
-                f" takes it and gives it back; {step} the worker again (what is damaged it rebuilds from the"
-                " changelog); nothing was committed past what is durable"
-            ) from error
-
 
 class UserTable(faust.Table[bytes, bytes]):
     """The Faust table of users: changelog topic, recovery and partitions are Faust's, the store is ours."""
+
+    #: Of the states that are read from the store.
+    lateness_s: float
 
     def _new_store(self) -> UserStore:
         return UserStore(
@@ -234,62 +262,7 @@ class UserTable(faust.Table[bytes, bytes]):
         )
 
 
-def _whole(database: Any, offset_key: bytes, manifest: tuple[str, int]) -> Any:
-    """The same database after every block of it was read, and found to be what was written.
-
-    RocksDB notices by itself a file that is missing and a block that has changed, but not that the end of its
-    ``manifest`` (name, bytes) is gone: it would open with the tables that it knew before, and with the last writes.
-    """
-    try:
-        rows = database.iter(_scan())
-        rows.seek_to_first()
-        while rows.valid():
-            rows.next()
-        rows.status()
-        _, written = _mark(database.get(offset_key))
-        if manifest < written:
-            raise OSError(f"Corruption: manifest is {manifest}, but was {written} at the last write")
-    except Exception:
-        database.close()
-        raise
-    return database
-
-
-def _scan() -> Any:
-    """Options to read a whole database in order, once: what was read is not kept in memory."""
-    options: Any = rocksdict.ReadOptions()
-    options.fill_cache(False)
-    options.set_readahead_size(_READAHEAD_BYTES)
-    return options
-
-
-def _mark(value: bytes | None) -> tuple[int | None, tuple[str, int]]:
-    """Changelog offset of the last write, and the manifest (name, bytes) that RocksDB had then.
-
-    >>> _mark(b"7 MANIFEST-000005 519"), _mark(b"7"), _mark(None)
-    ((7, ('MANIFEST-000005', 519)), (7, ('', 0)), (None, ('', 0)))
-    """
-    if value is None:
-        return None, _NO_MANIFEST
-    offset, *manifest = value.decode().split()
-    return int(offset), (manifest[0], int(manifest[1])) if manifest else _NO_MANIFEST
-
-
-def _manifest(path: Path) -> tuple[str, int]:
-    """Name and size of the manifest of the database there; a later one has a greater name."""
-    try:
-        name = (path / "CURRENT").read_text().strip()
-        return name, (path / name).stat().st_size
-    except (OSError, ValueError):
-        return _NO_MANIFEST
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether the files are not what RocksDB wrote; rocksdict has one exception for everything."""
-    text = str(error)
-    refused = any(words in text for words in _REFUSED)
-    return not refused and (text.startswith("Corruption") or os.strerror(errno.ENOENT) in text)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _chunks(users: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[list[str], list[bytes]]]:
+    """Ids and values of users, some at a time."""
+    while chunk := list(islice(users, _CHUNK)):
+        yield [key.decode() for key, _ in chunk], [value for _, value in chunk]

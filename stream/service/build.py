@@ -31,6 +31,7 @@ def build_source(settings: Settings, partitions: int) -> Source:
         data_dir=settings.data_dir,
         fetch_records_max=settings.fetch_records_max,
         session_timeout_s=settings.session_timeout_s,
+        lateness_s=settings.lateness_s,
         instance_id=settings.instance_id,
         standby_replicas=settings.standby_replicas,
         credentials=faust_credentials(settings),

@@ -73,6 +73,10 @@ class Jobs:
         """A recovery begins: from now on it has its deadline."""
         self._recovering_since = self._clock.monotonic()
 
+    def recovered(self) -> None:
+        """The recovery that began last has ended."""
+        self._metrics.recovery_seconds.set(self._clock.monotonic() - self._recovering_since)
+
     @property
     def _partitions(self) -> list[Partition]:
         return list(self._assignment.partitions.values())

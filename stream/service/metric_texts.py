@@ -48,7 +48,7 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "let it fall to 0; if it stands still, check the broker and that the changelog topic is compacted only.",
     ),
     "recovery_seconds": (
-        "How long the last recovery took.",
+        "How long the last recovery took, from the start or the revocation until partitions were ready.",
         "if it nears --recovery-deadline-s, keep the data directory on a volume that survives restarts.",
     ),
     "state_users": (

@@ -62,7 +62,6 @@ class Worker:
             self._lease,
             self.metrics,
             clock,
-            lateness_s=settings.lateness_s,
             refresh_interval_s=settings.refresh_interval_s,
         )
         self._jobs = Jobs(
@@ -205,7 +204,7 @@ class Worker:
             raise
 
     async def _resume_partitions(self) -> None:
-        started, consumer = self._clock.monotonic(), self._source.consumer
+        consumer = self._source.consumer
         if not consumer.owned:
             return  # Revoked again already; Faust calls once more for the next assignment.
         check_recovered(self._source)
@@ -214,7 +213,7 @@ class Worker:
             return
         await check_source(self._source, self._settings.events_topic, self._assignment)
         partitions = self._partitions
-        self.metrics.recovery_seconds.set(self._clock.monotonic() - started)
+        self._jobs.recovered()
         self.metrics.rebalances.inc()
         self.metrics.partitions_assigned.set(len(partitions))
         self.health.assigned(len(partitions))

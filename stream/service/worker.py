@@ -12,6 +12,7 @@ import click
 import uvloop
 from aiokafka.errors import KafkaError
 
+from stream.database import require_room
 from stream.errors import ConfigError, PublishError
 from stream.score import DEMO_MODEL, Scorer
 from stream.sentiment import Sentiment
@@ -23,7 +24,6 @@ from stream.service.runtime import Worker
 from stream.service.settings import Settings
 from stream.service.topics import check_topics, worker_rights
 from stream.signature import Verify, verifier
-from stream.store import require_room
 
 __all__ = ["run_worker", "worker"]
 

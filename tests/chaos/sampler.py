@@ -12,6 +12,7 @@ import rocksdict
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from stream.changelog import applied_offset
+from stream.database import Mark
 from stream.erasure import Erasures
 from stream.service.kafka import kafka_python_config
 from stream.service.settings import Settings
@@ -96,7 +97,8 @@ def _stored_offset(settings: Settings, number: int) -> int:
         store = rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True), access_type=READ_ONLY)
         offset = store.get(UserStore.offset_key)
         store.close()
-        return -1 if offset is None else int(offset.split()[0])
+        have = Mark.read(offset).offset
+        return -1 if have is None else have
     return -1
 
 

@@ -12,6 +12,7 @@ from faust.types import TP
 
 from stream.store import UserStore
 from tests.simulation.broker import CHANGELOG, Stored
+from tests.simulation.shop import LATENESS_S
 
 __all__ = ["Disk"]
 
@@ -25,6 +26,8 @@ class Disk(UserStore):
 
     def __init__(self) -> None:
         self._written: dict[int, list[tuple[dict[bytes, bytes], int | None]]] = {}
+        self._in_memory = {}
+        self.table: Any = SimpleNamespace(lateness_s=LATENESS_S)
         self.open(0)
 
     def open(self, partitions: int) -> None:
@@ -68,6 +71,6 @@ class Disk(UserStore):
         written = self._written.get(partition)
         return written[-1] if written else _EMPTY
 
-    def _db_for_partition(self, partition: int) -> Any:
+    def _database(self, partition: int) -> Any:
         users = self._now(partition)[0]
         return SimpleNamespace(get=lambda keys: [users.get(key) for key in keys])

@@ -25,7 +25,6 @@ from tests.simulation.member import NAP_S, SESSION_S, Member
 from tests.simulation.model import HashedDecider, HashedModel, HashedPipeline, HashedSentiment
 from tests.simulation.network import THREAD
 from tests.simulation.oracle import decoder
-from tests.simulation.shop import LATENESS_S
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -75,7 +74,6 @@ class Process(Member):
             self.lease,
             world.metrics,
             world.clock,
-            lateness_s=LATENESS_S,
             refresh_interval_s=_REFRESH_S,
         )
         world.sabotage(self)

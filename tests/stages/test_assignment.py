@@ -15,6 +15,7 @@ from stream.fetches import OneEventPerFetch, Records
 from stream.partition import Position
 from stream.service.clock import ManualClock
 from stream.service.metrics import Metrics
+from stream.state import PartitionState
 
 TP0 = TP("events", 0)
 
@@ -42,8 +43,13 @@ def fetched(scheduler: OneEventPerFetch, *offsets: int) -> Records:
     return found
 
 
+async def nobody(_number: int) -> PartitionState:
+    """The users of a partition that is new."""
+    return PartitionState(lateness_s=60)
+
+
 def assignment(taken: Taken) -> Assignment:
-    store: Any = SimpleNamespace(users=lambda _number: ())
+    store: Any = SimpleNamespace(load=nobody)
     lease: Any = SimpleNamespace(term=0, held=True)
     return Assignment(
         taken,  # type: ignore[arg-type]
@@ -52,7 +58,6 @@ def assignment(taken: Taken) -> Assignment:
         lease,
         Metrics(),
         ManualClock(),
-        lateness_s=60,
         refresh_interval_s=1,
     )
 

@@ -14,9 +14,12 @@ from typing import Any, cast
 import pytest
 from faust.types import TP
 
+from stream.changelog import pack
+from stream.database import require_room
 from stream.errors import ConfigError, ValuestreamError
 from stream.source import Source, build_app
-from stream.store import UserStore, require_room
+from stream.state import PartitionState
+from stream.store import UserStore
 
 USERS = {f"user-{i}".encode(): random.Random(i).randbytes(300) for i in range(1_000)}
 
@@ -31,6 +34,7 @@ def source_at(folder: Path) -> Source:
         data_dir=folder,
         fetch_records_max=1,
         session_timeout_s=8.0,
+        lateness_s=60.0,
         instance_id="",
     )
 
@@ -104,6 +108,19 @@ def test_damaged_log_of_writes_leaves_users_and_offset_of_one_earlier_moment(
     assert 0 < len(users) < len(USERS)
     assert users == dict(list(USERS.items())[: len(users)])
     assert store.persisted_offset(TP("changelog", 0)) == len(users) - 1
+
+
+def test_damage_while_the_database_is_open_is_an_error_and_not_the_end_of_the_users(
+    tmp_path: Path,
+) -> None:
+    store = store_at(tmp_path)
+    store.write(0, USERS.items(), 1)
+    store._db_for_partition(0).flush()
+    assert dict(store.users(0)) == USERS
+    (table,) = tmp_path.glob("**/*.sst")
+    flip(table, random.Random(1))
+    with pytest.raises(ValuestreamError, match="Corruption"):
+        list(store.users(0))
 
 
 def test_whole_database_is_kept_without_a_word(
@@ -271,3 +288,83 @@ def test_store_that_was_filled_has_all_users_after_a_crash_and_those_written_sin
     crashed = store_at(Path(shutil.copytree(tmp_path / "open", tmp_path / "crashed")))
     assert dict(crashed.users(0)) == {b"ann": value_at(5), b"bob": value_at(6)}
     assert crashed.persisted_offset(TP("shop-users-changelog", 0)) == 1
+
+
+# -- databases that are ours, which are read into memory as they are opened -----------------------------------
+
+
+def packed(*users: str, applied_offset: int = 0) -> list[tuple[bytes, bytes | None]]:
+    """Users who have seen the source so far, as items of a store."""
+    state = PartitionState(lateness_s=60)
+    rows = state.rows_of(list(users))
+    state.users["applied_offset"][rows] = applied_offset
+    return [(user.encode(), value) for user, value in zip(users, pack(state, rows), strict=True)]
+
+
+def applied_offsets(state: PartitionState) -> dict[str, int]:
+    return dict(zip(state.ids, state.users["applied_offset"][: len(state)].tolist(), strict=True))
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> UserStore:
+    """A store of three users that was written by another process."""
+    store = store_at(tmp_path / "written")
+    store.write(0, packed("ann", "bob", "cid", applied_offset=5), 2)
+    store._db_for_partition(0).flush()
+    return store_at(Path(shutil.copytree(tmp_path / "written", tmp_path / "copied")))
+
+
+async def test_users_are_read_once_where_nothing_changes_between_opening_and_loading(
+    three: UserStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await three._try_open_db_for_partition(0)
+    assert three.persisted_offset(TP("changelog", 0)) == 2
+    monkeypatch.setattr("stream.store.rows", lambda _database: iter([(b"read", b"again")]))
+    state = await three.load(0)
+    assert applied_offsets(state) == {"ann": 5, "bob": 5, "cid": 5}
+    assert state.lateness_s == 60
+
+
+async def test_what_recovery_brings_after_opening_is_loaded(three: UserStore) -> None:
+    await three._try_open_db_for_partition(0)
+    (_, newer), *_ = packed("bob", applied_offset=9)
+    three.apply_changelog_batch([fetch(3, (b"bob", newer), (b"cid", None))], None, None)
+    assert applied_offsets(await three.load(0)) == {"ann": 5, "bob": 9}
+
+
+async def test_each_load_is_of_what_the_store_has_then(three: UserStore) -> None:
+    await three._try_open_db_for_partition(0)
+    await three.load(0)
+    three.write(0, packed("dan", applied_offset=7), 3)
+    assert applied_offsets(await three.load(0)) == {"ann": 5, "bob": 5, "cid": 5, "dan": 7}
+
+
+async def test_users_of_a_partition_that_was_revoked_are_read_anew(three: UserStore) -> None:
+    await three._try_open_db_for_partition(0)
+    three.revoke_partitions(three.table, {TP("app-users-changelog", 0)})
+    assert not three._in_memory
+
+
+async def test_store_that_is_asked_while_it_is_read_is_read_by_who_asks(
+    three: UserStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.store._CHUNK", 1)
+    opening = asyncio.create_task(three._try_open_db_for_partition(0))
+    while not three._unread:
+        await asyncio.sleep(0)
+    three.write(0, packed("bob", applied_offset=9), 3)
+    await opening
+    assert applied_offsets(await three.load(0)) == {"ann": 5, "bob": 9, "cid": 5}
+
+
+async def test_damaged_database_of_ours_is_made_anew_with_one_warning(
+    database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in database.glob("*.sst"):
+        flip(path, random.Random(1))
+    store = store_at(tmp_path / "state")
+    with caplog.at_level(logging.WARNING):
+        await store._try_open_db_for_partition(0)
+    assert [str(database) in record.getMessage() for record in caplog.records] == [True]
+    assert store.persisted_offset(TP("changelog", 0)) is None
+    assert len(await store.load(0)) == 0

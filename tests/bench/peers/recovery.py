@@ -19,14 +19,15 @@ __all__ = ["timed_recovery"]
 @contextmanager
 def timed_recovery(report: Path) -> Iterator[None]:
     """Inside, what a recovery took is written to ``report`` whenever one ends."""
-    opens, apply, resume = UserStore._open_for_partition, UserStore.apply_changelog_batch, Worker._resume_partitions
+    opens, apply = UserStore._try_open_db_for_partition, UserStore.apply_changelog_batch
+    resume = Worker._resume_partitions
     open_s = 0.0
     first_change: float | None = None
 
-    def timed_open(self: UserStore, partition: int) -> Any:
+    async def timed_open(self: UserStore, *args: Any, **kwargs: Any) -> Any:
         nonlocal open_s
         began = time.monotonic()
-        database = opens(self, partition)
+        database = await opens(self, *args, **kwargs)
         open_s += time.monotonic() - began
         return database
 
@@ -51,7 +52,7 @@ def timed_recovery(report: Path) -> Iterator[None]:
         unfinished.replace(report)
 
     with ExitStack() as patched:
-        patched.enter_context(patch.object(UserStore, "_open_for_partition", timed_open))
+        patched.enter_context(patch.object(UserStore, "_try_open_db_for_partition", timed_open))
         patched.enter_context(patch.object(UserStore, "apply_changelog_batch", timed_apply))
         patched.enter_context(patch.object(Worker, "_resume_partitions", timed_resume))
         yield
