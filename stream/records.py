@@ -7,6 +7,7 @@ frozen dataclass of every record, which takes longer than all the rest of readin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from aiokafka.consumer import fetcher
@@ -30,12 +31,38 @@ class Record(NamedTuple):
     partition: int
 
 
+class _Whole:
+    """A record batch that is one item: itself, at the offset of its last record."""
+
+    def __init__(self, batch: Any) -> None:
+        self._batch = batch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[_Whole]:
+        #: All records, each read.
+        self.records = list(self._batch)
+        if self.records:
+            self.offset = self.records[-1].offset
+            yield self
+
+    def __next__(self) -> Any:
+        """The first record, of a control batch."""
+        return next(self._batch)
+
+
 class _KeptRecords(MemoryRecords):  # type: ignore[misc]
     """The batches of one fetch of a partition, and their bytes."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self.data = data
+
+    def next_batch(self, *_: Any) -> Any:
+        """The next batch."""
+        batch = super().next_batch()
+        return batch if batch is None else _Whole(batch)
 
 
 class AnyText(bytearray):
@@ -70,39 +97,49 @@ class _Rest(_MemoryRecordsPy):  # type: ignore[misc]
         """The next batch."""
         batch = _AnyNames(self._next_slice)
         self._cache_next()
-        return batch
+        return _Whole(batch)
 
 
 class ReadableRecords(fetcher.PartitionRecords):  # type: ignore[misc]
-    """The records of one fetch of a partition; from a name that is not UTF-8 on, read again by slower code."""
+    """The records of one fetch of a partition; from a name that is not UTF-8 on, read again by slower code.
 
+    aiokafka's own loop, which knows aborted transactions, goes by batches here; the records of each are made at once.
+    """
+
+    next_fetch_offset: int
     _records: Any
-    _records_iterator: Any
+    _records_iterator: Iterator[Record]
 
-    def __next__(self) -> Any:
+    def __iter__(self) -> Iterator[Record]:
+        """The records that are left, each once: who stops in between may begin again."""
+        return self._records_iterator
+
+    def __next__(self) -> Record:
         """The next record."""
-        try:
-            return next(self._records_iterator)
-        except StopIteration:
-            self._records_iterator = None
-            raise
-        except UnicodeDecodeError:
-            self._records = _Rest(self._records.data, self.next_fetch_offset)
-            self._records_iterator = self._unpack_records()
-            return next(self)
+        return next(self._records_iterator)
 
-    def _consumer_record(self, tp: Any, record: Any) -> Record:
-        headers = record.headers
-        fields = (
-            record.offset,
-            record.timestamp,
-            record.key,
-            record.value,
-            tuple(headers) if headers else (),
-            tp.topic,
-            tp.partition,
-        )
-        return _tuple(Record, fields)
+    def _unpack_records(self) -> Iterator[Record]:
+        batches = super()._unpack_records()
+        while True:
+            try:
+                batch = next(batches, None)
+            except UnicodeDecodeError:
+                self._records = _Rest(self._records.data, self.next_fetch_offset)
+                batches = super()._unpack_records()
+                continue
+            if batch is None:
+                return
+            for record in batch:
+                self.next_fetch_offset = record.offset + 1
+                yield record
+
+    def _consumer_record(self, tp: Any, batch: Any) -> list[Record]:
+        topic, partition, first = tp.topic, tp.partition, self.next_fetch_offset
+        return [
+            _tuple(Record, (r.offset, r.timestamp, r.key, r.value, tuple(r.headers), topic, partition))
+            for r in batch.records
+            if r.offset >= first
+        ]
 
 
 def read_records() -> None:

@@ -40,6 +40,7 @@ __all__ = [
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 #: Kafka takes events up to 1 MiB by default; a dead letter is such an event and its headers.
 _DLQ_BYTES_MAX: Final = 1024 * 1024 + 64 * 1024
+_SEGMENT_BYTES: Final = 64 * 1024 * 1024
 _POLICY: Final = "cleanup.policy"
 _BYTES_MAX: Final = "max.message.bytes"
 _FORBIDDEN: Final = frozenset({TopicAuthorizationFailedError.errno, ClusterAuthorizationFailedError.errno})
@@ -69,8 +70,9 @@ def required_topics(settings: Settings, partitions: int) -> list[TopicSpec]:
         (settings.scores_topic, compacted),
         (settings.alerts_topic, month),
         (settings.dlq_topic, {**month, _BYTES_MAX: str(_DLQ_BYTES_MAX)}),
-        # Exactly compact: with delete as well, the state of a silent user would expire.
-        (changelog_topic(settings), compacted),
+        # Exactly compact: with delete as well, the state of a silent user would expire. Kafka compacts what is not in
+        # the newest segment, so that one, of 1 GiB by default, is read whole in a recovery.
+        (changelog_topic(settings), {**compacted, "segment.bytes": str(_SEGMENT_BYTES)}),
     ]
     return [TopicSpec(name, partitions, config) for name, config in configs]
 

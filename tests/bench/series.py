@@ -157,11 +157,13 @@ def _start(settings: Settings, plan: SeriesPlan, folder: Path) -> dict[str, Any]
 def _recovered(found: dict[str, list[dict[str, Any]]], users: int) -> dict[str, Any]:
     """From the changelog: since its first record came. From the local store: opening, checking and loading it."""
     replay_s = statistics.median(run["changelog_seconds"] for run in found["changelog"])
+    records = statistics.median(run["changelog_records"] for run in found["changelog"])
     load_s = statistics.median(run["open_seconds"] + run["load_seconds"] for run in found["local"])
     short = [run["users"] for of in found.values() for run in of if run["users"] != users]
     assert not short, f"recovered {short[0]} users, expected {users}"
     return {
         "users": users,
+        "changelog_records": round(records),
         "changelog_seconds": round(replay_s, 3),
         "changelog_users_per_second": round(users / replay_s),
         "local_seconds": round(load_s, 3),

@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError, Requ
 
 from stream.errors import ScoringError
 from tests.simulation.broker import CHANGELOG
-from tests.simulation.network import THREAD
+from tests.simulation.network import WITHIN
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -71,7 +71,7 @@ def stall(world: World) -> None:
 
 def lose(world: World) -> None:
     """A connection breaks, before a request arrives or before its answer does."""
-    under_way = [r for r in (*world.network.sent, *world.network.answered) if r.lane != THREAD]
+    under_way = [r for r in (*world.network.sent, *world.network.answered) if r.lane != WITHIN]
     # Most requests are heartbeats and fetches, of which there will be more.
     under_way = [r for r in under_way if r.name.startswith("append")] or under_way
     if under_way:

@@ -16,7 +16,7 @@ from stream.lease import MembershipLease
 from tests.simulation.broker import CHANGELOG
 from tests.simulation.client import Consumer
 from tests.simulation.disk import Disk
-from tests.simulation.network import THREAD, Reply
+from tests.simulation.network import WITHIN, Reply
 
 if TYPE_CHECKING:
     from tests.simulation.loop import ProcessLoop
@@ -163,9 +163,9 @@ class Member:
         if not self.numbers or not await self.assignment.resume(lambda: self._scheduler.seeks, positions()):
             return
         self.world.resuming(self, by_number)
-        # Faust lets aiokafka fetch on from where it stands before it seeks, which goes through another thread.
+        # Faust lets aiokafka fetch on from where it stands before it seeks, and other tasks have their turns between.
         self.consumer.active.update(self.numbers)
-        await self.call("seek", lambda reply: reply(None, None), THREAD)
+        await self.call("seek", lambda reply: reply(None, None), WITHIN)
         await self.consumer.perform_seek()
         self._scheduler.sought()
 

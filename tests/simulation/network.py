@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.simulation.process import Process
 
-__all__ = ["THREAD", "Network", "Reply", "Request"]
+__all__ = ["WITHIN", "Network", "Reply", "Request"]
 
 #: How the broker answers a request: with a result or an error, at once or later.
 Reply = Callable[[Any, Exception | None], None]
-#: The lane of what goes to another thread of the process: it may take its time, and is never lost.
-THREAD = ("thread", None)
+#: The lane of what a process waits for within itself: it may take its time, and is never lost.
+WITHIN = ("within", None)
 
 
 @dataclass(slots=True, eq=False)

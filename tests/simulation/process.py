@@ -23,7 +23,7 @@ from tests.simulation.disk import Disk
 from tests.simulation.loop import ProcessLoop
 from tests.simulation.member import NAP_S, SESSION_S, Member
 from tests.simulation.model import HashedDecider, HashedModel, HashedPipeline, HashedSentiment
-from tests.simulation.network import THREAD
+from tests.simulation.network import WITHIN
 from tests.simulation.oracle import decoder
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Process(Member):
             fetch, highwater = await self._fetches.get()
             # What is on its way through Faust's conductor and streams may wait there.
             if self.world.rng.random() < 0.3:
-                await self.call("stream", lambda reply: reply(None, None), THREAD)
+                await self.call("stream", lambda reply: reply(None, None), WITHIN)
             await self.reviews.room(lambda: self.assignment.partitions.values())
             for records in fetch:
                 self.assignment.take_in(records.tp.partition, records, highwater)

@@ -67,3 +67,34 @@ def test_records_of_good_names_are_read_as_aiokafka_reads_them() -> None:
     data = batch(0, [b"good"] * 3) + batch(7, ["éé".encode()] * 2)
     found = [(r.offset, r.headers[0][0]) for r in read(data)]
     assert found == [(0, "good"), (1, "good"), (2, "good"), (7, "éé"), (8, "éé")]
+
+
+def test_who_stops_in_between_has_read_as_far_as_they_got_and_goes_on_there() -> None:
+    data = batch(0, [b"good"] * 5) + batch(9, [b"good"] * 2)
+    records = fetcher.PartitionRecords(
+        TopicPartition("t", 0), fetcher.MemoryRecords(data), [], 1, None, None, True, fetcher.READ_UNCOMMITTED
+    )
+    reached = []
+    for record in records:
+        reached.append((record.offset, records.next_fetch_offset))
+        if len(reached) == 2:
+            break
+    assert reached == [(1, 2), (2, 3)]
+    assert records.next_fetch_offset == 3
+    assert next(records).offset == 3
+    assert [record.offset for record in records] == [4, 9, 10]
+    assert records.next_fetch_offset == 11
+    assert list(records) == []
+
+
+def test_batch_of_which_compaction_left_nothing_is_passed() -> None:
+    empty = bytearray(batch(5, [b"good"]))
+    empty = empty[:57] + struct.pack(">i", 0)
+    empty[8:12] = struct.pack(">i", len(empty) - 12)
+    empty[17:21] = struct.pack(">I", crc32c.crc32c(bytes(empty[21:])))
+    assert [r.offset for r in read(batch(0, [b"good"]) + bytes(empty) + batch(9, [b"good"]))] == [0, 9]
+    records = fetcher.PartitionRecords(
+        TopicPartition("t", 0), fetcher.MemoryRecords(bytes(empty)), [], 5, None, None, True, fetcher.READ_UNCOMMITTED
+    )
+    assert list(records) == []
+    assert records.next_fetch_offset == 6

@@ -21,7 +21,7 @@ def timed_recovery(report: Path) -> Iterator[None]:
     """Inside, what a recovery took is written to ``report`` whenever one ends."""
     opens, apply = UserStore._try_open_db_for_partition, UserStore.apply_changelog_batch
     resume = Worker._resume_partitions
-    open_s = 0.0
+    open_s, n_records = 0.0, 0
     first_change: float | None = None
 
     async def timed_open(self: UserStore, *args: Any, **kwargs: Any) -> Any:
@@ -31,19 +31,23 @@ def timed_recovery(report: Path) -> Iterator[None]:
         open_s += time.monotonic() - began
         return database
 
-    def timed_apply(self: UserStore, *args: Any, **kwargs: Any) -> None:
-        nonlocal first_change
+    def timed_apply(self: UserStore, batch: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal first_change, n_records
         first_change = first_change or time.monotonic()
-        apply(self, *args, **kwargs)
+        n_records += sum(len(event.value) for event in batch)
+        apply(self, batch, *args, **kwargs)
 
     async def timed_resume(self: Worker) -> None:
         began = time.monotonic()
         await resume(self)
         ended = time.monotonic()
+        if not self._partitions:
+            return  # It has none yet.
         found = {
             "users": sum(len(p.state) for p in self._partitions),
             "open_seconds": open_s,
             "load_seconds": ended - began,
+            "changelog_records": n_records,
             # From the first record of the changelog until all users are in memory; null where there was none.
             "changelog_seconds": None if first_change is None else ended - first_change,
         }
