@@ -58,6 +58,8 @@ class Jobs:
         #: Set when events or reviews were taken in.
         self._news = asyncio.Event()
         self._committed_at = self._recovering_since = clock.monotonic()
+        # Counted when it is asked for: an old 0 would look as if all were scored.
+        metrics.queue_depth.set_function(lambda: sum(len(p.queue) for p in self._partitions))
 
     def coroutine_functions(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What to run, each for ever; an error that one raises is to end the worker."""

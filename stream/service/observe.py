@@ -13,7 +13,7 @@ __all__ = ["observe"]
 
 
 def observe(partitions: Sequence[Partition], metrics: Metrics, health: Health, clock: Clock) -> None:
-    """Set every gauge that is read off the partitions, and tell health that the loop turns."""
+    """Set the gauges that are read off the partitions now and then, and tell health that the loop turns."""
     now, monotonic = clock.time(), clock.monotonic()
     for p in partitions:
         metrics.consumer_lag.labels(str(p.number)).set(p.lag)
@@ -23,7 +23,6 @@ def observe(partitions: Sequence[Partition], metrics: Metrics, health: Health, c
     metrics.state_bytes.set(sum(p.state.nbytes for p in partitions))
     metrics.dirty_users.set(sum(len(rows) for p in partitions for rows in p.dirty))
     metrics.reviews_pending.set(sum(len(p.reviews) for p in partitions))
-    metrics.queue_depth.set(sum(len(p.queue) for p in partitions))
     metrics.queue_oldest_wait.set(max((p.queue.oldest_wait_s(monotonic) for p in partitions), default=0.0))
     health.lag(sum(p.lag for p in partitions))
     health.beat()

@@ -202,8 +202,7 @@ def _recovery(values: Values) -> str:
 
     return (
         f"## Recovery\n\n{of['users']:,} users. From the changelog, with an empty data folder, into the local store"
-        f" and memory, since its first record came: {rate('changelog')} (target: 100,000); it had"
-        f" {of['changelog_records']:,} records, as far as the broker had compacted it. From the local store into"
+        f" and memory, since its first record came: {rate('changelog')} (target: 100,000). From the local store into"
         f" memory, with the check that it is whole: {rate('local')} (target: 500,000).\n\n"
         f"{_machine(values['machine.recovery'], '')}\n"
     )

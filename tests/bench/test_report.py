@@ -52,7 +52,6 @@ def _measured() -> dict[str, Any]:
         "scale": [{**point, "users": n, "keys": keys} for n in (10_000, 2_000_000) for keys in ("uniform", "zipf")],
         "recovery": {
             "users": 1_000,
-            "changelog_records": 1_500,
             "changelog_seconds": 4.0,
             "changelog_users_per_second": 250,
             "local_seconds": 0.5,
