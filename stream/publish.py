@@ -92,10 +92,10 @@ class Publisher:
             if self._lease.term != term:
                 raise ProducerFenced(_GIVEN_UP)
             if self._current is None:
-                self._current = _Producers(term, await self._started(term), await self._started(term))
+                self._current = await _started(_Producers(term, self._producer(term), self._producer(term)))
             return self._current
 
-    async def _started(self, term: int) -> AIOKafkaProducer:
+    def _producer(self, term: int) -> AIOKafkaProducer:
         """A producer whose requests wait for the lease, and end with its term."""
         producer = AIOKafkaProducer(
             acks="all",
@@ -113,11 +113,6 @@ class Publisher:
             return await send(node, request, **kwargs)
 
         client.send = send_while_ours
-        try:
-            await producer.start()
-        except BaseException:
-            await producer.stop()
-            raise
         return producer
 
     def _retire(self, producers: _Producers) -> None:
@@ -181,6 +176,16 @@ class Publisher:
             raise LeaseError("found no membership lease, expected one before anything is sent; wait for a heartbeat")
         ack: asyncio.Future[Any] = await producer.send_batch(batch, topic, partition=partition)
         return ack
+
+
+async def _started(producers: _Producers) -> _Producers:
+    """The same, connected; where one cannot be, neither is left running."""
+    try:
+        await asyncio.gather(producers.quick.start(), producers.bulk.start())
+    except BaseException:
+        await _stop(producers)
+        raise
+    return producers
 
 
 async def _stop(producers: _Producers) -> None:

@@ -109,32 +109,35 @@ class UserStore(RocksDBStore):
 
     def _reading(self, partition: int, state: PartitionState | None) -> Iterator[None]:
         """Read a database whole, so that damage shows now: then it is made anew. Its users go into ``state``."""
-        database = self._dbs[partition]
         with explained(self.partition_path(partition)):
             try:
-                for users, values in _chunks(self._rows(database)):
-                    if state is not None:
-                        changelog.load(state, users, values)
-                    yield
-                    if partition not in self._unread:
-                        return  # It was read by another meanwhile, who could not wait.
-                mark = Mark.read(database.get(self.offset_key))
-                mark.check(self._unread[partition])
-                if mark.offset is None:
-                    self._filling[partition] = {}
-                elif state is not None:
-                    self._in_memory[partition] = state
-                damage = None
+                yield from self._reading_whole(partition, state)
+                return
             except Exception as error:
                 if not is_damage(error):
                     raise
                 # Its traceback holds the scan, and a scan keeps the database open.
                 damage = error.with_traceback(None)
-            if damage is not None:
-                with suppress(Exception):  # It says of the same damage.
-                    database.close()
-                self._dbs[partition] = self._made_anew(partition, damage)
+            del self._unread[partition]
+            with suppress(Exception):  # It says of the same damage.
+                self._dbs[partition].close()
+            self._dbs[partition] = self._made_anew(partition, damage)
+
+    def _reading_whole(self, partition: int, state: PartitionState | None) -> Iterator[None]:
+        database = self._dbs[partition]
+        for users, values in _chunks(self._rows(database)):
+            if state is not None:
+                changelog.load(state, users, values)
+            yield
+            if partition not in self._unread:
+                return  # It was read by another meanwhile, who could not wait.
+        mark = Mark.read(database.get(self.offset_key))
+        mark.check(self._unread[partition])
         del self._unread[partition]
+        if mark.offset is None:
+            self._filling[partition] = {}
+        elif state is not None:
+            self._in_memory[partition] = state
 
     def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
         """Close the databases of partitions that are not ours any more."""

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import ProducerFenced
+from aiokafka.errors import KafkaConnectionError, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.produce import ProduceRequest
 from hypothesis import given
@@ -296,3 +296,18 @@ async def test_send_that_waits_for_a_producer_as_the_term_ends_is_refused(produc
     await other
     with pytest.raises(LeaseError):
         await sending
+
+
+async def test_where_one_producer_cannot_connect_neither_is_left_running(
+    producers: list[OneAtATime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(producer: OneAtATime) -> None:
+        if producer is producers[1]:
+            raise KafkaConnectionError("no broker")
+
+    monkeypatch.setattr(OneAtATime, "start", start)
+    publisher = Publisher(Held(), 5.0, "changelog")
+    with pytest.raises(KafkaConnectionError):
+        await publisher.start()
+    assert [producer.stopped for producer in producers] == [True, True]
+    assert await publisher.send("scores", 0, SCORE) == 0
