@@ -55,7 +55,7 @@ _TEXT: Final = msgspec.json.Decoder(str)
 
 
 class Record(Protocol):
-    """What is read of a Kafka record (aiokafka's ``ConsumerRecord`` fits)."""
+    """What is read of a Kafka record (those of aiokafka and kafka-python fit)."""
 
     offset: int
     value: bytes | None

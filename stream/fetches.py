@@ -30,7 +30,7 @@ class Records(list[Any]):
 
 
 class Fetched:
-    """What one fetch brought, in the shape of one consumer record: that of its last record."""
+    """What one fetch brought, in the shape of one consumer record: that of its last record, of this partition."""
 
     checksum = None
     headers = ()
@@ -39,10 +39,9 @@ class Fetched:
     serialized_value_size = 0
     timestamp_type = 0
 
-    def __init__(self, value: Any, last: Any) -> None:
+    def __init__(self, value: Any, tp: TP, last: Any) -> None:
         self.value = value
-        self.topic = last.topic
-        self.partition = last.partition
+        self.topic, self.partition = tp
         self.offset = last.offset
         self.timestamp = last.timestamp
 
@@ -70,11 +69,11 @@ class OneEventPerFetch(SchedulingStrategyT):
                 batch = Records(tp, fetched, self._last.get(tp), self.seeks)
                 self._last[tp] = fetched[-1].offset
                 if tp.topic.endswith(_CHANGELOG):
-                    yield tp, Fetched(batch, batch[-1])
+                    yield tp, Fetched(batch, tp, batch[-1])
                 else:
                     source.append(batch)
         if source:
-            yield source[-1].tp, Fetched(source, source[-1][-1])
+            yield source[-1].tp, Fetched(source, source[-1].tp, source[-1][-1])
 
 
 class FetchingApp(faust.App):

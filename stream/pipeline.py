@@ -64,8 +64,9 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Names of the topics written to."""
+    """Names of the topic of events, and of the topics written to."""
 
+    events: str
     changelog: str
     scores: str
     alerts: str
@@ -296,7 +297,9 @@ class Pipeline:
         items += changelog.erased(partition.state, (erased.user for erased in partition.erasures))
         gone = [Outgoing(key, None) for key, value in items if value is None]
         try:
-            await self._send(self._topics.dlq, partition, map(dead_letter, dead))
+            await self._send(
+                self._topics.dlq, partition, [dead_letter(one, self._topics.events, partition.number) for one in dead]
+            )
             offset = await self._send(self._topics.changelog, partition, [Outgoing(k, v) for k, v in items])
             await self._send(self._topics.scores, partition, gone)
         except Exception:

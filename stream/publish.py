@@ -199,8 +199,8 @@ def _append(batch: Any, record: Outgoing) -> bool:
     return added is not None
 
 
-def dead_letter(dead: DeadLetter) -> Outgoing:
-    """The dead-letter record: key, value and headers as they came, and why in further string headers.
+def dead_letter(dead: DeadLetter, topic: str, partition: int) -> Outgoing:
+    """The dead-letter record of one from here: key, value and headers as they came, and why in further string headers.
 
     Of an event larger than the dead-letter topic takes, the beginning of key and value, and its size.
     """
@@ -210,8 +210,8 @@ def dead_letter(dead: DeadLetter) -> Outgoing:
         "valuestream.error.reason": dead.reason,
         "valuestream.error.message": dead.message[:_MESSAGE_MAX],
         "valuestream.error.stage": dead.stage,
-        "valuestream.source.topic": record.topic,
-        "valuestream.source.partition": record.partition,
+        "valuestream.source.topic": topic,
+        "valuestream.source.partition": partition,
         "valuestream.source.offset": record.offset,
         "valuestream.source.timestamp": record.timestamp,
         "valuestream.attempt": _attempt(record.headers),

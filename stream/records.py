@@ -2,33 +2,21 @@
 
 Kafka takes a name as it comes, and C clients send any bytes. aiokafka 0.14 raises ``UnicodeDecodeError`` at it,
 again at every attempt, so one such record would stop its partition, and the worker with it, for ever. And it makes a
-frozen dataclass of every record, which takes longer than all the rest of reading it.
+frozen dataclass of every record that its C code has read, which takes longer than all the rest of reading it: here a
+record is what the C code made. It has ``offset``, ``timestamp`` (milliseconds since 1970), ``key``, ``value`` and
+``headers``; its topic and partition are those of the fetch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
-__all__ = ["ReadableRecords", "Record", "read_records"]
-
-_tuple = tuple.__new__
-
-
-class Record(NamedTuple):
-    """A record as it was read, without what nobody here asks for; ``timestamp`` is in milliseconds since 1970."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
-    topic: str
-    partition: int
+__all__ = ["ReadableRecords", "read_records"]
 
 
 class _Whole:
@@ -103,22 +91,22 @@ class _Rest(_MemoryRecordsPy):  # type: ignore[misc]
 class ReadableRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     """The records of one fetch of a partition; from a name that is not UTF-8 on, read again by slower code.
 
-    aiokafka's own loop, which knows aborted transactions, goes by batches here; the records of each are made at once.
+    aiokafka's own loop, which knows aborted transactions, goes by batches here; the records of each are read at once.
     """
 
     next_fetch_offset: int
     _records: Any
-    _records_iterator: Iterator[Record]
+    _records_iterator: Iterator[Any]
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[Any]:
         """The records that are left, each once: who stops in between may begin again."""
         return self._records_iterator
 
-    def __next__(self) -> Record:
+    def __next__(self) -> Any:
         """The next record."""
         return next(self._records_iterator)
 
-    def _unpack_records(self) -> Iterator[Record]:
+    def _unpack_records(self) -> Iterator[Any]:
         batches = super()._unpack_records()
         while True:
             try:
@@ -133,13 +121,12 @@ class ReadableRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 self.next_fetch_offset = record.offset + 1
                 yield record
 
-    def _consumer_record(self, tp: Any, batch: Any) -> list[Record]:
-        topic, partition, first = tp.topic, tp.partition, self.next_fetch_offset
-        return [
-            _tuple(Record, (r.offset, r.timestamp, r.key, r.value, tuple(r.headers), topic, partition))
-            for r in batch.records
-            if r.offset >= first
-        ]
+    def _consumer_record(self, _: Any, batch: _Whole) -> list[Any]:
+        """The records of a batch, without those before the one that was asked for."""
+        first = self.next_fetch_offset
+        if batch.base_offset >= first:
+            return batch.records
+        return [record for record in batch.records if record.offset >= first]
 
 
 def read_records() -> None:

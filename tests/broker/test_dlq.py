@@ -85,7 +85,7 @@ def record(topic: str, key: bytes | None, value: bytes | None, headers: Headers 
 
 def dead(settings: Settings, event: Any, reason: str = "late", **changed: Any) -> Any:
     """The dead-letter record that the worker makes of an event."""
-    out = dead_letter(DeadLetter(event, reason, "why"))
+    out = dead_letter(DeadLetter(event, reason, "why"), event.topic, event.partition)
     changed = {"partition": event.partition, **changed}
     return record(settings.dlq_topic, out.key, out.value, list(out.headers), **changed)
 

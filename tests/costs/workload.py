@@ -148,7 +148,7 @@ class Workload:
     def _pipeline(self) -> Pipeline:
         metrics, clock = Metrics(), ManualClock(_NOW)
         scorer: Any = SimpleNamespace(manifest=self._manifest)
-        topics = Topics("changelog", "scores", "alerts", "dlq")
+        topics = Topics("events", "changelog", "scores", "alerts", "dlq")
         reviews = Reviews(None, 1, metrics, clock)
         return Pipeline(self.decoder, scorer, self._decider, _Acknowledging(), topics, metrics, clock, reviews)
 

@@ -50,8 +50,6 @@ class Record:
     offset: int = 0
     key: bytes | None = b"k"
     headers: Headers = ()
-    topic: str = "events"
-    partition: int = 3
     timestamp: int = 1_735_600_000_000
 
 
@@ -145,7 +143,7 @@ def check_changelog(values: Sequence[bytes], *, must_be_read: bool = False) -> b
 def check_dead_letter(dead: DeadLetter) -> Outgoing:
     """It has a known reason, each of our headers once, and fits its topic."""
     assert dead.reason in REASONS
-    made = dead_letter(dead)
+    made = dead_letter(dead, "events", 3)
     names = [name for name, _ in made.headers]
     for name in ("valuestream.error.reason", "valuestream.error.message", "valuestream.attempt"):
         assert names.count(name) == 1

@@ -59,7 +59,7 @@ class Process(Member):
             HashedModel(),  # type: ignore[arg-type]
             HashedDecider(),  # type: ignore[arg-type]
             Producer(self.lease, self),
-            Topics(CHANGELOG, SCORES, ALERTS, DLQ),
+            Topics(EVENTS, CHANGELOG, SCORES, ALERTS, DLQ),
             world.metrics,
             world.clock,
             self.reviews,

@@ -27,7 +27,7 @@ from stream.service.metrics import Metrics
 from stream.state import PartitionState
 
 DAY = 86_400.0
-TOPICS = Topics(changelog="changelog", scores="scores", alerts="alerts", dlq="dlq")
+TOPICS = Topics(events="events", changelog="changelog", scores="scores", alerts="alerts", dlq="dlq")
 
 
 @dataclass
@@ -39,8 +39,6 @@ class Record:
     timestamp: int
     key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
-    topic: str = "events"
-    partition: int = 0
 
 
 @dataclass

@@ -35,14 +35,12 @@ class Record:
     value: bytes | None = b"{"
     key: bytes | None = b"u"
     headers: Sequence[tuple[str, bytes | None]] = ()
-    topic: str = "events"
-    partition: int = 3
     offset: int = 42
     timestamp: int = 1_700_000_000_123
 
 
 def dead(record: Record, reason: str = "malformed", message: str = "value is not JSON") -> Outgoing:
-    return dead_letter(DeadLetter(record, reason, message))
+    return dead_letter(DeadLetter(record, reason, message), "events", 3)
 
 
 def header(outgoing: Outgoing, name: str) -> str:
@@ -58,7 +56,10 @@ def test_dead_letter_says_what_was_wrong_and_where_it_came_from() -> None:
 
 
 def test_dead_letter_of_a_later_stage_names_it() -> None:
-    assert header(dead_letter(DeadLetter(Record(), "late", "…", stage="state")), "valuestream.error.stage") == "state"
+    assert (
+        header(dead_letter(DeadLetter(Record(), "late", "…", stage="state"), "events", 3), "valuestream.error.stage")
+        == "state"
+    )
 
 
 @pytest.mark.parametrize("value", [None, b"", b"\xff\x00", b"{}"])
@@ -125,9 +126,8 @@ MIB = 1024 * 1024
 )
 def test_dead_letter_of_an_event_of_any_size_fits_its_topic(record: Record) -> None:
     (topic,) = [t for t in required_topics(Settings(), 1) if t.name == Settings().dlq_topic]
-    assert (
-        0 < size(dead(replace(record, topic="t" * 249), message="ü" * 1_000)) <= int(topic.config["max.message.bytes"])
-    )
+    made = dead_letter(DeadLetter(record, "malformed", "ü" * 1_000), "t" * 249, 3)
+    assert 0 < size(made) <= int(topic.config["max.message.bytes"])
 
 
 def test_event_too_large_for_its_topic_keeps_its_beginning_and_says_how_large_it_was() -> None:

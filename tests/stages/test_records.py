@@ -58,8 +58,8 @@ def test_record_with_a_header_name_that_is_not_utf_8_is_read_and_so_are_those_ar
     found = read(first + middle + last)
     assert [r.offset for r in found] == [0, 1, 2, 10, 11, 12, 13, 20, 21]
     assert [r.value for r in found] == [b"v0", b"v1", b"v2", b"v0", b"v1", b"v2", b"v3", b"v0", b"v1"]
-    assert found[4].headers == ((bad.decode(errors="backslashreplace"), b"x"),)
-    assert [r.headers for r in found if r.offset not in (11, 13)] == [(("good", b"x"),)] * 7
+    assert found[4].headers == [(bad.decode(errors="backslashreplace"), b"x")]
+    assert [r.headers for r in found if r.offset not in (11, 13)] == [[("good", b"x")]] * 7
     assert [r.offset for r in read(middle + last, offset=12)] == [12, 13, 20, 21]
 
 
