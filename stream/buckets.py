@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from stream.contract.columns import BUCKET, BUCKET_LEVELS, BUCKET_SLOTS
 from stream.contract.events import N_TYPES
-from stream.rings import Runs, grown, opaque, opaque_rows, order_by_user
+from stream.rings import Runs, distinct, grown, opaque, opaque_rows, order_by_user
 
 __all__ = ["Buckets"]
 
@@ -82,7 +82,7 @@ class Buckets:
         beyond = int(users.max()) + 1
         if beyond > len(self._places):
             self._places = grown(self._places, beyond)
-        new = np.unique(users[self._places[users] == 0])
+        new = distinct(users[self._places[users] == 0])
         self._n += len(new)
         if self._n > len(self.pool):
             self.pool = grown(self.pool, max(self._n, 2 * len(self.pool)))

@@ -30,7 +30,7 @@ from stream.contract.columns import (
 )
 from stream.erasure import Erasures, marker_key, read_marker
 from stream.errors import ContractError
-from stream.rings import opaque
+from stream.rings import distinct, opaque
 from stream.state import PartitionState
 
 __all__ = ["applied_offset", "erased", "load", "pack"]
@@ -39,7 +39,7 @@ Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
 _FRESH = FRESH_USER.tobytes()
 _HEAD_BYTES = 1 + USER.itemsize
-_APPLIED_OFFSET = struct.Struct("<q")
+_APPLIED_OFFSET = struct.Struct("<xq").unpack_from
 _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 
 
@@ -129,10 +129,12 @@ def _load_users(state: PartitionState, users: list[str], values: list[bytes]) ->
     if not users:
         return np.zeros(0, np.int64)
     packed = _Packed.of(values)
+    known = len(state)
     rows = state.rows_of(users)
+    _clear(state, rows[rows < known])
     opaque(state.users)[rows] = opaque(packed.heads)
     # Values of like length are copied together, a piece of memory for each user.
-    for length in np.unique(packed.lengths[packed.lengths > 0]).tolist():
+    for length in distinct(packed.lengths[packed.lengths > 0]).tolist():
         alike = np.flatnonzero(packed.lengths == length)
         begin = packed.starts[alike] + _HEAD_BYTES
         history_bytes, seen_bytes = length * HISTORY.itemsize, length * state.seen.itemsize
@@ -142,6 +144,16 @@ def _load_users(state: PartitionState, users: list[str], values: list[bytes]) ->
     for i in np.flatnonzero(packed.ends < packed.sizes).tolist():
         state.awaited[int(rows[i])] = np.frombuffer(values[i][packed.ends[i] :], "<i8").tolist()
     return rows
+
+
+def _clear(state: PartitionState, rows: Array) -> None:
+    """Take from users what a value says nothing of where they have none of it."""
+    having, _ = state.buckets.take(rows)
+    for row in rows[having].tolist():
+        state.buckets.clear(row)
+    if state.awaited:
+        for row in rows.tolist():
+            state.awaited.pop(row, None)
 
 
 class _Packed(NamedTuple):
@@ -232,5 +244,5 @@ def _upgraded(value: bytes) -> bytes:
 
 def applied_offset(value: bytes) -> int:
     """The source offset of the last event that a packed user has seen; it comes first in ``USER``, in every version."""
-    offset: int = _APPLIED_OFFSET.unpack_from(value, 1)[0]
+    offset: int = _APPLIED_OFFSET(value)[0]
     return offset

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +18,7 @@ import rocksdict
 
 from stream.errors import ConfigError, ValuestreamError
 
-__all__ = ["Manifest", "Mark", "explained", "is_damage", "one_line", "require_room", "rows"]
+__all__ = ["Manifest", "Mark", "chunks", "explained", "is_damage", "one_line", "require_room"]
 
 #: Read ahead by a scan; RocksDB's own 8 to 256 KB are made for disks that seek.
 _READAHEAD_BYTES: Final = 2 * 1024 * 1024
@@ -103,16 +104,24 @@ class Mark(NamedTuple):
             )
 
 
-def rows(database: Any) -> Iterator[tuple[bytes, bytes]]:
-    """All keys and values, in order, past all caches. Where a block is damaged, its error is raised.
+def chunks(database: Any, size: int) -> Iterator[list[tuple[bytes, bytes]]]:
+    """All keys and values, in order, past all caches, so many at a time. Where a block is damaged, its error is raised.
 
     rocksdict's own iterator of items ends at a damaged block as if there were no more.
     """
-    key = b""
-    for key, value in database.items(read_opt=_scan()):
-        yield key, value
+    last, items = b"", database.items(read_opt=_scan())
+    while chunk := list(islice(items, size)):
+        last = chunk[-1][0]
+        if len(chunk) < size:
+            _require_end(database, last)
+        yield chunk
+    _require_end(database, last)
+
+
+def _require_end(database: Any, last: bytes) -> None:
+    """Raise for damage where there is anything behind this key."""
     rest = database.iter(_scan())
-    rest.seek(key + b"\0")
+    rest.seek(last + b"\0")
     if rest.valid():
         raise OSError("Corruption: a scan ended before the last key")
     rest.status()

@@ -15,6 +15,7 @@ from stream.decide import Decided
 from stream.decode import DeadLetter
 from stream.erasure import Erasure
 from stream.queue import OWED, SILENCE, ScoreQueue
+from stream.rings import distinct
 from stream.state import PartitionState, Snapshot
 
 __all__ = ["Partition", "Position", "Review"]
@@ -142,7 +143,7 @@ class Partition:
 
     def take_dirty(self) -> Array:
         """Rows changed since the last call."""
-        rows = np.unique(np.concatenate(self.dirty)) if self.dirty else np.zeros(0, np.int64)
+        rows = distinct(np.concatenate(self.dirty)) if self.dirty else np.zeros(0, np.int64)
         self.dirty = []
         return rows[self.state.living(rows)]
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.contract.events import N_TYPES, EventType
+from stream.rings import distinct
 
 __all__ = ["OLDEST_SHARE", "OWED", "SILENCE", "YIELDING_SHARE", "YIELD_S", "ScoreQueue", "priorities"]
 
@@ -82,7 +83,7 @@ class ScoreQueue:
             return
         self._fit(int(rows.max()) + 1)
         before = self._priority[rows]
-        fresh = np.unique(rows[before == 0])
+        fresh = distinct(rows[before == 0])
         self._since[fresh] = now
         self._arrival[fresh] = np.inf
         np.maximum.at(self._priority, rows, np.asarray(priority, np.uint8))
@@ -91,7 +92,7 @@ class ScoreQueue:
             self._n += len(fresh)
             self._unfiled.append(fresh)
         if self._lines:
-            self._unfile(np.unique(rows[self._filed[rows] & (self._priority[rows] > before)]))
+            self._unfile(distinct(rows[self._filed[rows] & (self._priority[rows] > before)]))
 
     def take(self, n: int, now: float) -> tuple[Array, Array]:
         """Up to ``n`` users who may be scored now, most urgent first, and their earliest arrivals.
@@ -186,7 +187,7 @@ class ScoreQueue:
 
     def _line_up(self, rows: Array) -> None:
         levels = self._level(rows)
-        for level in np.unique(levels).tolist():
+        for level in distinct(levels).tolist():
             line = self._lines.get(level, rows[:0])
             line, added = line[self._waits_in(level, line)], rows[levels == level]
             added = added[np.argsort(self._since[added], kind="stable")]

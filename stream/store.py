@@ -10,9 +10,10 @@ import asyncio
 import logging
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, Final
 
@@ -23,25 +24,27 @@ from faust.types import TP
 from yarl import URL
 
 from stream import changelog
-from stream.database import Manifest, Mark, explained, is_damage, one_line, rows
+from stream.database import Manifest, Mark, chunks, explained, is_damage, one_line
+from stream.restored import ENTRY_BYTES, Restored
 from stream.state import PartitionState
 
 __all__ = ["UserStore", "UserTable"]
 
 logger = logging.getLogger(__name__)
-#: RocksDB's own size of a memory table, and the bytes after which we empty one, while it cannot be full: RocksDB does
-#: that in the background, where of two logs of writes the older can be lost and the newer kept.
+#: RocksDB's own size of a memory table, and the bytes after which we empty one, while it cannot be full: by itself
+#: RocksDB takes writes meanwhile, and of two logs of writes the older can be lost and the newer kept.
 _TABLE_BYTES: Final = 32 * 1024 * 1024
 _FLUSH_BYTES: Final = _TABLE_BYTES // 2
 #: A table that so many writes (one a second) have not filled is emptied at a quarter: a worker with little to do stays
 #: small, and one with much to do has few and large files to merge.
 _SLOW_FLUSH_BYTES: Final = _FLUSH_BYTES // 4
 _SLOW_WRITES: Final = 60
-#: What an entry of a memory table takes besides its key and value, or more.
-_ENTRY_BYTES: Final = 100
-#: Users whose applied offsets are remembered while databases are filled, some 200 bytes each; with more, all are asked
-#: of the database.
-_FILLING_MAX: Final = 1_000_000
+#: What recovery may bring before it is written: of all databases that are empty, and of one that is not. More of the
+#: first is less to write and to merge, more of the second is a longer wait when a standby takes over.
+_RESTORED_BYTES: Final = 256 * 1024 * 1024
+_RESTORED_MORE_BYTES: Final = _FLUSH_BYTES
+#: And how many fetches, of which a standby that has read everything gets one or two each second.
+_RESTORED_FETCHES: Final = 1_000
 #: Users read before others have their turn.
 _CHUNK: Final = 5_000
 
@@ -59,12 +62,14 @@ class UserStore(RocksDBStore):
         self._unread: dict[int, Manifest] = {}
         #: The users of databases that were read when they were opened, until they are loaded or change.
         self._in_memory: dict[int, PartitionState] = {}
-        #: Partitions whose database was empty when it was opened, until they are loaded → the applied offset of each of
-        #: their users: to ask RocksDB took longer than all the rest of filling it.
-        self._filling: dict[int, dict[bytes, int]] = {}
+        #: What recovery has brought since the database of a partition was written.
+        self._restored: dict[int, Restored] = {}
         #: Partition → bytes and writes since its memory table was last emptied.
         self._unflushed: Counter[int] = Counter()
         self._unflushed_writes: Counter[int] = Counter()
+        #: Memory tables that are being emptied; RocksDB leaves Python's lock to others meanwhile.
+        self._flushing: dict[int, Future[None]] = {}
+        self._flusher = ThreadPoolExecutor(1, "flush")
 
     # -- opening --------------------------------------------------------------------------------------------
 
@@ -77,7 +82,7 @@ class UserStore(RocksDBStore):
         return self._dbs.get(partition)
 
     def _open_for_partition(self, partition: int) -> Any:
-        for of in (self._unread, self._in_memory, self._filling):
+        for of in (self._unread, self._in_memory, self._restored):
             of.pop(partition, None)
         path = self.partition_path(partition)
         with explained(path):
@@ -97,7 +102,7 @@ class UserStore(RocksDBStore):
         logger.warning("%s is damaged and is rebuilt from the changelog: %s", path, one_line(error))
         # A copy kept for study would keep what users had erased.
         shutil.rmtree(path)
-        self._filling[partition] = {}
+        self._restored[partition] = Restored(alone=True)
         return super()._open_for_partition(partition)
 
     def _database(self, partition: int) -> Any:
@@ -125,9 +130,9 @@ class UserStore(RocksDBStore):
 
     def _reading_whole(self, partition: int, state: PartitionState | None) -> Iterator[None]:
         database = self._dbs[partition]
-        for users, values in _chunks(self._rows(database)):
+        for chunk in self._chunks(database):
             if state is not None:
-                changelog.load(state, users, values)
+                _load(state, chunk)
             yield
             if partition not in self._unread:
                 return  # It was read by another meanwhile, who could not wait.
@@ -135,42 +140,62 @@ class UserStore(RocksDBStore):
         mark.check(self._unread[partition])
         del self._unread[partition]
         if mark.offset is None:
-            self._filling[partition] = {}
+            self._restored[partition] = Restored(alone=True)
         elif state is not None:
             self._in_memory[partition] = state
 
     def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
         """Close the databases of partitions that are not ours any more."""
+        for tp in tps:
+            self._flushed(tp.partition)
         super().revoke_partitions(table, tps)
         for tp in tps:
             self._in_memory.pop(tp.partition, None)
+            self._restored.pop(tp.partition, None)
 
     # -- reading --------------------------------------------------------------------------------------------
 
     async def load(self, partition: int) -> PartitionState:
         """All users of a partition, in memory; they are the caller's then."""
-        state = self._in_memory.pop(partition, None)
+        restored, state = self._restored.get(partition), self._in_memory.pop(partition, None)
+        changed = self._write_restored(partition)
+        if state is not None and None in changed.values():
+            state = None  # Who is gone since cannot be taken out of it.
+        if state is not None or (restored is not None and restored.alone):
+            users = _in_chunks(changed)
+        else:
+            users = self._chunks(self._database(partition))
         if state is None:
             state = PartitionState(self.table.lateness_s)
-            for users, values in _chunks(self.users(partition)):
-                changelog.load(state, users, values)
+        with explained(self.partition_path(partition)):
+            for chunk in users:
+                _load(state, chunk)
                 await asyncio.sleep(0)
         return state
 
     def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """All users of a partition, packed."""
-        self._filling.pop(partition, None)
+        self._write_restored(partition)
         with explained(self.partition_path(partition)):
-            yield from self._rows(self._database(partition))
+            yield from chain.from_iterable(self._chunks(self._database(partition)))
 
-    def _rows(self, database: Any) -> Iterator[tuple[bytes, bytes]]:
+    def _chunks(self, database: Any) -> Iterator[list[tuple[bytes, bytes]]]:
+        """All users of a database, packed, some at a time."""
         mark = self.offset_key
-        return (row for row in rows(database) if row[0] != mark)
+        for chunk in chunks(database, _CHUNK):
+            has_mark = chunk[0][0] <= mark <= chunk[-1][0]
+            yield [item for item in chunk if item[0] != mark] if has_mark else chunk
 
     def persisted_offset(self, tp: TP) -> int | None:
         """The changelog offset up to which the store has everything."""
-        with explained(self.partition_path(tp.partition)):
-            return Mark.read(self._database(tp.partition).get(self.offset_key)).offset
+        restored = self._restored.get(tp.partition)
+        if restored is not None and restored.offset is not None:
+            return restored.offset
+        return self._written_offset(tp.partition)
+
+    def _written_offset(self, partition: int) -> int | None:
+        with explained(self.partition_path(partition)):
+            return Mark.read(self._database(partition).get(self.offset_key)).offset
 
     # -- writing --------------------------------------------------------------------------------------------
 
@@ -182,65 +207,62 @@ class UserStore(RocksDBStore):
         """Apply recovered changelog fetches; one that is older than what the store has would undo users."""
         try:
             for event in batch:
-                have = self.persisted_offset(event.message.tp)
-                if have is not None and event.message.offset <= have:
-                    continue
-                newest = self._newest(event.message.partition, event.value)
-                self.write(event.message.partition, newest.items(), event.message.offset)
+                self._restore(event.message.tp, event.message.offset, event.value)
         except Exception as error:
             self.recovery_error = self.recovery_error or error
             raise
 
-    def _newest(self, partition: int, records: Sequence[Any]) -> dict[bytes, bytes | None]:
-        """Users → their last values, but for those that have seen less than what the store has.
+    def _restore(self, tp: TP, offset: int, records: Sequence[Any]) -> None:
+        have, partition = self.persisted_offset(tp), tp.partition
+        if have is not None and offset <= have:
+            return
+        restored = self._restored.setdefault(partition, Restored(alone=False))
+        restored.take(records, offset)
+        if restored.n_fetches >= _RESTORED_FETCHES or (not restored.alone and restored.n_bytes > _RESTORED_MORE_BYTES):
+            self._write_restored(partition)
+        elif sum(of.n_bytes for of in self._restored.values()) > _RESTORED_BYTES:
+            self._write_restored(max(self._restored, key=lambda number: self._restored[number].n_bytes))
 
-        Such a value was sent by a worker that had been replaced.
-        """
-        applied = self._applied_offsets(partition, records)
-        newest: dict[bytes, bytes | None] = {}
-        for record in records:
-            key, value = record.key, record.value
-            if value:
-                offset = changelog.applied_offset(value)
-                if offset < applied.get(key, -1):
-                    continue
-                applied[key] = offset
-            newest[key] = value
-        return newest
-
-    def _applied_offsets(self, partition: int, records: Sequence[Any]) -> dict[bytes, int]:
-        """How far the store's values of these users have seen the source; to be kept up with what is written."""
-        if sum(map(len, self._filling.values())) > _FILLING_MAX:
-            self._filling.clear()
-        if partition in self._filling:
-            return self._filling[partition]
-        keys = list({record.key for record in records})
-        with explained(self.partition_path(partition)):
-            known = self._database(partition).get(keys)
-        return {key: changelog.applied_offset(value) for key, value in zip(keys, known, strict=True) if value}
+    def _write_restored(self, partition: int) -> dict[bytes, bytes | None]:
+        """Write what recovery has brought, and return what it has changed."""
+        restored = self._restored.pop(partition, None)
+        if restored is None or restored.offset is None:
+            return {}
+        changed = restored.users
+        if not restored.alone:
+            with explained(self.partition_path(partition)):
+                changed = restored.newer(self._database(partition).get(list(changed)))
+        self.write(partition, changed.items(), restored.offset)
+        return changed
 
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         """Write users and the changelog offset that they came with, all or nothing; None deletes."""
-        batch, n_bytes = rocksdict.WriteBatch(raw_mode=True), 0
-        # In the order of their keys, as RocksDB finds the place of the next beside that of the last.
-        for key, value in sorted(items, key=itemgetter(0)):
-            n_bytes += len(key) + len(value or b"") + _ENTRY_BYTES
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
+        batch, n_bytes = _batch(items)
         path = self.partition_path(partition)
         with explained(path):
             database = self._database(partition)
+            self._write_restored(partition)
+            self._flushed(partition)
             batch.put(self.offset_key, Mark(offset, Manifest.of(path)).packed())
             self._in_memory.pop(partition, None)
             database.write(batch)
-            self._unflushed[partition] += n_bytes
-            self._unflushed_writes[partition] += 1
-            slow = self._unflushed_writes[partition] > _SLOW_WRITES
-            if self._unflushed[partition] > (_SLOW_FLUSH_BYTES if slow else _FLUSH_BYTES):
-                database.flush()
-                self._unflushed[partition] = self._unflushed_writes[partition] = 0
+            self._flush_if_large(partition, n_bytes)
+
+    def _flush_if_large(self, partition: int, n_bytes: int) -> None:
+        """Begin to empty the memory table of a partition, to which so many bytes came, if that is due."""
+        self._unflushed[partition] += n_bytes
+        self._unflushed_writes[partition] += 1
+        slow = self._unflushed_writes[partition] > _SLOW_WRITES
+        if self._unflushed[partition] > (_SLOW_FLUSH_BYTES if slow else _FLUSH_BYTES):
+            self._flushing[partition] = self._flusher.submit(self._dbs[partition].flush)
+            self._unflushed[partition] = self._unflushed_writes[partition] = 0
+
+    def _flushed(self, partition: int) -> None:
+        """Wait until the memory table of a partition is empty, if it is being emptied."""
+        flushing = self._flushing.pop(partition, None)
+        if flushing is not None:
+            with explained(self.partition_path(partition)):
+                flushing.result()
 
 
 class UserTable(faust.Table[bytes, bytes]):
@@ -267,7 +289,27 @@ class UserTable(faust.Table[bytes, bytes]):
         )
 
 
-def _chunks(users: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[list[str], list[bytes]]]:
-    """Ids and values of users, some at a time."""
-    while chunk := list(islice(users, _CHUNK)):
-        yield [key.decode() for key, _ in chunk], [value for _, value in chunk]
+def _batch(items: Iterable[tuple[bytes, bytes | None]]) -> tuple[Any, int]:
+    """A batch of writes, and the bytes that they take in a memory table."""
+    batch, n_bytes = rocksdict.WriteBatch(raw_mode=True), 0
+    put, delete = batch.put, batch.delete
+    # In the order of their keys, as RocksDB finds the place of the next beside that of the last.
+    for key, value in sorted(items, key=itemgetter(0)):
+        if value is None:
+            delete(key)
+        else:
+            n_bytes += len(value)
+            put(key, value)
+        n_bytes += len(key) + ENTRY_BYTES
+    return batch, n_bytes
+
+
+def _in_chunks(changed: Mapping[bytes, bytes | None]) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Users who are not gone, some at a time."""
+    items = iter(changed.items())
+    while chunk := list(islice(items, _CHUNK)):
+        yield [(key, value) for key, value in chunk if value]
+
+
+def _load(state: PartitionState, users: Sequence[tuple[bytes, bytes]]) -> None:
+    changelog.load(state, [key.decode() for key, _ in users], [value for _, value in users])

@@ -17,6 +17,7 @@ from stream.consumer import PositionConsumer
 from stream.decode import Decoder
 from stream.pipeline import Pipeline
 from stream.publish import Publisher
+from stream.restored import Restored
 from stream.service import cli
 from stream.store import UserStore
 
@@ -73,7 +74,7 @@ def _around_store_write(before: bool) -> Callable[[Die], None]:
     """At a checkpoint, and not in recovery, which writes in the same way."""
 
     def install(die: Die) -> None:
-        write, apply = UserStore.write, UserStore.apply_changelog_batch
+        write, write_restored = UserStore.write, UserStore._write_restored
         recovering = threading.Event()
 
         def dying(self: Any, *args: Any) -> None:
@@ -83,12 +84,13 @@ def _around_store_write(before: bool) -> Callable[[Die], None]:
             if not before and not recovering.is_set():
                 die()
 
-        def applying(self: Any, *args: Any) -> None:
+        def writing_restored(self: Any, *args: Any) -> Any:
             recovering.set()
-            apply(self, *args)
+            changed = write_restored(self, *args)
             recovering.clear()
+            return changed
 
-        UserStore.write, UserStore.apply_changelog_batch = dying, applying  # type: ignore[method-assign]
+        UserStore.write, UserStore._write_restored = dying, writing_restored  # type: ignore[method-assign]
 
     return install
 
@@ -135,26 +137,27 @@ def _mid_inference(die: Die) -> None:
 
 
 def _mid_changelog(die: Die) -> None:
-    """While the changelog is applied to the store; nothing but recovery asks which value is the newest."""
-    newest = UserStore._newest
+    """While the changelog is applied to the store."""
+    take = Restored.take
 
-    def dying(self: Any, *args: Any) -> Any:
+    def dying(self: Any, *args: Any) -> None:
         die()
-        return newest(self, *args)
+        take(self, *args)
 
-    UserStore._newest = dying  # type: ignore[method-assign]
+    Restored.take = dying  # type: ignore[method-assign]
 
 
 def _mid_load(die: Die) -> None:
     """While the state is built from the store; a passage is a user."""
-    rows = UserStore._rows
+    chunks = UserStore._chunks
 
-    def dying(self: Any, database: Any) -> Iterator[tuple[bytes, bytes]]:
-        for item in rows(self, database):
-            die()
-            yield item
+    def dying(self: Any, database: Any) -> Iterator[list[tuple[bytes, bytes]]]:
+        for chunk in chunks(self, database):
+            for _ in chunk:
+                die()
+            yield chunk
 
-    UserStore._rows = dying  # type: ignore[method-assign]
+    UserStore._chunks = dying  # type: ignore[method-assign]
 
 
 #: Name of a crash point → what makes the worker die there.

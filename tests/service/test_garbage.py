@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stream.service.garbage import spare_the_living
+from stream.service.garbage import collect_rarely, spare_the_living
 
 
 class Cycle:
@@ -38,3 +38,16 @@ def test_cycles_that_were_spared_and_are_garbage_now_go_at_the_next_call() -> No
     assert gone() is not None
     spare_the_living()
     assert gone() is None
+
+
+def test_fetch_is_read_without_a_look_at_what_is_new() -> None:
+    before = gc.get_threshold()
+    try:
+        collect_rarely()
+        gc.collect()
+        seen = gc.get_stats()[0]["collections"]
+        kept = [[] for _ in range(4_000)]  # type: ignore[var-annotated]
+        assert gc.get_stats()[0]["collections"] == seen
+        assert len(kept) == 4_000
+    finally:
+        gc.set_threshold(*before)

@@ -10,6 +10,7 @@ from typing import Any
 
 from faust.types import TP
 
+from stream.restored import Restored
 from stream.store import UserStore
 from tests.simulation.broker import CHANGELOG, Stored
 from tests.simulation.shop import LATENESS_S
@@ -32,7 +33,7 @@ class Disk(UserStore):
 
     def open(self, partitions: int) -> None:
         """A process starts with it."""
-        self._filling = {number: {} for number in range(partitions) if self._now(number)[1] is None}
+        self._restored = {n: Restored(alone=True) for n in range(partitions) if self._now(n)[1] is None}
 
     def recover(self, partition: int, records: Sequence[Stored]) -> None:
         """Apply one fetch of the changelog, as Faust's recovery does."""
@@ -40,6 +41,7 @@ class Disk(UserStore):
         self.apply_changelog_batch([SimpleNamespace(message=message, value=records)], None, None)
 
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
+        self._write_restored(partition)
         users = dict(self._now(partition)[0])
         for key, value in items:
             if value is None:
@@ -48,12 +50,8 @@ class Disk(UserStore):
                 users[key] = value
         self._written[partition] = [*self._written.get(partition, [])[-_LOST_MAX:], (users, offset)]
 
-    def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        self._filling.pop(partition, None)
-        yield from self._now(partition)[0].items()
-
-    def persisted_offset(self, tp: TP) -> int | None:
-        return self._now(tp.partition)[1]
+    def _written_offset(self, partition: int) -> int | None:
+        return self._now(partition)[1]
 
     def lose_writes(self, rng: random.Random) -> None:
         """The machine lost power: the last writes of each partition are gone."""
@@ -73,4 +71,7 @@ class Disk(UserStore):
 
     def _database(self, partition: int) -> Any:
         users = self._now(partition)[0]
-        return SimpleNamespace(get=lambda keys: [users.get(key) for key in keys])
+        return SimpleNamespace(users=users, get=lambda keys: [users.get(key) for key in keys])
+
+    def _chunks(self, database: Any) -> Iterator[list[tuple[bytes, bytes]]]:
+        yield [*database.users.items()]

@@ -291,6 +291,19 @@ def test_no_sentiments_change_nothing() -> None:
     assert packed(state) == before
 
 
+def test_newer_values_take_the_place_of_those_that_were_loaded_before() -> None:
+    full = [Plain(START + i, "u", i + 1, 2) for i in range(HISTORY_LEN + 9)]
+    before = fold([[*full, Plain(START, "v", 99, 2)]])
+    before.await_sentiment(0, 3)
+    after = fold([[Plain(START + DAY, "u", 500, 2)]])
+    assert len(before.buckets) == 1
+    both, fresh = PartitionState(10_000 * DAY), PartitionState(10_000 * DAY)
+    changelog.load(both, before.ids, changelog.pack(before, np.arange(2)))
+    changelog.load(both, after.ids, changelog.pack(after, np.arange(1)))
+    changelog.load(fresh, ["u", "v"], [*changelog.pack(after, np.arange(1)), *changelog.pack(before, np.array([1]))])
+    assert packed(both) == packed(fresh)
+
+
 def test_awaited_reviews_read_back_and_are_awaited_until_their_sentiment_comes() -> None:
     state = fold([[Plain(START + i, "u", i + 1, 2) for i in range(HISTORY_LEN + 9)]])
     for offset in (3, 7, 9):

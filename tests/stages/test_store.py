@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,11 +184,12 @@ def test_error_that_stops_faust_is_raised_to_the_worker(tmp_path: Path) -> None:
         asyncio.run(wait_for_it())
 
 
-def test_memory_table_is_emptied_before_rocksdb_does_it_in_the_background(tmp_path: Path) -> None:
+def test_memory_table_is_emptied_before_rocksdb_does_it_by_itself(tmp_path: Path) -> None:
     store = store_at(tmp_path)
     value = bytes(1024 * 1024)
     for i in range(40):
         store.write(0, [(str(i).encode(), value)], i)
+        store._flushed(0)
         assert len(list(store.partition_path(0).glob("*.log"))) == 1
     assert list(store.partition_path(0).glob("*.sst"))
 
@@ -197,10 +199,53 @@ def test_memory_table_that_fills_slowly_is_emptied_while_it_is_small(tmp_path: P
     value = bytes(64 * 1024)
     for i in range(60):
         store.write(0, [(str(i).encode(), value)], i)
+    store._flushed(0)
     assert not list(store.partition_path(0).glob("*.sst"))
     for i in range(60, 70):
         store.write(0, [(str(i).encode(), value)], i)
+    store._flushed(0)
     assert list(store.partition_path(0).glob("*.sst"))
+
+
+class Slow:
+    """A database whose memory table takes its time to be emptied, and notes what is done with it."""
+
+    def __init__(self, done: list[str], error: Exception | None = None) -> None:
+        self._done, self._error = done, error
+
+    def write(self, _: object) -> None:
+        self._done.append("written")
+
+    def flush(self) -> None:
+        time.sleep(0.05)
+        self._done.append("emptied")
+        if self._error:
+            raise self._error
+
+
+def test_nothing_is_written_while_a_memory_table_is_being_emptied(tmp_path: Path) -> None:
+    store, done = store_at(tmp_path), list[str]()
+    store._dbs[0] = Slow(done)
+    store.write(0, [(b"ann", bytes(32 * 1024 * 1024))], 1)
+    assert done == ["written"]
+    store.write(0, [(b"bob", b"")], 2)
+    assert done == ["written", "emptied", "written"]
+
+
+def test_database_is_closed_when_its_memory_table_was_emptied(tmp_path: Path) -> None:
+    store, done = store_at(tmp_path), list[str]()
+    store._dbs[0] = Slow(done)
+    store.write(0, [(b"ann", bytes(32 * 1024 * 1024))], 1)
+    store.revoke_partitions(store.table, {TP("app-users-changelog", 0)})
+    assert done == ["written", "emptied"]
+
+
+def test_refusal_while_a_memory_table_is_emptied_is_said_at_the_next_write(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    store._dbs[0] = Slow([], Exception("IO error: No space left on device: While appending"))
+    store.write(0, [(b"ann", bytes(32 * 1024 * 1024))], 1)
+    with pytest.raises(ValuestreamError, match="make room on the disk, then start the worker again"):
+        store.write(0, [], 2)
 
 
 def test_all_users_are_read_whatever_their_keys_and_nothing_else(tmp_path: Path) -> None:
@@ -262,20 +307,45 @@ def test_checkpoints_after_a_load_count_when_the_partition_comes_back(tmp_path: 
     assert stored(store, fetch(2, (b"ann", value_at(6)))) == {b"ann": value_at(8)}
 
 
-def test_store_of_more_users_than_are_remembered_asks_its_database(
+@pytest.mark.parametrize("bound", ["_RESTORED_BYTES", "_RESTORED_FETCHES"])
+def test_what_recovery_brings_is_written_once_it_is_much_and_the_newest_of_both_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(f"stream.store.{bound}", 1)
+    store = store_at(tmp_path)
+    store.apply_changelog_batch([fetch(0, (b"ann", value_at(5)), (b"bob", value_at(5)))], None, None)
+    assert not store._restored
+    monkeypatch.undo()
+    found = stored(store, fetch(1, (b"ann", value_at(4)), (b"bob", value_at(6)), (b"cid", value_at(1))))
+    assert found == {b"ann": value_at(5), b"bob": value_at(6), b"cid": value_at(1)}
+
+
+def test_of_empty_databases_the_one_that_recovery_brought_most_is_written_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream.store._FILLING_MAX", 1)
+    monkeypatch.setattr("stream.store._RESTORED_BYTES", 2_000)
     store = store_at(tmp_path)
-    found = stored(store, fetch(0, (b"ann", value_at(5)), (b"bob", value_at(5))), fetch(1, (b"ann", value_at(4))))
-    assert found[b"ann"] == value_at(5)
+    for partition, n_bytes in ((0, 900), (1, 600), (2, 700)):
+        store._restore(TP("changelog", partition), 7, [SimpleNamespace(key=b"ann", value=value_at(5) + bytes(n_bytes))])
+    assert sorted(store._restored) == [1, 2]
+
+
+def test_what_recovery_brings_to_a_database_with_users_waits_for_less(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    store.write(0, [(b"ann", value_at(5))], 0)
+    for offset in range(1, 17):
+        assert 0 in store._restored or offset == 1
+        store.apply_changelog_batch([fetch(offset, (str(offset).encode(), bytes(1024 * 1024)))], None, None)
+    assert not store._restored
 
 
 def test_crash_while_the_store_is_filled_loses_users_only_together_with_their_offset(tmp_path: Path) -> None:
     store = store_at(tmp_path / "open")
     store.apply_changelog_batch([fetch(0, (b"ann", value_at(5)))], None, None)
+    store._write_restored(0)
     store._db_for_partition(0).flush()
     store.apply_changelog_batch([fetch(1, (b"bob", value_at(6)))], None, None)
+    assert store.persisted_offset(TP("shop-users-changelog", 0)) == 1
     crashed = store_at(Path(shutil.copytree(tmp_path / "open", tmp_path / "crashed")))
     users, offset = dict(crashed.users(0)), crashed.persisted_offset(TP("shop-users-changelog", 0))
     assert (users, offset) in [({b"ann": value_at(5)}, 0), ({b"ann": value_at(5), b"bob": value_at(6)}, 1)]
@@ -319,17 +389,34 @@ async def test_users_are_read_once_where_nothing_changes_between_opening_and_loa
 ) -> None:
     await three._try_open_db_for_partition(0)
     assert three.persisted_offset(TP("changelog", 0)) == 2
-    monkeypatch.setattr("stream.store.rows", lambda _database: iter([(b"read", b"again")]))
+    monkeypatch.setattr("stream.store.chunks", lambda *_: iter([[(b"read", b"again")]]))
     state = await three.load(0)
     assert applied_offsets(state) == {"ann": 5, "bob": 5, "cid": 5}
     assert state.lateness_s == 60
 
 
-async def test_what_recovery_brings_after_opening_is_loaded(three: UserStore) -> None:
+@pytest.mark.parametrize("gone", [False, True])
+async def test_what_recovery_brings_after_opening_is_loaded(three: UserStore, gone: bool) -> None:
     await three._try_open_db_for_partition(0)
-    (_, newer), *_ = packed("bob", applied_offset=9)
-    three.apply_changelog_batch([fetch(3, (b"bob", newer), (b"cid", None))], None, None)
-    assert applied_offsets(await three.load(0)) == {"ann": 5, "bob": 9}
+    (_, newer), (_, older) = packed("bob", applied_offset=9) + packed("ann", applied_offset=4)
+    erased = [(b"cid", None)] if gone else []
+    three.apply_changelog_batch([fetch(3, (b"bob", newer), (b"ann", older), *erased)], None, None)
+    expected = {"ann": 5, "bob": 9, "cid": 5}
+    if gone:
+        del expected["cid"]
+    assert applied_offsets(await three.load(0)) == expected
+    assert applied_offsets(await three.load(0)) == expected
+
+
+async def test_what_recovery_brings_to_an_empty_database_is_loaded_and_then_in_it(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    await store._try_open_db_for_partition(0)
+    assert store.persisted_offset(TP("changelog", 0)) is None
+    users = packed("ann", "bob", applied_offset=5)
+    store.apply_changelog_batch([fetch(3, *users, (b"cid", None))], None, None)
+    assert applied_offsets(await store.load(0)) == {"ann": 5, "bob": 5}
+    assert dict(store.users(0)) == dict(users)
+    assert store.persisted_offset(TP("changelog", 0)) == 3
 
 
 async def test_each_load_is_of_what_the_store_has_then(three: UserStore) -> None:
