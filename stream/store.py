@@ -25,6 +25,7 @@ from yarl import URL
 
 from stream import changelog
 from stream.database import Manifest, Mark, chunks, explained, is_damage, one_line
+from stream.errors import ValuestreamError
 from stream.restored import ENTRY_BYTES, Restored
 from stream.state import PartitionState
 
@@ -146,12 +147,19 @@ class UserStore(RocksDBStore):
 
     def revoke_partitions(self, table: Any, tps: set[TP]) -> None:
         """Close the databases of partitions that are not ours any more."""
-        for tp in tps:
-            self._flushed(tp.partition)
+        for partition in {tp.partition for tp in tps}:
+            self._write_restored(partition)
+            self._flushed(partition)
+            self._in_memory.pop(partition, None)
         super().revoke_partitions(table, tps)
-        for tp in tps:
-            self._in_memory.pop(tp.partition, None)
-            self._restored.pop(tp.partition, None)
+
+    async def stop(self) -> None:
+        """Write what recovery has brought to standbys; what cannot be written will be read again."""
+        for partition in list(self._restored):
+            with suppress(ValuestreamError):
+                self._write_restored(partition)
+        self._flusher.shutdown()
+        await super().stop()
 
     # -- reading --------------------------------------------------------------------------------------------
 

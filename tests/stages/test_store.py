@@ -432,6 +432,22 @@ async def test_users_of_a_partition_that_was_revoked_are_read_anew(three: UserSt
     assert not three._in_memory
 
 
+@pytest.mark.parametrize("how", ["revoked", "stopped"])
+async def test_what_recovery_brought_is_written_when_its_partition_is_revoked_or_the_store_stopped(
+    tmp_path: Path, how: str
+) -> None:
+    store = store_at(tmp_path)
+    await store._try_open_db_for_partition(0)
+    store.apply_changelog_batch([fetch(3, *packed("ann", applied_offset=5))], None, None)
+    if how == "revoked":
+        store.revoke_partitions(store.table, {TP("app-users-changelog", 0)})
+    else:
+        await store.stop()
+    again = store_at(tmp_path)
+    assert dict(again.users(0)) == dict(packed("ann", applied_offset=5))
+    assert again.persisted_offset(TP("app-users-changelog", 0)) == 3
+
+
 async def test_store_that_is_asked_while_it_is_read_is_read_by_who_asks(
     three: UserStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
