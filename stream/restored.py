@@ -28,7 +28,6 @@ class Restored:
         self.users: dict[bytes, bytes | None] = {}
         #: The changelog offset that they come up to; None where nothing was read yet.
         self.offset: int | None = None
-        self.n_fetches = 0
         #: What they take in memory, or more.
         self.n_bytes = 0
 
@@ -48,7 +47,6 @@ class Restored:
             if value:
                 n_bytes += len(value)
         self.offset, self.n_bytes = offset, n_bytes
-        self.n_fetches += 1
 
     def newer(self, known: Iterable[bytes | None]) -> dict[bytes, bytes | None]:
         """Those that have not seen less than what a database has of them, in their order."""

@@ -119,8 +119,9 @@ def build_app(
         value_type=bytes,
         partitions=partitions,
         changelog_topic=changelog,
-        # The store gathers what recovery brings; what waits in Faust's buffer would be missing in a takeover.
-        recovery_buffer_size=1,
+        # At 1 Faust goes on to read our own changelog after recovery.
+        recovery_buffer_size=2,
+        # What waits in the buffer is missing when its partition is taken over.
         standby_buffer_size=1,
     )
     users.lateness_s = lateness_s

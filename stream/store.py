@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import faust
 import rocksdict
@@ -44,8 +44,8 @@ _SLOW_WRITES: Final = 60
 #: first is less to write and to merge, more of the second is a longer wait when a standby takes over.
 _RESTORED_BYTES: Final = 256 * 1024 * 1024
 _RESTORED_MORE_BYTES: Final = _FLUSH_BYTES
-#: And how many fetches, of which a standby that has read everything gets one or two each second.
-_RESTORED_FETCHES: Final = 1_000
+#: A standby that gets fewer records at a time has read all there is, and has each of them on disk.
+_RESTORED_RECORDS: Final = 500
 #: Users read before others have their turn.
 _CHUNK: Final = 5_000
 
@@ -226,10 +226,15 @@ class UserStore(RocksDBStore):
             return
         restored = self._restored.setdefault(partition, Restored(alone=False))
         restored.take(records, offset)
-        if restored.n_fetches >= _RESTORED_FETCHES or (not restored.alone and restored.n_bytes > _RESTORED_MORE_BYTES):
+        has_all = len(records) < _RESTORED_RECORDS and not self._in_recovery()
+        if has_all or (not restored.alone and restored.n_bytes > _RESTORED_MORE_BYTES):
             self._write_restored(partition)
         elif sum(of.n_bytes for of in self._restored.values()) > _RESTORED_BYTES:
             self._write_restored(max(self._restored, key=lambda number: self._restored[number].n_bytes))
+
+    def _in_recovery(self) -> bool:
+        """Whether Faust reads the changelogs of partitions that are ours; after that, those of standbys."""
+        return bool(cast("Any", self.app.tables).recovery.in_recovery)
 
     def _write_restored(self, partition: int) -> dict[bytes, bytes | None]:
         """Write what recovery has brought, and return what it has changed."""

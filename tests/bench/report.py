@@ -100,10 +100,11 @@ def _loads(points: Sequence[Values]) -> str:
 
 
 def _machine(of: Values, loads: str) -> str:
+    stolen = f"; its host gave {of['stolen_percent']} % of its time to others" if "stolen_percent" in of else ""
     packages = ", ".join(f"{name} {version}" for name, version in of["packages"].items())
     return (
         f"Measured {of['began'][:10]} on {of['cores']} × {of['cpu']}, {of['memory_bytes'] / 2**30:.0f} GiB, "
-        f"{of['system']}; Python {of['python']}, Kafka {of['kafka']} on the same cores{loads}. {packages}."
+        f"{of['system']}; Python {of['python']}, Kafka {of['kafka']} on the same cores{loads}{stolen}. {packages}."
     )
 
 
@@ -201,7 +202,8 @@ def _recovery(values: Values) -> str:
         return f"{of[f'{name}_seconds']:.2f} s, {of[f'{name}_users_per_second']:,} users/s"
 
     return (
-        f"## Recovery\n\n{of['users']:,} users. From the changelog, with an empty data folder, into the local store"
+        f"## Recovery\n\n{of['users']:,} users. From the changelog, which names each"
+        f" {of['changelog_records'] / of['users']:.1f} times, with an empty data folder, into the local store"
         f" and memory, since its first record came: {rate('changelog')} (target: 100,000). From the local store into"
         f" memory, with the check that it is whole: {rate('local')} (target: 500,000).\n\n"
         f"{_machine(values['machine.recovery'], '')}\n"

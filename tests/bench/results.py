@@ -14,7 +14,7 @@ from typing import Any, Final
 from stream.service.jars import KAFKA_VERSION
 from tests.bench.systems import PEERS_PYTHON
 
-__all__ = ["RESULTS", "Results", "machine"]
+__all__ = ["RESULTS", "Machine", "Results"]
 
 RESULTS: Final = Path("bench-results.json")
 _PACKAGES: Final = ("faust-streaming", "aiokafka", "numpy", "msgspec", "orjson", "uvloop", "rocksdict", "onnxruntime")
@@ -37,8 +37,32 @@ class Results:
         unfinished.replace(self._path)
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on, and when."""
+class Machine:
+    """What numbers are measured on from here on, and how much of it we had."""
+
+    def __init__(self) -> None:
+        self._about, self._ticks = _about(), _ticks()
+
+    def so_far(self) -> dict[str, Any]:
+        """The machine, when we began, its load, and the share of its CPU time that its host gave to others since."""
+        stolen, ticks = (now - before for now, before in zip(_ticks(), self._ticks, strict=True))
+        return {
+            **self._about,
+            "load_average_end": round(os.getloadavg()[0], 2),
+            "stolen_percent": round(100 * stolen / max(1, ticks), 1),
+        }
+
+
+def _ticks() -> tuple[int, int]:
+    """CPU time since the machine's start: what its host gave to others, and all; see proc(5)."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0, 0
+    ticks = [int(field) for field in stat.read_text().splitlines()[0].split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
+def _about() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]

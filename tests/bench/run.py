@@ -22,7 +22,7 @@ import click
 from stream.service.broker import EmbeddedBroker
 from tests.bench.ingest import Plan, Say, rounds, summary, write_topic
 from tests.bench.latency import measure_latency
-from tests.bench.results import RESULTS, Results, machine
+from tests.bench.results import RESULTS, Machine, Results
 from tests.bench.series import SERIES, SeriesPlan
 from tests.bench.systems import SYSTEMS, System
 
@@ -33,8 +33,10 @@ def run_bench(
     plan: Plan, systems: Sequence[System], bootstrap_servers: str, folder: Path, results: Results, say: Say
 ) -> dict[str, str]:
     """Run all rounds and the latency, and put what there is into the results after each run. What failed, and why."""
-    about, runs = machine(), list[dict[str, Any]]()
-    results.put({"plan": asdict(plan), "machine": about}, replace=("ingest.", "latency", "rounds", "failures"))
+    machine, runs = Machine(), list[dict[str, Any]]()
+    results.put(
+        {"plan": asdict(plan), "machine": machine.so_far()}, replace=("ingest.", "latency", "rounds", "failures")
+    )
     say(f"writing {plan.events:,} events of {plan.users:,} users to Kafka")
     topic = write_topic(plan, bootstrap_servers, folder)
 
@@ -48,8 +50,7 @@ def run_bench(
     results.put({**summary(sound), "rounds": sound, "failures": failures}, replace=("ingest.",))
     if plan.latency_s:
         failures |= _latency(plan, topic, folder, results, say)
-    end = {**about, "load_average_end": round(os.getloadavg()[0], 2)}
-    results.put({"machine": end, "failures": failures})
+    results.put({"machine": machine.so_far(), "failures": failures})
     return failures
 
 
@@ -71,10 +72,10 @@ def run_series(
     name: str, plan: SeriesPlan, bootstrap_servers: str, folder: Path, results: Results, say: Say
 ) -> dict[str, str]:
     """Run one series; what it has is in the results after each point."""
-    about = machine()
+    machine = Machine()
 
     def put(values: dict[str, Any]) -> None:
-        results.put({**values, f"machine.{name}": {**about, "load_average_end": round(os.getloadavg()[0], 2)}})
+        results.put({**values, f"machine.{name}": machine.so_far()})
 
     try:
         SERIES[name](plan, bootstrap_servers, folder, say, put)

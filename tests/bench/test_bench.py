@@ -36,6 +36,7 @@ def test_every_system_comes_to_the_same_counts_and_has_its_keys_in_the_results(
         assert found[f"ingest.{system.name}.peak_rss_bytes"] > 0
     assert {f"ingest.ratio.{s.name}" for s in systems if s.name in PEERS} <= found.keys()
     assert found["ingest.valuestream.state_bytes_per_user"] > 0
+    assert 0 <= found["machine"]["stolen_percent"] < 100
     assert found["ingest.valuestream.seconds_per_million.decode"] > 0
     assert 0 <= found["latency.p50_ms"] <= found["latency.p99_ms"]
     assert set(found["latency"]["by_priority"]) == {"purchase", "cart", "other"}

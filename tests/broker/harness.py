@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from aiokafka import AIOKafkaProducer
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.errors import CoordinatorNotAvailableError
 from kafka.partitioner.default import murmur2
 
 from stream.contract.columns import IDLE_AGES_S
@@ -198,8 +199,12 @@ def end_offsets(settings: Settings) -> dict[int, int]:
 def committed(settings: Settings) -> dict[int, int]:
     """Committed offset of every source partition that has one."""
     admin = KafkaAdminClient(**kafka_python_config(settings))
-    offsets = admin.list_group_offsets(settings.app_id)[settings.app_id]
-    admin.close()
+    try:
+        offsets = admin.list_group_offsets(settings.app_id)[settings.app_id]
+    except CoordinatorNotAvailableError:
+        return {}  # Nothing was ever committed to this broker, which makes the topic for it now.
+    finally:
+        admin.close()
     return {
         tp.partition: at.offset for tp, at in offsets.items() if tp.topic == settings.events_topic and at.offset > 0
     }

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from stream import store
 from stream.consumer import PositionConsumer
 from stream.decode import Decoder
 from stream.pipeline import Pipeline
@@ -148,16 +149,15 @@ def _mid_changelog(die: Die) -> None:
 
 
 def _mid_load(die: Die) -> None:
-    """While the state is built from the store; a passage is a user."""
-    chunks = UserStore._chunks
+    """While the state is built from what the store has; a passage is a user."""
+    load = store._load
 
-    def dying(self: Any, database: Any) -> Iterator[list[tuple[bytes, bytes]]]:
-        for chunk in chunks(self, database):
-            for _ in chunk:
-                die()
-            yield chunk
+    def dying(state: Any, users: Sequence[Any]) -> None:
+        for _ in users:
+            die()
+        load(state, users)
 
-    UserStore._chunks = dying  # type: ignore[method-assign]
+    store._load = dying
 
 
 #: Name of a crash point → what makes the worker die there.

@@ -197,7 +197,7 @@ def test_what_the_worker_writes_is_read_back_as_the_event_it_was(
     headers: Headers, key: bytes | None, value: bytes | None, offset: int
 ) -> None:
     event = record(headers, key, value, topic="events", offset=offset)
-    out = dead_letter(DeadLetter(event, "late", "too late", stage="state"))
+    out = dead_letter(DeadLetter(event, "late", "too late", stage="state"), "events", 2)
     letter = read_letter(record(list(out.headers), out.key, out.value))
     assert (letter.key, letter.value, list(letter.headers)) == (key, value, headers)
     assert (letter.source_topic, letter.source_partition, letter.source_offset) == ("events", 2, offset)
@@ -206,7 +206,7 @@ def test_what_the_worker_writes_is_read_back_as_the_event_it_was(
 
 
 def test_event_that_the_worker_cut_is_known_as_cut() -> None:
-    out = dead_letter(DeadLetter(record([], value=b"x" * 2_000_000), "oversized", "too large"))
+    out = dead_letter(DeadLetter(record([], value=b"x" * 2_000_000), "oversized", "too large"), "events", 2)
     letter = read_letter(record(list(out.headers), out.key, out.value))
     assert letter.cut_from is not None
     assert letter.cut_from > 2_000_000 > len(letter.value or b"")

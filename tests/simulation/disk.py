@@ -50,6 +50,9 @@ class Disk(UserStore):
                 users[key] = value
         self._written[partition] = [*self._written.get(partition, [])[-_LOST_MAX:], (users, offset)]
 
+    def _in_recovery(self) -> bool:
+        return True
+
     def _written_offset(self, partition: int) -> int | None:
         return self._now(partition)[1]
 

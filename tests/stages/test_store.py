@@ -40,10 +40,11 @@ def source_at(folder: Path) -> Source:
     )
 
 
-def store_at(folder: Path) -> UserStore:
+def store_at(folder: Path, *, in_recovery: bool = True) -> UserStore:
     """The store of such an app."""
     source = source_at(folder)
     source.app.finalize()
+    source.recovery.in_recovery = in_recovery
     return source.store
 
 
@@ -307,17 +308,29 @@ def test_checkpoints_after_a_load_count_when_the_partition_comes_back(tmp_path: 
     assert stored(store, fetch(2, (b"ann", value_at(6)))) == {b"ann": value_at(8)}
 
 
-@pytest.mark.parametrize("bound", ["_RESTORED_BYTES", "_RESTORED_FETCHES"])
 def test_what_recovery_brings_is_written_once_it_is_much_and_the_newest_of_both_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"stream.store.{bound}", 1)
+    monkeypatch.setattr("stream.store._RESTORED_BYTES", 1)
     store = store_at(tmp_path)
     store.apply_changelog_batch([fetch(0, (b"ann", value_at(5)), (b"bob", value_at(5)))], None, None)
     assert not store._restored
     monkeypatch.undo()
     found = stored(store, fetch(1, (b"ann", value_at(4)), (b"bob", value_at(6)), (b"cid", value_at(1))))
     assert found == {b"ann": value_at(5), b"bob": value_at(6), b"cid": value_at(1)}
+
+
+@pytest.mark.parametrize(
+    ("n_records", "in_recovery", "waits"), [(3, True, True), (3, False, False), (500, False, True)]
+)
+def test_standby_that_has_read_all_has_it_on_disk(
+    tmp_path: Path, n_records: int, in_recovery: bool, waits: bool
+) -> None:
+    store = store_at(tmp_path, in_recovery=in_recovery)
+    records = [(str(i).encode(), value_at(5)) for i in range(n_records)]
+    store.apply_changelog_batch([fetch(0, *records)], None, None)
+    assert bool(store._restored) == waits
+    assert store.persisted_offset(TP("shop-users-changelog", 0)) == 0
 
 
 def test_of_empty_databases_the_one_that_recovery_brought_most_is_written_first(
