@@ -66,15 +66,14 @@ def test_events_per_second_of_a_worker_by_number_of_users(point: dict[str, Any])
 
 
 def test_events_per_second_of_a_worker_in_the_comparison() -> None:
-    """Its rounds differ by half, as the speed of a shared machine does: one of them is to be met."""
+    """Its rounds differ by half, as the speed of a shared machine does: the median one is to be met."""
     if "scale" not in RESULTS:
         pytest.skip('no scale series in bench-results.json: `make bench BENCH_ARGS="--series scale"`')
-    said = []
-    for run in ingestion():
-        load = bench_load(run["users"], run["events"], run["events_per_second"])
-        needed = capacity(load, replace(costs(), score_s=0.0, inference_s=0.0))
-        said.append(needed.events_per_s_max_per_worker == pytest.approx(run["events_per_second"], rel=WITHIN))
-    assert any(said)
+    runs = sorted(ingestion(), key=lambda run: run["events_per_second"])
+    run = runs[len(runs) // 2]
+    load = bench_load(run["users"], run["events"], run["events_per_second"])
+    needed = capacity(load, replace(costs(), score_s=0.0, inference_s=0.0))
+    assert needed.events_per_s_max_per_worker == pytest.approx(run["events_per_second"], rel=WITHIN)
 
 
 def test_bytes_of_the_changelog() -> None:
@@ -107,11 +106,14 @@ def _memory(run: dict[str, Any]) -> Any:
     return costs().worker_bytes + run["users"] * user_memory_bytes(load, costs())
 
 
-def test_recovery_from_the_changelog_takes_as_long_in_every_run() -> None:
-    """Repeatability only. Runs from the local disk differ by more than half of each other and are not checked."""
+def test_recovery_takes_as_long_in_every_run() -> None:
+    """Repeatability only: a figure is the median of these runs."""
     found = _recovery()
     for run in found["runs"]["changelog"]:
         assert found["users"] * costs().changelog_recovery_s == pytest.approx(run["changelog_seconds"], rel=WITHIN)
+    for run in found["runs"]["local"]:
+        seconds = run["open_seconds"] + run["load_seconds"]
+        assert found["users"] * costs().disk_recovery_s == pytest.approx(seconds, rel=WITHIN)
 
 
 def _recovery() -> Any:
