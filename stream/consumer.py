@@ -25,6 +25,21 @@ __all__ = ["PositionConsumer"]
 logger = logging.getLogger(__name__)
 
 
+class _NothingRead(dict[TP, int | None]):
+    """How far Faust says that each partition was read: nowhere, so that it drops no fetch as one it had before.
+
+    It resumes partitions before it seeks. A fetch of before waits in the queue meanwhile, and is noted as read when the
+    seek is over: then those after it, which begin further back, were dropped. State and recovery know by themselves
+    what they have had.
+    """
+
+    def __getitem__(self, tp: TP) -> None:
+        return None
+
+    def __setitem__(self, tp: TP, offset: int | None) -> None:
+        """Forget it."""
+
+
 class PositionConsumer(AIOKafkaConsumer):
     """Consumer that commits the positions it is told, and nothing else.
 
@@ -39,6 +54,7 @@ class PositionConsumer(AIOKafkaConsumer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._read_offset = _NothingRead()
         #: Partition → the last offset that was delivered since it is ours, and the next to be fetched after that.
         self._delivered: dict[TP, tuple[int, int]] = {}
         self._positions: dict[TP, Position] = {}
@@ -125,7 +141,6 @@ class PositionConsumer(AIOKafkaConsumer):
         assigned, reader = self.assignment(), cast("Reader", self._thread)
         offsets = {tp: at.offset for tp, at in self._resumed.items() if tp in assigned}
         await reader.seek_all(offsets)
-        self._read_offset.update({tp: offset or None for tp, offset in offsets.items()})
         self._delivered.clear()
         cast("OneEventPerFetch", self.scheduler).sought()
 

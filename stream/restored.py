@@ -1,7 +1,7 @@
 """Restored: what recovery has read of the changelog and a database does not have yet, the newest value of each user.
 
 A changelog says many things of a user, and the last of them counts. So they are told apart in memory, where that costs
-a tenth of what RocksDB takes to write one.
+a fifth of what RocksDB takes to write one.
 """
 
 from __future__ import annotations
