@@ -110,12 +110,12 @@ def chunks(database: Any, size: int) -> Iterator[list[tuple[bytes, bytes]]]:
     rocksdict's own iterator of items ends at a damaged block as if there were no more.
     """
     last, items = b"", database.items(read_opt=_scan())
-    while chunk := list(islice(items, size)):
+    while len(chunk := list(islice(items, size))) == size:
         last = chunk[-1][0]
-        if len(chunk) < size:
-            _require_end(database, last)
         yield chunk
-    _require_end(database, last)
+    _require_end(database, chunk[-1][0] if chunk else last)
+    if chunk:
+        yield chunk
 
 
 def _require_end(database: Any, last: bytes) -> None:

@@ -56,10 +56,8 @@ def test_dead_letter_says_what_was_wrong_and_where_it_came_from() -> None:
 
 
 def test_dead_letter_of_a_later_stage_names_it() -> None:
-    assert (
-        header(dead_letter(DeadLetter(Record(), "late", "…", stage="state"), "events", 3), "valuestream.error.stage")
-        == "state"
-    )
+    found = dead_letter(DeadLetter(Record(), "late", "…", stage="state"), "events", 3)
+    assert header(found, "valuestream.error.stage") == "state"
 
 
 @pytest.mark.parametrize("value", [None, b"", b"\xff\x00", b"{}"])
