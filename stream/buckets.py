@@ -66,14 +66,16 @@ class Buckets:
     def put(self, users: Array, slots: Array, buckets: Array) -> None:
         """Give users, each named once for each bucket, these buckets in these slots, and no others."""
         rows = self._rows(users)
-        opaque_rows(self.pool)[rows] = opaque_rows(np.zeros((1, BUCKET_SLOTS), BUCKET))
+        self._empty(rows)
         opaque(self.pool)[rows * BUCKET_SLOTS + slots] = opaque(buckets)
 
-    def clear(self, user: int) -> None:
-        """Empty the buckets of a user, if they have any."""
-        having, _ = self.take(np.array([user]))
-        if len(having):
-            self.pool[self._places[user] - 1] = np.zeros(1, BUCKET)
+    def clear(self, users: Array) -> None:
+        """Empty the buckets of those of these users who have any."""
+        places = self._places[users[users < len(self._places)]]
+        self._empty(places[places > 0] - 1)
+
+    def _empty(self, rows: Array) -> None:
+        opaque_rows(self.pool)[rows] = opaque_rows(np.zeros((1, BUCKET_SLOTS), BUCKET))
 
     def _rows(self, users: Array) -> Array:
         """Pool rows of these users, given to those who have none."""

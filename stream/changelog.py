@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from itertools import repeat
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,9 @@ Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
 _FRESH = FRESH_USER.tobytes()
 _HEAD_BYTES = 1 + USER.itemsize
-_APPLIED_OFFSET = struct.Struct("<xq").unpack_from
+#: The source offset of the last event that a packed user has seen, as a tuple of one: it comes first in ``USER``, in
+#: every version. Raises struct.error where a value is too short to have it.
+applied_offset: Final = struct.Struct("<xq").unpack_from
 _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 
 
@@ -129,9 +131,7 @@ def _load_users(state: PartitionState, users: list[str], values: list[bytes]) ->
     if not users:
         return np.zeros(0, np.int64)
     packed = _Packed.of(values)
-    known = len(state)
-    rows = state.rows_of(users)
-    _clear(state, rows[rows < known])
+    rows = _rows(state, users)
     opaque(state.users)[rows] = opaque(packed.heads)
     # Values of like length are copied together, a piece of memory for each user.
     for length in distinct(packed.lengths[packed.lengths > 0]).tolist():
@@ -146,14 +146,17 @@ def _load_users(state: PartitionState, users: list[str], values: list[bytes]) ->
     return rows
 
 
-def _clear(state: PartitionState, rows: Array) -> None:
-    """Take from users what a value says nothing of where they have none of it."""
-    having, _ = state.buckets.take(rows)
-    for row in rows[having].tolist():
-        state.buckets.clear(row)
+def _rows(state: PartitionState, users: list[str]) -> Array:
+    """Rows of users, without what a value leaves out where a user has none of it: buckets, and awaited sentiments."""
+    if state.index.keys().isdisjoint(users):
+        return state.add(users)
+    n_known = len(state)
+    rows = state.rows_of(users)
+    state.buckets.clear(rows[rows < n_known])
     if state.awaited:
         for row in rows.tolist():
             state.awaited.pop(row, None)
+    return rows
 
 
 class _Packed(NamedTuple):
@@ -240,9 +243,3 @@ def _upgraded(value: bytes) -> bytes:
     """A value of an older version as this one would have written it: the columns it lacks are those of a new user."""
     end = 1 + USER_BYTES[value[0]]
     return _VERSION + value[1:end] + _FRESH[end - 1 :] + value[end:]
-
-
-def applied_offset(value: bytes) -> int:
-    """The source offset of the last event that a packed user has seen; it comes first in ``USER``, in every version."""
-    offset: int = _APPLIED_OFFSET(value)[0]
-    return offset

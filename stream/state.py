@@ -102,24 +102,24 @@ class PartitionState:
             new = np.flatnonzero(rows < 0)
             names = [users[i] for i in new.tolist()] if len(new) < len(users) else users
             each_once = list(dict.fromkeys(names))
-            first = len(self)
-            self._add(each_once)
-            rows[new] = np.arange(first, len(self)) if len(each_once) == len(names) else self._known_rows(names)
+            added = self.add(each_once)
+            rows[new] = added if len(each_once) == len(names) else self._known_rows(names)
         return rows
 
     def _known_rows(self, users: list[str]) -> Array:
         return np.fromiter(map(self.index.get, users, repeat(-1)), np.int64, len(users))
 
-    def _add(self, users: list[str]) -> None:
-        """Rows for users who have none, each named once."""
+    def add(self, users: list[str]) -> Array:
+        """Rows for users who have none, each named once; shape ``(len(users),)``."""
         first, end = len(self), len(self) + len(users)
         if end > len(self.history):
             self._grow(max(end, 2 * len(self.history)))
         self.index.update(zip(users, range(first, end), strict=True))
         self.ids += users
-        self.users[first:end] = FRESH_USER
+        opaque(self.users)[first:end] = opaque(FRESH_USER)
         if len(self.erasures):
             self.returned[first:end] = [self.erasures.of(user) is not None for user in users]
+        return np.arange(first, end)
 
     def _grow(self, rows: int) -> None:
         """Room for as many users; the histories are the largest, so the others have at least as much."""
@@ -247,7 +247,7 @@ class PartitionState:
         self.history[row] = np.zeros(1, HISTORY)[0]
         self.seen[row] = 0
         self.awaited.pop(row, None)
-        self.buckets.clear(row)
+        self.buckets.clear(np.array([row]))
 
     def _erased(self, batch: EventBatch) -> Array:
         """Which of these events an erasure covers; only those of new and of returned users need a look."""
