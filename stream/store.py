@@ -26,6 +26,7 @@ from yarl import URL
 from stream import changelog
 from stream.database import Manifest, Mark, chunks, explained, is_damage, one_line
 from stream.errors import ValuestreamError
+from stream.filling import Filling
 from stream.restored import ENTRY_BYTES, Restored
 from stream.state import PartitionState
 
@@ -65,6 +66,8 @@ class UserStore(RocksDBStore):
         self._in_memory: dict[int, PartitionState] = {}
         #: What recovery has brought since the database of a partition was written.
         self._restored: dict[int, Restored] = {}
+        #: Databases that are being filled with what recovery brought; its users are loaded already.
+        self._filling: dict[int, Filling] = {}
         #: Partition → bytes and writes since its memory table was last emptied.
         self._unflushed: Counter[int] = Counter()
         self._unflushed_writes: Counter[int] = Counter()
@@ -83,10 +86,11 @@ class UserStore(RocksDBStore):
         return self._dbs.get(partition)
 
     def _open_for_partition(self, partition: int) -> Any:
-        for of in (self._unread, self._in_memory, self._restored):
+        for of in (self._unread, self._in_memory, self._restored, self._filling):
             of.pop(partition, None)
         path = self.partition_path(partition)
         with explained(path):
+            Filling.file_of(path).unlink(missing_ok=True)
             manifest = Manifest.of(path)
             try:
                 database = super()._open_for_partition(partition)
@@ -149,30 +153,36 @@ class UserStore(RocksDBStore):
         """Close the databases of partitions that are not ours any more."""
         for partition in {tp.partition for tp in tps}:
             self._write_restored(partition)
+            self._filled(partition)
             self._flushed(partition)
             self._in_memory.pop(partition, None)
         super().revoke_partitions(table, tps)
 
     async def stop(self) -> None:
         """Write what recovery has brought to standbys; what cannot be written will be read again."""
-        for partition in list(self._restored):
+        for partition in {*self._restored, *self._filling}:
             with suppress(ValuestreamError):
                 self._write_restored(partition)
+                self._filled(partition)
         self._flusher.shutdown()
         await super().stop()
 
     # -- reading --------------------------------------------------------------------------------------------
 
     async def load(self, partition: int) -> PartitionState:
-        """All users of a partition, in memory; they are the caller's then."""
+        """All users of a partition, in memory; they are the caller's then. They are on disk after :meth:`fill`."""
+        self._filled(partition)
         restored, state = self._restored.get(partition), self._in_memory.pop(partition, None)
-        changed = self._write_restored(partition)
-        if state is not None and None in changed.values():
-            state = None  # Who is gone since cannot be taken out of it.
-        if state is not None or (restored is not None and restored.alone):
-            users = _in_chunks(changed)
+        if restored is not None and restored.alone:
+            del self._restored[partition]
+            users = _in_chunks(restored.users)
+            if restored.offset is not None:
+                self._begin_filling(partition, restored.users, restored.offset)
         else:
-            users = self._chunks(self._database(partition))
+            changed = self._write_restored(partition)
+            if None in changed.values():
+                state = None  # Who is gone since cannot be taken out of it.
+            users = self._chunks(self._database(partition)) if state is None else _in_chunks(changed)
         if state is None:
             state = PartitionState(self.table.lateness_s)
         with explained(self.partition_path(partition)):
@@ -184,6 +194,7 @@ class UserStore(RocksDBStore):
     def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """All users of a partition, packed."""
         self._write_restored(partition)
+        self._filled(partition)
         with explained(self.partition_path(partition)):
             yield from chain.from_iterable(self._chunks(self._database(partition)))
 
@@ -196,9 +207,9 @@ class UserStore(RocksDBStore):
 
     def persisted_offset(self, tp: TP) -> int | None:
         """The changelog offset up to which the store has everything."""
-        restored = self._restored.get(tp.partition)
-        if restored is not None and restored.offset is not None:
-            return restored.offset
+        for of in (self._restored, self._filling):
+            if (found := of.get(tp.partition)) is not None and found.offset is not None:
+                return found.offset
         return self._written_offset(tp.partition)
 
     def _written_offset(self, partition: int) -> int | None:
@@ -224,6 +235,7 @@ class UserStore(RocksDBStore):
         have, partition = self.persisted_offset(tp), tp.partition
         if have is not None and offset <= have:
             return
+        self._filled(partition)
         restored = self._restored.setdefault(partition, Restored(alone=False))
         restored.take(records, offset)
         has_all = len(records) < _RESTORED_RECORDS and not self._in_recovery()
@@ -241,17 +253,55 @@ class UserStore(RocksDBStore):
         restored = self._restored.pop(partition, None)
         if restored is None or restored.offset is None:
             return {}
-        changed = restored.users
-        if not restored.alone:
-            with explained(self.partition_path(partition)):
-                changed = restored.newer(self._database(partition).get(list(changed)))
+        if restored.alone:
+            self._begin_filling(partition, restored.users, restored.offset)
+            self._filled(partition)
+            return restored.users
+        with explained(self.partition_path(partition)):
+            changed = restored.newer(self._database(partition).get(list(restored.users)))
         self.write(partition, changed.items(), restored.offset)
         return changed
 
+    def _begin_filling(self, partition: int, users: dict[bytes, bytes | None], offset: int) -> None:
+        """Fill an empty database with these users, all that the changelog has up to this offset."""
+        path = self.partition_path(partition)
+        with explained(path):
+            mark = {self.offset_key: Mark(offset, Manifest.of(path)).packed()}
+            options = self.rocksdb_options.as_options()
+            self._filling[partition] = Filling(self._database(partition), path, options, users | mark, offset)
+
+    def fill(self) -> None:
+        """Begin to write what was loaded before it was on disk; others have their turns meanwhile."""
+        self.add_future(self._fill())
+
+    async def _fill(self) -> None:
+        """Go on to fill; where that fails, the next who writes is told."""
+        for partition, filling in list(self._filling.items()):
+            for _ in filling.steps:
+                await asyncio.sleep(0)
+            if self._filling.get(partition) is filling:
+                with suppress(ValuestreamError):
+                    self._filled(partition)
+
+    def _filled(self, partition: int) -> None:
+        """Fill the database of a partition to its end, if it is being filled."""
+        filling = self._filling.get(partition)
+        if filling is None:
+            return
+        with explained(self.partition_path(partition)):
+            filling.finish()
+        del self._filling[partition]
+        if filling.held:
+            self.write(partition, filling.held.items(), filling.offset)
+
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         """Write users and the changelog offset that they came with, all or nothing; None deletes."""
-        batch, n_bytes = _batch(items)
         path = self.partition_path(partition)
+        if partition in self._filling:
+            with explained(path):
+                self._filling[partition].hold(items, offset)
+            return
+        batch, n_bytes = _batch(items)
         with explained(path):
             database = self._database(partition)
             self._write_restored(partition)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from stream import store
 from stream.consumer import PositionConsumer
 from stream.decode import Decoder
+from stream.filling import Filling
 from stream.pipeline import Pipeline
 from stream.publish import Publisher
 from stream.restored import Restored
@@ -160,6 +161,18 @@ def _mid_load(die: Die) -> None:
     store._load = dying
 
 
+def _mid_fill(die: Die) -> None:
+    """While users that are served already are written to an empty store."""
+    steps = Filling._steps
+
+    def dying(self: Any) -> Iterator[None]:
+        for _ in steps(self):
+            die()
+            yield
+
+    Filling._steps = dying  # type: ignore[method-assign]
+
+
 #: Name of a crash point → what makes the worker die there.
 POINTS: Final[dict[str, Callable[[Die], None]]] = {
     "after_decode": _after_decode,
@@ -172,6 +185,7 @@ POINTS: Final[dict[str, Callable[[Die], None]]] = {
     "mid_inference": _mid_inference,
     "mid_changelog": _mid_changelog,
     "mid_load": _mid_load,
+    "mid_fill": _mid_fill,
 }
 
 

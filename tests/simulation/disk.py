@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from faust.types import TP
 
@@ -23,7 +23,10 @@ _EMPTY: tuple[dict[bytes, bytes], int | None] = ({}, None)
 
 
 class Disk(UserStore):
-    """The real store, with a dictionary for each partition where the RocksDB databases are."""
+    """The real store, with a dictionary for each partition where the RocksDB databases are.
+
+    What is filled after a load is there with the next write; a process that dies before has filled nothing.
+    """
 
     def __init__(self) -> None:
         self._written: dict[int, list[tuple[dict[bytes, bytes], int | None]]] = {}
@@ -33,6 +36,7 @@ class Disk(UserStore):
 
     def open(self, partitions: int) -> None:
         """A process starts with it."""
+        self._filling = {}
         self._restored = {n: Restored(alone=True) for n in range(partitions) if self._now(n)[1] is None}
 
     def recover(self, partition: int, records: Sequence[Stored]) -> None:
@@ -42,6 +46,7 @@ class Disk(UserStore):
 
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         self._write_restored(partition)
+        self._filled(partition)
         users = dict(self._now(partition)[0])
         for key, value in items:
             if value is None:
@@ -49,6 +54,14 @@ class Disk(UserStore):
             else:
                 users[key] = value
         self._written[partition] = [*self._written.get(partition, [])[-_LOST_MAX:], (users, offset)]
+
+    def _begin_filling(self, partition: int, users: dict[bytes, bytes | None], offset: int) -> None:
+        self._filling[partition] = cast("Any", SimpleNamespace(users=users, offset=offset))
+
+    def _filled(self, partition: int) -> None:
+        filling = cast("Any", self._filling.pop(partition, None))
+        if filling is not None:
+            self.write(partition, filling.users.items(), filling.offset)
 
     def _in_recovery(self) -> bool:
         return True

@@ -432,6 +432,93 @@ async def test_what_recovery_brings_to_an_empty_database_is_loaded_and_then_in_i
     assert store.persisted_offset(TP("changelog", 0)) == 3
 
 
+# -- an empty database, which is filled after its users were loaded --------------------------------------------
+
+BEFORE = packed("ann", "bob", "cid", applied_offset=5)
+AFTER: list[tuple[bytes, bytes | None]] = [*packed("bob", "dan", applied_offset=9), (b"cid", None)]
+
+
+@pytest.fixture
+async def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserStore:
+    """A store that has loaded what recovery brought, and has begun to fill its database with it."""
+    monkeypatch.setattr("stream.filling._STEP", 1)
+    store = store_at(tmp_path / "open")
+    await store._try_open_db_for_partition(0)
+    store.apply_changelog_batch([fetch(3, *BEFORE)], None, None)
+    assert applied_offsets(await store.load(0)) == {"ann": 5, "bob": 5, "cid": 5}
+    next(store._filling[0].steps)
+    return store
+
+
+def is_empty(store: UserStore) -> bool:
+    return not list(store._dbs[0].keys())
+
+
+async def test_database_is_filled_in_steps_and_then_has_what_was_written_meanwhile(loaded: UserStore) -> None:
+    loaded.write(0, AFTER, 4)
+    assert is_empty(loaded)
+    loaded.fill()
+    while loaded._filling:
+        assert is_empty(loaded)
+        await asyncio.sleep(0)
+    assert dict(loaded.users(0)) == {BEFORE[0][0]: BEFORE[0][1], **dict(AFTER[:2])}
+    assert loaded._written_offset(0) == 4
+    assert not list(loaded.partition_path(0).parent.glob("*.filling"))
+
+
+@pytest.mark.parametrize("how", ["load", "users", "revoke", "stop"])
+async def test_who_needs_the_database_fills_it_to_the_end(loaded: UserStore, tmp_path: Path, how: str) -> None:
+    loaded.fill()
+    loaded.write(0, AFTER, 4)
+    if how == "load":
+        assert applied_offsets(await loaded.load(0)) == {"ann": 5, "bob": 9, "dan": 9}
+    elif how == "users":
+        assert [key for key, _ in loaded.users(0)] == [b"ann", b"bob", b"dan"]
+    elif how == "revoke":
+        loaded.revoke_partitions(loaded.table, {TP("app-users-changelog", 0)})
+    else:
+        await loaded.stop()
+    await asyncio.sleep(0)
+    loaded._dbs.clear()
+    again = store_at(tmp_path / "open")
+    assert [key for key, _ in again.users(0)] == [b"ann", b"bob", b"dan"]
+    assert again.persisted_offset(TP("app-users-changelog", 0)) == 4
+
+
+async def test_changelog_that_comes_while_a_database_is_filled_is_on_top_of_it(loaded: UserStore) -> None:
+    loaded.write(0, AFTER, 4)
+    (_, older), (_, newer) = packed("bob", applied_offset=8) + packed("dan", applied_offset=12)
+    loaded.apply_changelog_batch([fetch(5, (b"bob", older), (b"dan", newer))], None, None)
+    assert applied_offsets(await loaded.load(0)) == {"ann": 5, "bob": 9, "dan": 12}
+    assert loaded.persisted_offset(TP("app-users-changelog", 0)) == 5
+
+
+async def test_crash_while_a_database_is_filled_leaves_it_empty_and_nothing_beside_it(
+    loaded: UserStore, tmp_path: Path
+) -> None:
+    loaded.write(0, AFTER, 4)
+    assert loaded.persisted_offset(TP("app-users-changelog", 0)) == 4
+    crashed = store_at(Path(shutil.copytree(tmp_path / "open", tmp_path / "crashed")))
+    left = list((tmp_path / "crashed").rglob("*.filling"))
+    assert left
+    assert crashed.persisted_offset(TP("app-users-changelog", 0)) is None
+    assert not list(crashed.users(0))
+    assert not left[0].exists()
+
+
+async def test_database_that_cannot_be_filled_is_an_error_for_whoever_writes_next(loaded: UserStore) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("IO error: No space left on device")
+
+    loaded._filling[0]._database = SimpleNamespace(ingest_external_file=refuse)
+    loaded.fill()
+    await asyncio.sleep(0.05)
+    for _ in range(2):
+        with pytest.raises(ValuestreamError, match="make room on the disk"):
+            loaded.write(0, AFTER, 4)
+    assert loaded._written_offset(0) is None
+
+
 async def test_each_load_is_of_what_the_store_has_then(three: UserStore) -> None:
     await three._try_open_db_for_partition(0)
     await three.load(0)

@@ -62,7 +62,7 @@ for _name, (_points, _passages_max) in _CRASHES.items():
 
 @scenario("kill_mid_recovery")
 def kill_mid_recovery(world: World) -> Verdict:
-    """A worker dies with its disk; the next dies while it applies the changelog, and the next while it loads it."""
+    """A worker dies with its disk; three more die while they apply the changelog, load it, and write it to the disk."""
     rng = random.Random(f"kill_mid_recovery {world.seed}")
     settings, parts = _settings(world, rng), _traffic(world)
     with world.worker(settings, **QUICK) as worker:
@@ -71,7 +71,8 @@ def kill_mid_recovery(world: World) -> Verdict:
         worker.kill()
     shutil.rmtree(settings.data_dir)
     died = 0.0
-    for point, passages_max in (("mid_changelog", harness.PARTITIONS), ("mid_load", 100)):
+    partitions = harness.PARTITIONS
+    for point, passages_max in (("mid_changelog", partitions), ("mid_load", 100), ("mid_fill", partitions)):
         with _crashing(world, settings, point, 1 + rng.randrange(passages_max)) as worker:
             wait_for(f"the worker to die at {point}", lambda: worker.process.poll() is not None)
             died = time.monotonic()
