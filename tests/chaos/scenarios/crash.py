@@ -6,7 +6,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from stream.service.settings import Settings
@@ -62,8 +62,19 @@ for _name, (_points, _passages_max) in _CRASHES.items():
 
 @scenario("kill_mid_recovery")
 def kill_mid_recovery(world: World) -> Verdict:
-    """A worker dies with its disk; three more die while they apply the changelog, load it, and write it to the disk."""
-    rng = random.Random(f"kill_mid_recovery {world.seed}")
+    """A worker dies with its disk; the next dies while it applies the changelog, and the next while it loads it."""
+    return _recovering(world, "kill_mid_recovery", {"mid_changelog": harness.PARTITIONS, "mid_load": 100})
+
+
+@scenario("kill_mid_fill")
+def kill_mid_fill(world: World) -> Verdict:
+    """A worker dies with its disk; the next dies while it writes to the disk the users that it serves already."""
+    return _recovering(world, "kill_mid_fill", {"mid_fill": harness.PARTITIONS})
+
+
+def _recovering(world: World, name: str, points: Mapping[str, int]) -> Verdict:
+    """Workers that recover die at each of these points, at a passage of up to so many that the seed draws."""
+    rng = random.Random(f"{name} {world.seed}")
     settings, parts = _settings(world, rng), _traffic(world)
     with world.worker(settings, **QUICK) as worker:
         produce(settings, parts.pop(0))
@@ -71,13 +82,12 @@ def kill_mid_recovery(world: World) -> Verdict:
         worker.kill()
     shutil.rmtree(settings.data_dir)
     died = 0.0
-    partitions = harness.PARTITIONS
-    for point, passages_max in (("mid_changelog", partitions), ("mid_load", 100), ("mid_fill", partitions)):
+    for point, passages_max in points.items():
         with _crashing(world, settings, point, 1 + rng.randrange(passages_max)) as worker:
             wait_for(f"the worker to die at {point}", lambda: worker.process.poll() is not None)
             died = time.monotonic()
         _check_died_there(world, worker, point)
-    return _recovered(world, "kill_mid_recovery", settings, died, parts)
+    return _recovered(world, name, settings, died, parts)
 
 
 def _settings(world: World, rng: random.Random) -> Settings:
