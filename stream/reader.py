@@ -7,6 +7,7 @@ some 30 ms before it was taken in. Nothing computes for long on our loop, so hea
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,13 +23,15 @@ from mode.utils.futures import maybe_async
 if TYPE_CHECKING:
     from stream.consumer import PositionConsumer
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "hand_over_first"]
 
 #: Requests whose answers say that we are a member and nothing changes. While the group rebalances, heartbeats are
 #: answered by an error: who does not join again in time is removed, however regularly its heart beats.
 _MEMBERSHIP: Final = (HeartbeatRequest, SyncGroupRequest)
 #: How long the broker may keep a fetch that finds nothing.
 _FETCH_MAX_WAIT_MS: Final = 100
+#: Turns of the loop in which a fetch that was awaited is taken; behind a backlog it is not, and the next one is sent.
+_HAND_OVER_TURNS: Final = 4
 #: Kafka's error codes for an unknown member id and a fenced instance id.
 _UNKNOWN: Final = frozenset({25, 82})
 
@@ -108,6 +111,7 @@ class Reader(AIOKafkaConsumerThread):
             return response
 
         coordinator._send_req = send_and_renew
+        hand_over_first(self._ensure_consumer()._fetcher)
 
     async def _fetch_records(
         self, consumer: Any, active_partitions: set[TP], timeout: float | None = None, max_records: int | None = None
@@ -132,6 +136,28 @@ class Reader(AIOKafkaConsumerThread):
         for tp, offset in offsets.items():
             self.seek(tp, offset)
         self.seeks += 1
+
+
+def hand_over_first(fetcher: Any) -> None:
+    """Have what a fetch brought taken before the next is sent.
+
+    aiokafka sends the next at once, without the partitions whose records nobody has taken yet: what comes for those
+    waits until that fetch has ended, for the news of the others or for ``_FETCH_MAX_WAIT_MS``.
+    """
+    fetch = fetcher._proc_fetch_request
+
+    async def fetch_and_hand_over(*args: Any) -> bool:
+        found: bool = await fetch(*args)
+        if found:
+            for waiter in fetcher._fetch_waiters:
+                fetcher._notify(waiter)
+            for _ in range(_HAND_OVER_TURNS):
+                if not fetcher._records:
+                    break
+                await asyncio.sleep(0)
+        return found
+
+    fetcher._proc_fetch_request = fetch_and_hand_over
 
 
 def _is_unknown(response: Any) -> bool:
