@@ -33,15 +33,14 @@ from stream.errors import ContractError
 from stream.rings import distinct, opaque
 from stream.state import PartitionState
 
-__all__ = ["applied_offset", "erased", "load", "pack"]
+__all__ = ["applied_offset", "erased", "load", "pack", "unpack_applied_offset"]
 
 Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
 _FRESH = FRESH_USER.tobytes()
 _HEAD_BYTES = 1 + USER.itemsize
-#: The source offset of the last event that a packed user has seen, as a tuple of one: it comes first in ``USER``, in
-#: every version. Raises struct.error where a value is too short to have it.
-applied_offset: Final = struct.Struct("<xq").unpack_from
+#: :func:`applied_offset` as a tuple of one, which is compared as quickly as it can be.
+unpack_applied_offset: Final = struct.Struct("<xq").unpack_from
 _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 
 
@@ -243,3 +242,9 @@ def _upgraded(value: bytes) -> bytes:
     """A value of an older version as this one would have written it: the columns it lacks are those of a new user."""
     end = 1 + USER_BYTES[value[0]]
     return _VERSION + value[1:end] + _FRESH[end - 1 :] + value[end:]
+
+
+def applied_offset(value: bytes) -> int:
+    """The source offset of the last event that a packed user has seen; it comes first in ``USER``, in every version."""
+    offset: int = unpack_applied_offset(value)[0]
+    return offset

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from stream.changelog import applied_offset
+from stream.changelog import unpack_applied_offset
 
 __all__ = ["ENTRY_BYTES", "Restored"]
 
@@ -39,7 +39,7 @@ class Restored:
             before = users.get(key)
             if before is None:  # Who was gone is counted again: a bound may be reached early.
                 n_bytes += len(key) + ENTRY_BYTES
-            elif value and before and applied_offset(value) < applied_offset(before):
+            elif value and before and unpack_applied_offset(value) < unpack_applied_offset(before):
                 continue  # It was sent by a worker that had been replaced.
             else:
                 n_bytes -= len(before)
@@ -53,5 +53,5 @@ class Restored:
         return {
             key: value
             for (key, value), old in zip(self.users.items(), known, strict=True)
-            if not value or not old or applied_offset(value) >= applied_offset(old)
+            if not value or not old or unpack_applied_offset(value) >= unpack_applied_offset(old)
         }
