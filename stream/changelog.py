@@ -108,8 +108,8 @@ def _pack_buckets(buckets: Array) -> bytes:
 def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
     """Set users to what :func:`pack` wrote, and note the markers among them; returns the users' rows.
 
-    Keys and values may come in any order and any parts; a user whose value an erasure covers has no row. Raises
-    ContractError for another version, and for values that were cut or altered.
+    Keys and values may come in any order and any parts, each key once in a call; a user whose value an erasure covers
+    has no row. Raises ContractError for another version, and for values that were cut or altered.
     """
     markers: dict[str, bytes] = {}
     if Erasures.any_marker(users):

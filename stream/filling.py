@@ -32,6 +32,8 @@ class Filling:
         self.offset = offset
         self.held: dict[bytes, bytes | None] = {}
         self.steps = self._steps()
+        #: Whether the database has all users of the file.
+        self.done = False
         self._error: Exception | None = None
 
     @staticmethod
@@ -64,5 +66,6 @@ class Filling:
             moved: Any = rocksdict.IngestExternalFileOptions()
             moved.set_move_files(True)
             self._database.ingest_external_file([str(self._file)], moved)
+            self.done, self._users = True, {}
         except Exception as error:
             self._error = error

@@ -153,7 +153,6 @@ class UserStore(RocksDBStore):
         """Close the databases of partitions that are not ours any more."""
         for partition in {tp.partition for tp in tps}:
             self._write_restored(partition)
-            self._filled(partition)
             self._flushed(partition)
             self._in_memory.pop(partition, None)
         super().revoke_partitions(table, tps)
@@ -163,7 +162,6 @@ class UserStore(RocksDBStore):
         for partition in {*self._restored, *self._filling}:
             with suppress(ValuestreamError):
                 self._write_restored(partition)
-                self._filled(partition)
         self._flusher.shutdown()
         await super().stop()
 
@@ -194,7 +192,6 @@ class UserStore(RocksDBStore):
     def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """All users of a partition, packed."""
         self._write_restored(partition)
-        self._filled(partition)
         with explained(self.partition_path(partition)):
             yield from chain.from_iterable(self._chunks(self._database(partition)))
 
@@ -250,6 +247,7 @@ class UserStore(RocksDBStore):
 
     def _write_restored(self, partition: int) -> dict[bytes, bytes | None]:
         """Write what recovery has brought, and return what it has changed."""
+        self._filled(partition)
         restored = self._restored.pop(partition, None)
         if restored is None or restored.offset is None:
             return {}
@@ -275,16 +273,13 @@ class UserStore(RocksDBStore):
         self.add_future(self._fill())
 
     async def _fill(self) -> None:
-        """Go on to fill; where that fails, the next who writes is told."""
-        for partition, filling in list(self._filling.items()):
+        """Go on to fill. What is held is for the next who writes, who is also told of an error."""
+        for filling in list(self._filling.values()):
             for _ in filling.steps:
                 await asyncio.sleep(0)
-            if self._filling.get(partition) is filling:
-                with suppress(ValuestreamError):
-                    self._filled(partition)
 
     def _filled(self, partition: int) -> None:
-        """Fill the database of a partition to its end, if it is being filled."""
+        """Fill the database of a partition to its end, if it is being filled, and write what was held."""
         filling = self._filling.get(partition)
         if filling is None:
             return
@@ -297,9 +292,10 @@ class UserStore(RocksDBStore):
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         """Write users and the changelog offset that they came with, all or nothing; None deletes."""
         path = self.partition_path(partition)
-        if partition in self._filling:
+        filling = self._filling.get(partition)
+        if filling is not None and not filling.done:
             with explained(path):
-                self._filling[partition].hold(items, offset)
+                filling.hold(items, offset)
             return
         batch, n_bytes = _batch(items)
         with explained(path):

@@ -46,7 +46,6 @@ class Disk(UserStore):
 
     def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
         self._write_restored(partition)
-        self._filled(partition)
         users = dict(self._now(partition)[0])
         for key, value in items:
             if value is None:

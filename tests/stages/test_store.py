@@ -458,7 +458,7 @@ async def test_database_is_filled_in_steps_and_then_has_what_was_written_meanwhi
     loaded.write(0, AFTER, 4)
     assert is_empty(loaded)
     loaded.fill()
-    while loaded._filling:
+    while not loaded._filling[0].done:
         assert is_empty(loaded)
         await asyncio.sleep(0)
     assert dict(loaded.users(0)) == {BEFORE[0][0]: BEFORE[0][1], **dict(AFTER[:2])}
@@ -517,6 +517,23 @@ async def test_database_that_cannot_be_filled_is_an_error_for_whoever_writes_nex
         with pytest.raises(ValuestreamError, match="make room on the disk"):
             loaded.write(0, AFTER, 4)
     assert loaded._written_offset(0) is None
+
+
+async def test_error_in_writing_what_was_held_is_one_of_the_next_write_and_no_mark_is_past_it(
+    loaded: UserStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("IO error: No space left on device")
+
+    loaded.write(0, AFTER, 4)
+    monkeypatch.setattr(loaded, "_database", lambda _: SimpleNamespace(write=refuse))
+    loaded.fill()
+    while not loaded._filling[0].done:
+        await asyncio.sleep(0)
+    with pytest.raises(ValuestreamError, match="make room on the disk"):
+        loaded.write(0, packed("eve", applied_offset=10), 5)
+    monkeypatch.undo()
+    assert loaded._written_offset(0) == 3
 
 
 async def test_each_load_is_of_what_the_store_has_then(three: UserStore) -> None:
