@@ -11,7 +11,7 @@ Faust, so that ``tests/simulation`` can run them through thousands of schedules.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from stream.errors import ContractError, LeaseError
@@ -22,6 +22,7 @@ from stream.queue import OWED, ScoreQueue
 if TYPE_CHECKING:
     from stream.fetches import Records
     from stream.pipeline import Pipeline
+    from stream.segment import Users
     from stream.service.clock import Clock
     from stream.service.metrics import Metrics
     from stream.state import PartitionState
@@ -38,7 +39,7 @@ class Store(Protocol):
     async def load(self, partition: int) -> PartitionState:
         """All users of a partition, in memory; they are the caller's then."""
 
-    def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
+    def write(self, partition: int, users: Users, offset: int) -> None:
         """Write users and the changelog offset that they came with, all or nothing."""
 
 
@@ -156,7 +157,7 @@ class Assignment:
 
     async def _checkpoint(self, partition: Partition) -> bool:
         try:
-            position, items, offset = await self._pipeline.checkpoint(partition)
+            position, users, offset = await self._pipeline.checkpoint(partition)
         except LeaseError:
             return False
         except Exception:
@@ -165,7 +166,7 @@ class Assignment:
         if partition.given_up:
             return False  # The store may have its next state, and its position is not ours to say.
         if offset is not None:
-            self._store.write(partition.number, items, offset)
+            self._store.write(partition.number, users, offset)
         self._acknowledge(partition.number, position)
         return True
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import repeat
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from stream.blob import Blob, cut, windows
 from stream.contract.columns import (
     BUCKET,
     BUCKET_SLOTS,
@@ -33,14 +35,15 @@ from stream.errors import ContractError
 from stream.rings import distinct, opaque
 from stream.state import PartitionState
 
-__all__ = ["applied_offset", "erased", "load", "pack", "unpack_applied_offset"]
+__all__ = ["applied_offset", "applied_offsets", "erased", "load", "load_blob", "pack"]
 
 Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
 _FRESH = FRESH_USER.tobytes()
 _HEAD_BYTES = 1 + USER.itemsize
-#: :func:`applied_offset` as a tuple of one, which is compared as quickly as it can be.
-unpack_applied_offset: Final = struct.Struct("<xq").unpack_from
+_ROOM = bytes(_HEAD_BYTES + SEEN_LEN * (HISTORY.itemsize + 8) + 1)
+#: Version and applied offset, with which every value begins.
+_BEGINNING: Final = struct.Struct("<xq")
 _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 
 
@@ -52,7 +55,7 @@ def pack(state: PartitionState, rows: Array) -> list[bytes]:
     # The rings are written unrolled, so their next slots are those of a ring that begins at 0.
     users["history_next"] = users["history_len"] % HISTORY_LEN
     users["seen_next"] = users["seen_len"] % SEEN_LEN
-    heads = _pieces(users.tobytes(), np.full(len(users), USER.itemsize))
+    heads = cut(users.tobytes(), np.full(len(users), USER.itemsize))
     return list(map(b"".join, zip(repeat(_VERSION), heads, histories, identities, _tails(state, rows))))
 
 
@@ -88,13 +91,7 @@ def _unrolled(rings: Array, rows: Array, lengths: Array, following: Array) -> li
     first = np.where(lengths == size, following, 0) - (ends - lengths)
     slots = (np.arange(ends[-1] if len(ends) else 0) + np.repeat(first, lengths)) % size
     entries = opaque(rings)[np.repeat(rows, lengths) * size + slots]
-    return _pieces(entries.tobytes(), lengths.astype(np.int64) * rings.itemsize)
-
-
-def _pieces(data: bytes, sizes: Array) -> list[bytes]:
-    """The data cut into pieces of these sizes."""
-    ends = np.cumsum(sizes)
-    return [data[start:end] for start, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True)]
+    return cut(entries.tobytes(), lengths.astype(np.int64) * rings.itemsize)
 
 
 def _pack_buckets(buckets: Array) -> bytes:
@@ -111,10 +108,16 @@ def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
     Keys and values may come in any order and any parts, each key once in a call; a user whose value an erasure covers
     has no row. Raises ContractError for another version, and for values that were cut or altered.
     """
+    return load_blob(state, users, Blob.of(values))
+
+
+def load_blob(state: PartitionState, users: list[str], values: Blob) -> Array:
+    """The same for values that lie in one piece of memory."""
     markers: dict[str, bytes] = {}
     if Erasures.any_marker(users):
-        markers = {key: value for key, value in zip(users, values, strict=True) if Erasures.is_marker(key)}
-        values = [value for key, value in zip(users, values, strict=True) if key not in markers]
+        strings = values.strings()
+        markers = {key: value for key, value in zip(users, strings, strict=True) if Erasures.is_marker(key)}
+        values = Blob.of([value for key, value in zip(users, strings, strict=True) if key not in markers])
         users = [key for key in users if key not in markers]
     for key, value in markers.items():
         state.erasures.put(key, read_marker(value))
@@ -126,7 +129,7 @@ def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
     return rows[state.living(rows)]
 
 
-def _load_users(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
+def _load_users(state: PartitionState, users: list[str], values: Blob) -> Array:
     if not users:
         return np.zeros(0, np.int64)
     packed = _Packed.of(values)
@@ -137,11 +140,12 @@ def _load_users(state: PartitionState, users: list[str], values: list[bytes]) ->
         alike = np.flatnonzero(packed.lengths == length)
         begin = packed.starts[alike] + _HEAD_BYTES
         history_bytes, seen_bytes = length * HISTORY.itemsize, length * state.seen.itemsize
-        _beginnings(state.history, history_bytes)[rows[alike]] = _windows(packed.data, history_bytes)[begin]
-        _beginnings(state.seen, seen_bytes)[rows[alike]] = _windows(packed.data, seen_bytes)[begin + history_bytes]
+        _beginnings(state.history, history_bytes)[rows[alike]] = windows(packed.data, history_bytes)[begin]
+        _beginnings(state.seen, seen_bytes)[rows[alike]] = windows(packed.data, seen_bytes)[begin + history_bytes]
     state.buckets.put(rows[packed.bucketed], packed.buckets["slot"], packed.buckets["bucket"])
     for i in np.flatnonzero(packed.ends < packed.sizes).tolist():
-        state.awaited[int(rows[i])] = np.frombuffer(values[i][packed.ends[i] :], "<i8").tolist()
+        start, n_bytes = int(packed.starts[i] + packed.ends[i]), int(packed.sizes[i] - packed.ends[i])
+        state.awaited[int(rows[i])] = np.frombuffer(packed.data, "<i8", n_bytes // 8, start).tolist()
     return rows
 
 
@@ -159,7 +163,7 @@ def _rows(state: PartitionState, users: list[str]) -> Array:
 
 
 class _Packed(NamedTuple):
-    """Values one after the other in ``data``: where they start, their sizes, and where their buckets end in them.
+    """Values in ``data``: where they start, their sizes, and where their buckets end in them.
 
     ``lengths`` are those of both rings of each user: they fill alike, as both keep 64. ``buckets`` (``_USED_BUCKET``)
     are those of all users, and ``bucketed`` says whose each is.
@@ -175,17 +179,11 @@ class _Packed(NamedTuple):
     buckets: Array
 
     @classmethod
-    def of(cls, values: list[bytes]) -> _Packed:
+    def of(cls, values: Blob) -> _Packed:
         """Find the parts of these values. Raises ContractError for another version, and where they are damaged."""
-        versions = {value[:1] for value in values}
-        if versions != {_VERSION}:
-            _check_versions(versions)
-            values = [value if value[:1] == _VERSION else _upgraded(value) for value in values]
-        sizes = np.fromiter(map(len, values), np.int64, len(values))
-        starts = np.cumsum(sizes) - sizes
-        # Behind the last is room to look for what a value that was cut does not have.
-        data = b"".join((*values, bytes(_HEAD_BYTES + SEEN_LEN * (HISTORY.itemsize + 8) + 1)))
-        heads = _windows(data, USER.itemsize)[starts + 1].view(USER)
+        values = _of_this_version(values)
+        data, starts, sizes = values.data, values.starts, values.sizes
+        heads = windows(data, USER.itemsize)[starts + 1].view(USER)
         lengths = np.minimum(heads["history_len"], HISTORY_LEN).astype(np.int64)
         number_at = _HEAD_BYTES + lengths * (HISTORY.itemsize + 8)
         n_buckets = np.frombuffer(data, np.uint8)[starts + number_at].astype(np.int64)
@@ -195,15 +193,10 @@ class _Packed(NamedTuple):
         bucketed = np.repeat(np.arange(len(values)), n_buckets)
         nth = np.arange(len(bucketed)) - np.repeat(np.cumsum(n_buckets) - n_buckets, n_buckets)
         bucket_at = (starts + number_at + 1)[bucketed] + nth * _USED_BUCKET.itemsize
-        buckets = _windows(data, _USED_BUCKET.itemsize)[bucket_at].view(_USED_BUCKET)
+        buckets = windows(data, _USED_BUCKET.itemsize)[bucket_at].view(_USED_BUCKET)
         whole[bucketed[buckets["slot"] >= BUCKET_SLOTS]] = False
         _check_whole(whole)
         return cls(data, starts, sizes, ends, heads, lengths, bucketed, buckets)
-
-
-def _windows(data: bytes, size: int) -> Array:
-    """Every piece of this many bytes, as one item each: element i begins at byte i."""
-    return np.ndarray((len(data) - size + 1,), f"V{size}", data, strides=(1,))
 
 
 def _beginnings(rings: Array, size: int) -> Array:
@@ -211,8 +204,19 @@ def _beginnings(rings: Array, size: int) -> Array:
     return rings.view(np.uint8)[:, :size].view(f"V{size}")[:, 0]
 
 
-def _check_versions(versions: set[bytes]) -> None:
-    others = {version[0] if version else 0 for version in versions} - set(USER_BYTES)
+def _of_this_version(values: Blob) -> Blob:
+    """The same as this release writes them, with room behind the last to look for what a value that was cut lacks."""
+    data = values.data + _ROOM
+    versions = np.where(values.sizes > 0, np.frombuffer(data, np.uint8)[values.starts], 0)
+    if (versions == STATE_VERSION).all():
+        return replace(values, data=data)
+    _check_versions(set(versions.tolist()))
+    upgraded = Blob.of([v if v[0] == STATE_VERSION else _upgraded(v) for v in values.strings()])
+    return replace(upgraded, data=upgraded.data + _ROOM)
+
+
+def _check_versions(versions: set[int]) -> None:
+    others = versions - set(USER_BYTES)
     if others:
         raise ContractError(
             f"state version is {max(others)}, this build reads {min(USER_BYTES)} to {STATE_VERSION}; "
@@ -246,5 +250,12 @@ def _upgraded(value: bytes) -> bytes:
 
 def applied_offset(value: bytes) -> int:
     """The source offset of the last event that a packed user has seen; it comes first in ``USER``, in every version."""
-    offset: int = unpack_applied_offset(value)[0]
+    offset: int = _BEGINNING.unpack_from(value)[0]
     return offset
+
+
+def applied_offsets(values: Blob) -> Array:
+    """:func:`applied_offset` of each of these values, none of which is empty; shape ``(n,)``."""
+    data = values.data + bytes(_BEGINNING.size)
+    offsets: Array = windows(data, 8)[values.starts + 1].view("<i8")
+    return offsets

@@ -36,6 +36,7 @@ from stream.publish import Outgoing, dead_letter
 from stream.queue import priorities
 from stream.reviews import Reviews
 from stream.score import RawScores, Scorer
+from stream.segment import Users
 from stream.state import Applied, PartitionState, Snapshot
 
 if TYPE_CHECKING:
@@ -280,27 +281,23 @@ class Pipeline:
 
     # -- state to changelog ---------------------------------------------------------------------------------
 
-    async def checkpoint(self, partition: Partition) -> tuple[Position, list[tuple[bytes, bytes | None]], int | None]:
+    async def checkpoint(self, partition: Partition) -> tuple[Position, Users, int | None]:
         """Make everything taken in so far durable.
 
-        Returns the position that is now durable, the users written with their packed values (None: erased), and the
-        changelog offset of the last of them. Raises if the broker does not acknowledge all of it; then all of it is
-        still to be made durable.
+        Returns the position that is now durable, the users written, and the changelog offset of the last of them.
+        Raises if the broker does not acknowledge all of it; then all of it is still to be made durable.
         """
         position, dead = partition.position(), partition.dead
         settling = partition.settling(self._clock.monotonic())
         rows = partition.take_dirty()
         partition.dead = []
-        values: list[bytes | None] = [*changelog.pack(partition.state, rows)]
-        keys = [partition.state.ids[row].encode() for row in rows.tolist()]
-        items = list(zip(keys, values, strict=True))
-        items += changelog.erased(partition.state, (erased.user for erased in partition.erasures))
-        gone = [Outgoing(key, None) for key, value in items if value is None]
+        users = _packed(partition, rows)
+        gone = [Outgoing(key, None) for key, value in zip(users.keys, users.values, strict=True) if value is None]
         try:
             await self._send(
                 self._topics.dlq, partition, [dead_letter(one, self._topics.events, partition.number) for one in dead]
             )
-            offset = await self._send(self._topics.changelog, partition, [Outgoing(k, v) for k, v in items])
+            offset = await self._send(self._topics.changelog, partition, map(Outgoing, users.keys, users.values))
             await self._send(self._topics.scores, partition, gone)
         except Exception:
             partition.dirty.append(rows)
@@ -308,7 +305,7 @@ class Pipeline:
             raise
         partition.settle(settling)
         partition.durable = position
-        return position, items, offset
+        return position, users, offset
 
     # -- counting -------------------------------------------------------------------------------------------
 
@@ -353,3 +350,12 @@ def _late(record: Any, partition: Partition) -> DeadLetter:
         "raise --lateness-s if events may arrive this late"
     )
     return DeadLetter(record, "late", message, stage="state")
+
+
+def _packed(partition: Partition, rows: Array) -> Users:
+    """Users as the changelog and the store have them: those of these rows, and what erasures leave."""
+    state = partition.state
+    erased = changelog.erased(state, (of.user for of in partition.erasures))
+    keys = [*map(str.encode, map(state.ids.__getitem__, rows.tolist())), *(key for key, _ in erased)]
+    values = [*changelog.pack(state, rows), *(value for _, value in erased)]
+    return Users(keys, values, np.concatenate((rows, np.full(len(erased), -1, np.int64))))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.contract.columns import DAY_S, HISTORY_LEN
+from stream.journal import GROWTH
 from stream.service.plan_costs import Costs
 
 __all__ = ["Capacity", "Load", "capacity", "changed_users_per_s", "scores_per_s", "user_memory_bytes", "value_bytes"]
@@ -25,6 +26,8 @@ _WEIGHTS /= _WEIGHTS.sum()
 _PARTITIONS_PER_WORKER: Final = 2
 #: Kafka compacts a log when half of it is superseded (min.cleanable.dirty.ratio), so it holds its users up to twice.
 _COMPACTED_MAX: Final = 2
+#: A journal grows until its segments are merged, and has them and the merged one for a moment.
+_JOURNAL_MAX: Final = GROWTH + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def _kept(load: Load, costs: Costs) -> dict[str, float]:
     events = load.events_per_s * load.event_bytes * load.retention_days * DAY_S
     return {
         "value_bytes": value_bytes(load, costs),
-        "store_bytes": values * (1 + load.standby_replicas),
+        "store_bytes": values * (1 + load.standby_replicas) * _JOURNAL_MAX,
         "topics_bytes": (events + _COMPACTED_MAX * (values + scores)) * load.replication,
     }
 

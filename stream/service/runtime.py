@@ -221,7 +221,6 @@ class Worker:
         spare_the_living()
         users = sum(len(p.state) for p in partitions)
         logger.info("ready", extra={"partitions": len(partitions), "state_users": users})
-        self._source.store.fill()
 
     async def _positions(self, tps: set[TP]) -> dict[int, Position]:
         return {tp.partition: at for tp, at in (await self._source.consumer.resume_positions(tps)).items()}

@@ -12,7 +12,7 @@ import click
 import uvloop
 from aiokafka.errors import KafkaError
 
-from stream.database import require_room
+from stream.disk import require_room
 from stream.errors import ConfigError, PublishError
 from stream.score import DEMO_MODEL, Scorer
 from stream.sentiment import Sentiment

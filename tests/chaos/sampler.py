@@ -6,24 +6,19 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
-import rocksdict
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from stream.changelog import applied_offset
-from stream.database import Mark
 from stream.erasure import Erasures
+from stream.segment import blocks
 from stream.service.kafka import kafka_python_config
 from stream.service.settings import Settings
 from stream.service.topics import changelog_topic
-from stream.store import UserStore
 from tests.broker import harness
 
 __all__ = ["CommitSampler", "changelog_ends", "lacking", "scores_sent_twice", "stale_records"]
-
-#: May be opened while another process writes; it shows what was written until then.
-READ_ONLY: Final = rocksdict.AccessType.read_only()
 
 
 class CommitSampler:
@@ -93,13 +88,11 @@ def lacking(settings: Settings, ends: Mapping[int, int]) -> int:
 
 def _stored_offset(settings: Settings, number: int) -> int:
     """The changelog offset that a store has, -1 where there is none; read beside its owner, who holds the lock."""
-    for path in settings.data_dir.glob(f"**/users-{number}.db"):
-        store = rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True), access_type=READ_ONLY)
-        offset = store.get(UserStore.offset_key)
-        store.close()
-        have = Mark.read(offset).offset
-        return -1 if have is None else have
-    return -1
+    have = -1
+    for path in sorted(settings.data_dir.glob(f"**/users-{number}/*.segment")):
+        with path.open("rb") as file:
+            have = max(have, *(block.offset for block in blocks(file, path.stat().st_size)), -1)
+    return have
 
 
 def scores_sent_twice(settings: Settings) -> int:

@@ -9,23 +9,24 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from stream import store
+from stream import journal, store
 from stream.consumer import PositionConsumer
 from stream.decode import Decoder
-from stream.filling import Filling
+from stream.journal import Journal
 from stream.pipeline import Pipeline
 from stream.publish import Publisher
-from stream.restored import Restored
 from stream.service import cli
 from stream.store import UserStore
 
 __all__ = ["POINTS"]
 
 Die = Callable[[], None]
+#: A journal of the traffic of these scenarios is long after a part of it.
+_LONG_BYTES: Final = 8 * 1024
 
 
 class Countdown:
@@ -72,47 +73,67 @@ def _after_send(topic_setting: str, suffix: str = "") -> Callable[[Die], None]:
     return install
 
 
-def _around_store_write(before: bool) -> Callable[[Die], None]:
-    """At a checkpoint, and not in recovery, which writes in the same way."""
+def _at_checkpoints(die: Die) -> Die:
+    """Die only in what a checkpoint writes to the store: recovery writes in the same way."""
+    write = UserStore.write
+    checkpointing = threading.Event()
+    restoring = _while(UserStore, "_restore")
 
-    def install(die: Die) -> None:
-        write, write_restored = UserStore.write, UserStore._write_restored
-        recovering = threading.Event()
+    def flagged(self: Any, *args: Any) -> None:
+        if not restoring.is_set():
+            checkpointing.set()
+        write(self, *args)
+        checkpointing.clear()
 
-        def dying(self: Any, *args: Any) -> None:
-            if before and not recovering.is_set():
-                die()
-            write(self, *args)
-            if not before and not recovering.is_set():
-                die()
+    UserStore.write = flagged  # type: ignore[method-assign]
+    return lambda: die() if checkpointing.is_set() else None
 
-        def writing_restored(self: Any, *args: Any) -> Any:
-            recovering.set()
-            changed = write_restored(self, *args)
-            recovering.clear()
-            return changed
 
-        UserStore.write, UserStore._write_restored = dying, writing_restored  # type: ignore[method-assign]
+def _while(of: Any, name: str) -> threading.Event:
+    """Set while this method runs."""
+    method, running = getattr(of, name), threading.Event()
 
-    return install
+    def flagged(self: Any, *args: Any) -> Any:
+        running.set()
+        result = method(self, *args)
+        running.clear()
+        return result
+
+    setattr(of, name, flagged)
+    return running
+
+
+def _before_store_write(die: Die) -> None:
+    append, die = Journal.append, _at_checkpoints(die)
+
+    def dying(self: Any, *args: Any) -> None:
+        die()
+        append(self, *args)
+
+    Journal.append = dying  # type: ignore[method-assign]
+
+
+def _after_store_write(die: Die) -> None:
+    append, die = Journal.append, _at_checkpoints(die)
+
+    def dying(self: Any, *args: Any) -> None:
+        append(self, *args)
+        die()
+
+    Journal.append = dying  # type: ignore[method-assign]
 
 
 def _in_store_write(die: Die) -> None:
-    """The batch of a checkpoint is built, and RocksDB does not have it yet."""
-    write, database = UserStore.write, UserStore._db_for_partition
-    writing = threading.Event()
+    """Half of the block of a checkpoint is in the file."""
+    write, die = journal._write, _at_checkpoints(die)
 
-    def flagged(self: Any, *args: Any) -> None:
-        writing.set()
-        write(self, *args)
-        writing.clear()
+    def dying(file: Any, data: bytes) -> None:
+        half = len(data) // 2
+        write(file, data[:half])
+        die()
+        write(file, data[half:])
 
-    def dying(self: Any, partition: int) -> Any:
-        if writing.is_set():
-            die()
-        return database(self, partition)
-
-    UserStore.write, UserStore._db_for_partition = flagged, dying  # type: ignore[method-assign]
+    journal._write = dying
 
 
 def _before_commit(die: Die) -> None:
@@ -140,52 +161,53 @@ def _mid_inference(die: Die) -> None:
 
 def _mid_changelog(die: Die) -> None:
     """While the changelog is applied to the store."""
-    take = Restored.take
+    restore = UserStore._restore
 
     def dying(self: Any, *args: Any) -> None:
         die()
-        take(self, *args)
+        restore(self, *args)
 
-    Restored.take = dying  # type: ignore[method-assign]
+    UserStore._restore = dying  # type: ignore[method-assign]
 
 
 def _mid_load(die: Die) -> None:
     """While the state is built from what the store has; a passage is a user."""
     load = store._load
 
-    def dying(state: Any, users: Sequence[Any]) -> None:
-        for _ in users:
+    def dying(state: Any, users: Any) -> None:
+        for _ in users.keys:
             die()
         load(state, users)
 
     store._load = dying
 
 
-def _mid_fill(die: Die) -> None:
-    """While users that are served already are written to an empty store."""
-    steps = Filling._steps
+def _mid_merge(die: Die) -> None:
+    """While the segments of a journal are merged, which is done early."""
+    merging = Journal.merging
 
     def dying(self: Any) -> Iterator[None]:
-        for _ in steps(self):
+        for _ in merging(self):
             die()
             yield
 
-    Filling._steps = dying  # type: ignore[method-assign]
+    Journal.merging = dying  # type: ignore[method-assign]
+    journal._BYTES_MIN = _LONG_BYTES  # type: ignore[misc]
 
 
 #: Name of a crash point → what makes the worker die there.
 POINTS: Final[dict[str, Callable[[Die], None]]] = {
     "after_decode": _after_decode,
-    "before_store_write": _around_store_write(before=True),
+    "before_store_write": _before_store_write,
     "in_store_write": _in_store_write,
-    "after_store_write": _around_store_write(before=False),
+    "after_store_write": _after_store_write,
     "after_changelog_send": _after_send("VALUESTREAM_APP_ID", "-users-changelog"),
     "after_score_send": _after_send("VALUESTREAM_SCORES_TOPIC"),
     "before_commit": _before_commit,
     "mid_inference": _mid_inference,
     "mid_changelog": _mid_changelog,
     "mid_load": _mid_load,
-    "mid_fill": _mid_fill,
+    "mid_merge": _mid_merge,
 }
 
 

@@ -1,92 +1,79 @@
-"""A local disk with the store of users: it outlives its process, may have lost its last writes, or all."""
+"""A local disk with the store of users: it outlives its process, and may have lost its last writes, or all."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from faust.types import TP
 
-from stream.restored import Restored
+from stream.segment import Users
 from stream.store import UserStore
 from tests.simulation.broker import CHANGELOG, Stored
 from tests.simulation.shop import LATENESS_S
 
 __all__ = ["Disk"]
 
-#: Writes that a disk which loses power may lose.
-_LOST_MAX = 3
-_EMPTY: tuple[dict[bytes, bytes], int | None] = ({}, None)
+_MERGES_SHARE = 0.1
 
 
 class Disk(UserStore):
-    """The real store, with a dictionary for each partition where the RocksDB databases are.
+    """The real store on real files, whose journals are merged whenever the seed says so; no Faust is around it."""
 
-    What is filled after a load is there with the next write; a process that dies before has filled nothing.
-    """
-
-    def __init__(self) -> None:
-        self._written: dict[int, list[tuple[dict[bytes, bytes], int | None]]] = {}
-        self._in_memory = {}
+    def __init__(self, seed: int = 0) -> None:
         self.table: Any = SimpleNamespace(lateness_s=LATENESS_S)
-        self.open(0)
+        self._rng = random.Random(seed)
+        self._folder = tempfile.TemporaryDirectory(prefix="valuestream-simulated-")
+        self._journals, self._merging, self._merge_errors = {}, {}, {}
+        self.open()
 
-    def open(self, partitions: int) -> None:
-        """A process starts with it."""
-        self._filling = {}
-        self._restored = {n: Restored(alone=True) for n in range(partitions) if self._now(n)[1] is None}
+    def open(self) -> None:
+        """A process starts with it; that before it let go of its files when it died."""
+        for partition in list(self._journals):
+            self._close(partition)
+        self._one_merge = asyncio.Lock()
 
     def recover(self, partition: int, records: Sequence[Stored]) -> None:
         """Apply one fetch of the changelog, as Faust's recovery does."""
         message = SimpleNamespace(tp=TP(CHANGELOG, partition), partition=partition, offset=records[-1].offset)
         self.apply_changelog_batch([SimpleNamespace(message=message, value=records)], None, None)
 
-    def write(self, partition: int, items: Iterable[tuple[bytes, bytes | None]], offset: int) -> None:
-        self._write_restored(partition)
-        users = dict(self._now(partition)[0])
-        for key, value in items:
-            if value is None:
-                users.pop(key, None)
-            else:
-                users[key] = value
-        self._written[partition] = [*self._written.get(partition, [])[-_LOST_MAX:], (users, offset)]
+    def write(self, partition: int, users: Users, offset: int) -> None:
+        super().write(partition, users, offset)
+        if partition not in self._merging and self._rng.random() < _MERGES_SHARE:
+            self._begin_merging(partition)
 
-    def _begin_filling(self, partition: int, users: dict[bytes, bytes | None], offset: int) -> None:
-        self._filling[partition] = cast("Any", SimpleNamespace(users=users, offset=offset))
-
-    def _filled(self, partition: int) -> None:
-        filling = cast("Any", self._filling.pop(partition, None))
-        if filling is not None:
-            self.write(partition, filling.users.items(), filling.offset)
+    def add_future(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.get_running_loop().create_task(coroutine)
 
     def _in_recovery(self) -> bool:
-        return True
+        return False
 
-    def _written_offset(self, partition: int) -> int | None:
-        return self._now(partition)[1]
-
-    def lose_writes(self, rng: random.Random) -> None:
-        """The machine lost power: the last writes of each partition are gone."""
-        for partition, written in self._written.items():
-            self._written[partition] = written[: rng.randrange(len(written) + 1)]
+    def lose_writes(self) -> None:
+        """The machine lost power: of the last segment of each partition the end is missing, or a byte is another."""
+        self.open()
+        for partition in Path(self._folder.name).iterdir():
+            last = max(partition.glob("*.segment"), default=None)
+            if last is not None and (size := last.stat().st_size):
+                at = self._rng.randrange(size)
+                if self._rng.random() < 0.5:
+                    os.truncate(last, at)
+                else:
+                    data = bytearray(last.read_bytes())
+                    data[at] ^= 1 + self._rng.randrange(255)
+                    last.write_bytes(data)
 
     def lose(self) -> None:
         """The disk is a new one."""
-        self._written.clear()
+        self.open()
+        self._folder.cleanup()
+        self._folder = tempfile.TemporaryDirectory(prefix="valuestream-simulated-")
 
     def partition_path(self, partition: int) -> Path:
-        return Path(f"partition-{partition}")
-
-    def _now(self, partition: int) -> tuple[dict[bytes, bytes], int | None]:
-        written = self._written.get(partition)
-        return written[-1] if written else _EMPTY
-
-    def _database(self, partition: int) -> Any:
-        users = self._now(partition)[0]
-        return SimpleNamespace(users=users, get=lambda keys: [users.get(key) for key in keys])
-
-    def _chunks(self, database: Any) -> Iterator[list[tuple[bytes, bytes]]]:
-        yield [*database.users.items()]
+        return Path(self._folder.name) / f"users-{partition}"

@@ -30,7 +30,7 @@ def restart(world: World) -> None:
         return
     disk = world.rng.random()
     if disk < 0.2:
-        world.disks[slot].lose_writes(world.rng)
+        world.disks[slot].lose_writes()
     elif disk < 0.4:
         world.disks[slot].lose()
     world.start(slot)

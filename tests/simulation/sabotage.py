@@ -18,6 +18,7 @@ from stream.partition import Partition, Position
 from stream.pipeline import Decided
 from stream.publish import Outgoing
 from stream.queue import ScoreQueue
+from stream.segment import Users
 from tests.simulation.broker import CHANGELOG, DLQ, EVENTS
 from tests.simulation.process import Process
 
@@ -114,8 +115,8 @@ def writes_the_store_before_the_changelog(process: Process) -> None:
         rows = np.unique(np.concatenate(partition.dirty)) if partition.dirty else np.zeros(0, np.int64)
         keys = [partition.state.ids[row].encode() for row in rows.tolist()]
         at = process.store.persisted_offset(TP(CHANGELOG, partition.number))
-        items = zip(keys, changelog.pack(partition.state, rows), strict=True)
-        process.store.write(partition.number, items, -1 if at is None else at)
+        users = Users(keys, changelog.pack(partition.state, rows), rows)
+        process.store.write(partition.number, users, 0 if at is None else at)
 
     _before_checkpoints(process, write)
 

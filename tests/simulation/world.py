@@ -63,7 +63,7 @@ class World:
         self.static = self.rng.random() < 0.5
         self.fetch_records_max = self.rng.choice((3, 8, 100))
         self.processes: list[Process] = []
-        self.disks = [Disk() for _ in range(self.rng.choice((1, 2, 3)))]
+        self.disks = [Disk(seed) for _ in range(self.rng.choice((1, 2, 3)))]
         self.trace: list[tuple[float, str]] = []
         self.coming = self._source()
         self.checks = Checks(self, list(self.coming), PARTITIONS)
@@ -194,7 +194,7 @@ class World:
     def start(self, slot: int) -> None:
         """Start a worker where its disk is."""
         self._started += 1
-        self.disks[slot].open(PARTITIONS)
+        self.disks[slot].open()
         process = Process(self, f"w{slot}.{self._started}", self.disks[slot], f"i{slot}" if self.static else "")
         self.note(f"start {process.name}")
         self.processes.append(process)

@@ -554,7 +554,7 @@ def test_marker_takes_36_bytes_and_one_of_another_version_is_refused() -> None:
 
 def test_release_without_markers_refuses_them_as_newer_state() -> None:
     with pytest.raises(ContractError, match="state version is 129"):
-        changelog._check_versions([Marker(1, 1).packed()])
+        changelog.load(PartitionState(0), ["ann"], [Marker(1, 1).packed()])
 
 
 def test_of_two_markers_each_reach_counts_whatever_their_order() -> None:

@@ -189,10 +189,12 @@ async def test_checkpoint_writes_each_changed_user_once_and_then_nothing(scorer:
     bench = Bench(scorer)
     for user in ("a", "b", "a"):
         bench.event(user)
-    position, items, offset = await bench.pipeline.checkpoint(bench.partition)
+    position, users, offset = await bench.pipeline.checkpoint(bench.partition)
     assert (position.offset, offset) == (3, 1)
-    assert [key for key, _ in items] == [b"a", b"b"]
-    assert await bench.pipeline.checkpoint(bench.partition) == (position, [], None)
+    assert users.keys == [b"a", b"b"]
+    assert users.rows.tolist() == [0, 1]
+    again, nobody, nothing = await bench.pipeline.checkpoint(bench.partition)
+    assert (again, nobody.keys, nothing) == (position, [], None)
 
 
 async def test_events_that_come_while_a_score_is_made_leave_the_user_stale(scorer: Scorer) -> None:

@@ -122,8 +122,8 @@ class Bench:
 
     async def checkpoint(self, commit: bool = True) -> None:
         """Make the state durable, and commit the position unless the crash comes between."""
-        position, items, _ = await self.pipeline.checkpoint(self.partition)
-        self.changelog.update(items)
+        position, users, _ = await self.pipeline.checkpoint(self.partition)
+        self.changelog.update(zip(users.keys, users.values, strict=True))
         self.committed = position if commit else self.committed
 
     async def finish(self) -> dict[str, bytes]:

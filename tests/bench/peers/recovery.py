@@ -1,4 +1,4 @@
-"""When our worker reads its users back: how long its databases took to open, to be written and to be loaded."""
+"""When our worker reads its users back: how long its journals took to open, to be written and to be loaded."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ __all__ = ["timed_recovery"]
 @contextmanager
 def timed_recovery(report: Path) -> Iterator[None]:
     """Inside, what a recovery took is written to ``report`` whenever one ends."""
-    opens, apply = UserStore._try_open_db_for_partition, UserStore.apply_changelog_batch
+    opens, apply = UserStore._open, UserStore.apply_changelog_batch
     resume = Worker._resume_partitions
     open_s, n_records = 0.0, 0
     first_change: float | None = None
 
-    async def timed_open(self: UserStore, *args: Any, **kwargs: Any) -> Any:
+    async def timed_open(self: UserStore, *args: Any, **kwargs: Any) -> None:
         nonlocal open_s
         began = time.monotonic()
-        database = await opens(self, *args, **kwargs)
+        await opens(self, *args, **kwargs)
         open_s += time.monotonic() - began
-        return database
 
     def timed_apply(self: UserStore, batch: Any, *args: Any, **kwargs: Any) -> None:
         nonlocal first_change, n_records
@@ -56,7 +55,7 @@ def timed_recovery(report: Path) -> Iterator[None]:
         unfinished.replace(report)
 
     with ExitStack() as patched:
-        patched.enter_context(patch.object(UserStore, "_try_open_db_for_partition", timed_open))
+        patched.enter_context(patch.object(UserStore, "_open", timed_open))
         patched.enter_context(patch.object(UserStore, "apply_changelog_batch", timed_apply))
         patched.enter_context(patch.object(Worker, "_resume_partitions", timed_resume))
         yield

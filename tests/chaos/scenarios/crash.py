@@ -6,7 +6,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from stream.service.settings import Settings
@@ -36,6 +36,7 @@ _CRASHES: Final = {
     "kill_after_score_send": (("after_score_send",), 8),
     "kill_before_commit": (("before_commit",), 3),
     "kill_mid_inference": (("mid_inference",), 8),
+    "kill_mid_merge": (("mid_merge",), 8),
 }
 
 
@@ -63,17 +64,7 @@ for _name, (_points, _passages_max) in _CRASHES.items():
 @scenario("kill_mid_recovery")
 def kill_mid_recovery(world: World) -> Verdict:
     """A worker dies with its disk; the next dies while it applies the changelog, and the next while it loads it."""
-    return _recovering(world, "kill_mid_recovery", {"mid_changelog": harness.PARTITIONS, "mid_load": 100})
-
-
-@scenario("kill_mid_fill")
-def kill_mid_fill(world: World) -> Verdict:
-    """A worker dies with its disk; the next dies while it writes to the disk the users that it serves already."""
-    return _recovering(world, "kill_mid_fill", {"mid_fill": harness.PARTITIONS})
-
-
-def _recovering(world: World, name: str, points: Mapping[str, int]) -> Verdict:
-    """Workers that recover die at each of these points, at a passage of up to so many that the seed draws."""
+    name, points = "kill_mid_recovery", {"mid_changelog": harness.PARTITIONS, "mid_load": 100}
     rng = random.Random(f"{name} {world.seed}")
     settings, parts = _settings(world, rng), _traffic(world)
     with world.worker(settings, **QUICK) as worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import time
@@ -37,30 +38,25 @@ def _cut(path: Path, rng: random.Random) -> None:
     path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
 
 
+def _blank(path: Path, rng: random.Random) -> None:
+    """As when a machine lost power: the file has its size, and its last pages are not there."""
+    size = path.stat().st_size
+    _cut(path, rng)
+    os.truncate(path, size)
+
+
 def _remove(path: Path, _: random.Random) -> None:
     path.unlink()
 
 
-#: What is harmed of a database, how, and whether that must be noticed. It need not where the database is as it was at
-#: some time before, or new: the changelog has the rest.
-_HARMS: Final[list[tuple[str, Harm, bool]]] = [
-    ("*.sst", _flip, True),
-    ("MANIFEST-*", _flip, True),
-    ("CURRENT", _flip, True),
-    ("*.sst", _remove, True),
-    ("MANIFEST-*", _remove, True),
-    ("*.sst", _cut, True),
-    ("MANIFEST-*", _cut, False),
-    ("CURRENT", _remove, False),
-    ("*.log", _cut, False),
-    ("*.log", _flip, False),
-    ("*.log", _remove, False),
-]
+#: How a journal is harmed, and whether that must be noticed. It need not where it is as it was at some time before, or
+#: new: the changelog has the rest.
+_HARMS: Final[list[tuple[Harm, bool]]] = [(_flip, True), (_blank, True), (_cut, False), (_remove, False)]
 
 
 @scenario("disk_corrupted")
 def disk_corrupted(world: World) -> Verdict:
-    """Databases are damaged between two lives of a worker; each is rebuilt from the changelog, with one warning."""
+    """Journals are damaged between two lives of a worker; what they lack comes from the changelog, with one warning."""
     settings, rng = world.settings(instance_id="rotten"), random.Random(world.seed)
     shop, worker = Shop(world.seed, users=200), world.worker(settings)
     problems: list[str] = []
@@ -69,7 +65,6 @@ def disk_corrupted(world: World) -> Verdict:
         produce(settings, shop.half_hour(1_000 if world.short else 20_000))
         worker.wait_ready()
         wait_settled(settings, worker)
-        # Ended in order, it has tables only; killed, it has logs of writes as well.
         clean = world.short or rng.random() < 0.5
         worker.terminate() if clean else worker.kill()
         expected = _damage(settings.data_dir, rng)
@@ -87,24 +82,22 @@ def disk_corrupted(world: World) -> Verdict:
 
 
 def _damage(data_dir: Path, rng: random.Random) -> list[Path]:
-    """Harm each database in another way; returns those of which it must be noticed."""
+    """Harm a segment of each journal; returns the journals of which it must be noticed."""
     noticed = []
-    databases = sorted(data_dir.rglob("users-*.db"))
-    for database in databases:
-        possible = [harm for harm in _HARMS if any(path.stat().st_size for path in database.glob(harm[0]))]
-        pattern, harm, must_be_noticed = rng.choice(possible)
-        for path in database.glob(pattern):
-            if path.stat().st_size:
-                harm(path, rng)
-        if must_be_noticed:
-            noticed.append(database)
+    for journal in sorted(data_dir.rglob("users-*")):
+        segments = [path for path in sorted(journal.glob("*.segment")) if path.stat().st_size]
+        harm, must_be_noticed = rng.choice(_HARMS)
+        if segments:
+            harm(rng.choice(segments), rng)
+            if must_be_noticed:
+                noticed.append(journal)
     return noticed
 
 
 def _wrong_warnings(worker: WorkerProcess, data_dir: Path, expected: list[Path]) -> list[str]:
-    """Databases of which it was not said once that they are rebuilt; those that are not expected may be among them."""
-    found = [line for line in worker.log().splitlines() if "is damaged and is rebuilt" in line]
-    counts = {path: sum(str(path) in line for line in found) for path in data_dir.rglob("users-*.db")}
+    """Journals of which it was not said once that they are damaged; those that are not expected may be among them."""
+    found = [line for line in worker.log().splitlines() if "bytes are damaged" in line]
+    counts = {path: sum(f"{path}:" in line for line in found) for path in data_dir.rglob("users-*")}
     return [
         f"{count} warnings of {path.name}"
         for path, count in counts.items()
@@ -116,7 +109,7 @@ def _wrong_warnings(worker: WorkerProcess, data_dir: Path, expected: list[Path])
 def disk_refuses(world: World) -> Verdict:
     """The disk is full in mid-stream, then read-only at the start: one clear line each, and nothing lost."""
     settings = world.settings(instance_id="full")
-    # A quarter of a megabyte is written as a trial at the start; of the log of writes, little more fits.
+    # A quarter of a megabyte is written as a trial at the start; of a segment, little more fits.
     limits = {"CHAOS_FILE_BYTES_MAX": str((1 if world.short else 8) * 280_000)}
     full = world.worker(settings, "tests.chaos.limited", VALUESTREAM_CHECKPOINT_INTERVAL_S="0.2", **limits)
     full.wait_ready()

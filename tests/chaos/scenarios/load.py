@@ -26,8 +26,8 @@ __all__ = ["hot_user_and_burst", "resumed_by_others"]
 _HOT: Final = "user-hot"
 _EVENTS_PER_S: Final = 60
 _BURST: Final = 10
-#: RocksDB may fill a memory table of 32 MB for each of four partitions meanwhile; buffers of fetches are the rest.
-_RSS_GROWTH_MAX_MB: Final = 4 * 32 + 64.0
+#: Buffers of fetches, and users with more events.
+_RSS_GROWTH_MAX_MB: Final = 64.0
 #: Latency may double, and a user with many events waits for ``--refresh-interval-s`` (1 s) as well.
 _LATENCY_FACTOR, _LATENCY_EXTRA_S = 2.0, 1.0
 
