@@ -65,7 +65,7 @@ bench: .venv/all .venv-bench/all ## measure beside Faust, Quix Streams and Bytew
 
 bench-inference: .venv/all ## measure the model beside torch on real histories (DATA=folder of real data); writes docs/inference.json and .md
 	$(BIN)/valuestream-model bench stream/models/demo --data $(DATA)/uci_online_retail.parquet --format uci-online-retail \
-		--no-compile --rounds 5 --batch 1 --batch 8 --batch 64 --output docs/inference.json --page docs/inference.md
+		--rounds 5 --batch 1 --batch 8 --batch 64 --output docs/inference.json --page docs/inference.md
 
 chaos: .venv/all ## kill, freeze and starve it on a real Kafka (CHAOS_SEEDS=3, CHAOS_ONLY=name,name); writes chaos-results.json
 	$(BIN)/python -m tests.chaos.run
