@@ -50,6 +50,8 @@ def _slices(data: bytes, starts: Array, ends: Array) -> list[bytes]:
     return [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
-def windows(data: bytes, size: int) -> Array:
+def windows(data: bytes | Array, size: int) -> Array:
     """Every piece of this many bytes, as one item each: element i begins at byte i."""
+    if len(data) < size:
+        return np.empty(0, f"V{size}")
     return np.ndarray((len(data) - size + 1,), f"V{size}", data, strides=(1,))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import repeat
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
@@ -32,16 +31,17 @@ from stream.contract.columns import (
 )
 from stream.erasure import Erasures, marker_key, read_marker
 from stream.errors import ContractError
-from stream.rings import distinct, opaque
+from stream.rings import Runs, beginnings, distinct, oldest_first, opaque, opaque_rows
 from stream.state import PartitionState
 
 __all__ = ["applied_offset", "applied_offsets", "erased", "load", "load_blob", "pack"]
 
 Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
+_RING_BYTES: Final = HISTORY.itemsize + 8
 _FRESH = FRESH_USER.tobytes()
 _HEAD_BYTES = 1 + USER.itemsize
-_ROOM = bytes(_HEAD_BYTES + SEEN_LEN * (HISTORY.itemsize + 8) + 1)
+_ROOM = bytes(_HEAD_BYTES + SEEN_LEN * _RING_BYTES + 1)
 #: Version and applied offset, with which every value begins.
 _BEGINNING: Final = struct.Struct("<xq")
 _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
@@ -50,26 +50,75 @@ _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 def pack(state: PartitionState, rows: Array) -> list[bytes]:
     """Packed values of these rows, in their order."""
     users = opaque(state.users)[rows].view(USER)
-    histories = _unrolled(state.history, rows, users["history_len"], users["history_next"])
-    identities = _unrolled(state.seen, rows, users["seen_len"], users["seen_next"])
-    # The rings are written unrolled, so their next slots are those of a ring that begins at 0.
-    users["history_next"] = users["history_len"] % HISTORY_LEN
-    users["seen_next"] = users["seen_len"] % SEEN_LEN
-    heads = cut(users.tobytes(), np.full(len(users), USER.itemsize))
-    return list(map(b"".join, zip(repeat(_VERSION), heads, histories, identities, _tails(state, rows))))
+    lengths, rest = users["history_len"].astype(np.int64), _Rest.of(state, rows)
+    ring_bytes = lengths * _RING_BYTES
+    sizes = _HEAD_BYTES + ring_bytes + rest.sizes
+    starts = np.cumsum(sizes) - sizes
+    data = np.empty(int(sizes.sum()), np.uint8)
+    _put_rings(state, rows, users, starts + _HEAD_BYTES, data)
+    rest.put(starts + _HEAD_BYTES + ring_bytes, data)
+    # The rings are written from their oldest entry on, so their next slots are those of a ring that begins at 0.
+    users["history_next"] = users["seen_next"] = lengths % HISTORY_LEN
+    data[starts] = STATE_VERSION
+    windows(data, USER.itemsize)[starts + 1] = opaque(users)
+    return cut(data.tobytes(), sizes)
 
 
-def _tails(state: PartitionState, rows: Array) -> list[bytes]:
-    """What follows the rings of each user: buckets, and offsets of awaited sentiments."""
-    tails = [b"\0"] * len(rows)
-    bucketed, buckets = state.buckets.take(rows)
-    for i, used in zip(bucketed.tolist(), map(_pack_buckets, buckets), strict=True):
-        tails[i] = used
-    if state.awaited:
-        for i, row in enumerate(rows.tolist()):
-            if row in state.awaited:
-                tails[i] += np.array(state.awaited[row], "<i8").tobytes()
-    return tails
+def _put_rings(state: PartitionState, rows: Array, users: Array, at: Array, data: Array) -> None:
+    """Write the entries of both rings of each user, oldest first; rings of like length are copied together."""
+    order = users["history_len"].argsort(kind="stable")
+    order = order[np.count_nonzero(users["history_len"] == 0) :]
+    lengths, rows, at = users["history_len"][order], rows[order], at[order]
+    for alike in Runs.within(lengths).slices():
+        length = int(lengths[alike.start])
+        for rings, following in ((state.history, "history_next"), (state.seen, "seen_next")):
+            n_bytes = length * rings.itemsize
+            if length < rings.shape[1]:
+                entries = beginnings(rings, n_bytes)[rows[alike]]
+            else:
+                entries = opaque_rows(oldest_first(rings, rows[alike], users[following][order[alike]]))
+            windows(data, n_bytes)[at[alike]] = entries
+            at[alike] += n_bytes
+
+
+class _Rest(NamedTuple):
+    """What follows the rings of each user: the number of used buckets, these, and offsets of awaited sentiments.
+
+    ``buckets`` (``_USED_BUCKET``) are those of all users, ``n_buckets`` how many of them each has; ``awaited`` is what
+    else some have, by their place among the rows; ``sizes`` are all bytes of each.
+    """
+
+    buckets: Array
+    n_buckets: Array
+    awaited: dict[int, bytes]
+    sizes: Array
+
+    @classmethod
+    def of(cls, state: PartitionState, rows: Array) -> _Rest:
+        bucketed, buckets = state.buckets.take(rows)
+        whose, slots = buckets["number"].nonzero()
+        used = np.zeros(len(whose), _USED_BUCKET)
+        used["slot"], used["bucket"] = slots, buckets[whose, slots]
+        n_buckets = np.bincount(bucketed[whose], minlength=len(rows))
+        sizes = 1 + n_buckets * _USED_BUCKET.itemsize
+        awaited = {}
+        if state.awaited:
+            of = ((i, state.awaited.get(row)) for i, row in enumerate(rows.tolist()))
+            awaited = {i: np.array(waiting, "<i8").tobytes() for i, waiting in of if waiting}
+            for i, offsets in awaited.items():
+                sizes[i] += len(offsets)
+        return cls(used, n_buckets, awaited, sizes)
+
+    def put(self, at: Array, data: Array) -> None:
+        """Write it, of each user at this place."""
+        data[at] = self.n_buckets
+        nth = np.arange(len(self.buckets)) - np.repeat(np.cumsum(self.n_buckets) - self.n_buckets, self.n_buckets)
+        size = _USED_BUCKET.itemsize
+        if len(nth):
+            windows(data, size)[np.repeat(at + 1, self.n_buckets) + nth * size] = opaque(self.buckets)
+        for i, offsets in self.awaited.items():
+            end = int(at[i] + self.sizes[i])
+            data[end - len(offsets) : end] = np.frombuffer(offsets, np.uint8)
 
 
 def erased(state: PartitionState, users: Iterable[str]) -> list[tuple[bytes, bytes | None]]:
@@ -82,24 +131,6 @@ def erased(state: PartitionState, users: Iterable[str]) -> list[tuple[bytes, byt
         if user not in state.index:
             items.append((user.encode(), None))
     return items
-
-
-def _unrolled(rings: Array, rows: Array, lengths: Array, following: Array) -> list[bytes]:
-    """The valid entries of each of these rings, oldest first."""
-    size = rings.shape[1]
-    ends = np.cumsum(lengths, dtype=np.int64)
-    first = np.where(lengths == size, following, 0) - (ends - lengths)
-    slots = (np.arange(ends[-1] if len(ends) else 0) + np.repeat(first, lengths)) % size
-    entries = opaque(rings)[np.repeat(rows, lengths) * size + slots]
-    return cut(entries.tobytes(), lengths.astype(np.int64) * rings.itemsize)
-
-
-def _pack_buckets(buckets: Array) -> bytes:
-    used = np.flatnonzero(buckets["number"])
-    out = np.zeros(len(used), _USED_BUCKET)
-    out["slot"] = used
-    out["bucket"] = buckets[used]
-    return bytes([len(used)]) + out.tobytes()
 
 
 def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
@@ -140,8 +171,8 @@ def _load_users(state: PartitionState, users: list[str], values: Blob) -> Array:
         alike = np.flatnonzero(packed.lengths == length)
         begin = packed.starts[alike] + _HEAD_BYTES
         history_bytes, seen_bytes = length * HISTORY.itemsize, length * state.seen.itemsize
-        _beginnings(state.history, history_bytes)[rows[alike]] = windows(packed.data, history_bytes)[begin]
-        _beginnings(state.seen, seen_bytes)[rows[alike]] = windows(packed.data, seen_bytes)[begin + history_bytes]
+        beginnings(state.history, history_bytes)[rows[alike]] = windows(packed.data, history_bytes)[begin]
+        beginnings(state.seen, seen_bytes)[rows[alike]] = windows(packed.data, seen_bytes)[begin + history_bytes]
     state.buckets.put(rows[packed.bucketed], packed.buckets["slot"], packed.buckets["bucket"])
     for i in np.flatnonzero(packed.ends < packed.sizes).tolist():
         start, n_bytes = int(packed.starts[i] + packed.ends[i]), int(packed.sizes[i] - packed.ends[i])
@@ -185,7 +216,7 @@ class _Packed(NamedTuple):
         data, starts, sizes = values.data, values.starts, values.sizes
         heads = windows(data, USER.itemsize)[starts + 1].view(USER)
         lengths = np.minimum(heads["history_len"], HISTORY_LEN).astype(np.int64)
-        number_at = _HEAD_BYTES + lengths * (HISTORY.itemsize + 8)
+        number_at = _HEAD_BYTES + lengths * _RING_BYTES
         n_buckets = np.frombuffer(data, np.uint8)[starts + number_at].astype(np.int64)
         ends = number_at + 1 + n_buckets * _USED_BUCKET.itemsize
         whole = _sane(heads) & (ends <= sizes) & ((sizes - ends) % 8 == 0)
@@ -197,11 +228,6 @@ class _Packed(NamedTuple):
         whole[bucketed[buckets["slot"] >= BUCKET_SLOTS]] = False
         _check_whole(whole)
         return cls(data, starts, sizes, ends, heads, lengths, bucketed, buckets)
-
-
-def _beginnings(rings: Array, size: int) -> Array:
-    """The first bytes of every ring, as one item each."""
-    return rings.view(np.uint8)[:, :size].view(f"V{size}")[:, 0]
 
 
 def _of_this_version(values: Blob) -> Blob:

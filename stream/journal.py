@@ -216,7 +216,7 @@ def _with_room(array: Array, n: int) -> Array:
     return array if n <= len(array) else np.concatenate((array, np.zeros(max(n - len(array), len(array)), array.dtype)))
 
 
-def _write(file: BinaryIO, data: bytes) -> None:
+def _write(file: BinaryIO, data: bytes | bytearray) -> None:
     """Write all of it: the system may take a part of it at a time."""
     rest = memoryview(data)
     while rest:

@@ -32,7 +32,7 @@ from stream.explain import Explainer
 from stream.features import features
 from stream.partition import Partition, Position
 from stream.pseudonym import check_key
-from stream.publish import Outgoing, dead_letter
+from stream.publish import Outgoing, OutgoingLike, dead_letter, records_of
 from stream.queue import priorities
 from stream.reviews import Reviews
 from stream.score import RawScores, Scorer
@@ -59,7 +59,7 @@ _AT_ONCE_S: Final = 0.010
 class Sink(Protocol):
     """Where records go; see :class:`stream.publish.Publisher`."""
 
-    async def send(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
+    async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
         """Send records and wait for their acknowledgement; the last offset."""
 
 
@@ -274,7 +274,7 @@ class Pipeline:
         await self._send(self._topics.scores, partition, scores)
         await self._send(self._topics.alerts, partition, alerts)
 
-    async def _send(self, topic: str, partition: Partition, records: Iterable[Outgoing]) -> int | None:
+    async def _send(self, topic: str, partition: Partition, records: Iterable[OutgoingLike]) -> int | None:
         if partition.given_up:
             raise LeaseError(f"partition {partition.number} was given up, expected it to be ours; its next owner sends")
         return await self._sink.send(topic, partition.number, records)
@@ -297,7 +297,7 @@ class Pipeline:
             await self._send(
                 self._topics.dlq, partition, [dead_letter(one, self._topics.events, partition.number) for one in dead]
             )
-            offset = await self._send(self._topics.changelog, partition, map(Outgoing, users.keys, users.values))
+            offset = await self._send(self._topics.changelog, partition, records_of(users))
             await self._send(self._topics.scores, partition, gone)
         except Exception:
             partition.dirty.append(rows)

@@ -7,7 +7,8 @@ request instead of one ``send`` each (measured for 400-byte values: 674,000 agai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -17,10 +18,13 @@ from aiokafka.protocol.produce import ProduceRequest
 from stream.decode import DeadLetter
 from stream.errors import LeaseError, PublishError
 from stream.lease import Lease
+from stream.segment import Users
 
-__all__ = ["Outgoing", "Publisher", "dead_letter"]
+__all__ = ["Outgoing", "OutgoingLike", "Publisher", "dead_letter", "records_of"]
 
 Headers = Sequence[tuple[str, bytes | None]]
+#: As :class:`Outgoing`, or a plain tuple, which is made in a fraction of the time.
+OutgoingLike = tuple[bytes | None, bytes | None, Headers, int | None]
 _BATCH_BYTES: Final = 900_000
 _REQUEST_BYTES: Final = 8 * 1024 * 1024
 #: How often what waits for the lease looks for it.
@@ -134,7 +138,7 @@ class Publisher:
                 return
             await asyncio.sleep(_NAP_S)
 
-    async def send(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
+    async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
         """Send records in order; returns the last offset when all are acknowledged (None if there were none).
 
         Raises PublishError if one is not, LeaseError where the partition may be another worker's already: the caller
@@ -153,23 +157,18 @@ class Publisher:
                 f" within {self._timeout_s:.0f} s: {next_step}"
             ) from error
 
-    async def _deliver(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
+    async def _deliver(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
         producers = await self._producers()
         producer = producers.bulk if topic == self._changelog_topic else producers.quick
         acks: list[asyncio.Future[Any]] = []
-        batch = producer.create_batch()
-        for record in records:
-            # A full batch refuses the record; an empty one takes a record of any size.
-            if not _append(batch, record):
-                acks.append(await self._send(producer, batch, topic, partition))
-                batch = producer.create_batch()
-                _append(batch, record)
-        if not batch.record_count():
-            return None
-        batch.close()
-        acks.append(await self._send(producer, batch, topic, partition))
-        last = (await asyncio.gather(*acks))[-1]
-        return int(last.offset) + int(batch.record_count()) - 1
+        left, n_last = iter(records), 0
+        first = next(left, None)
+        while first is not None:
+            batch = producer.create_batch()
+            first = _fill(batch, chain((first,), left))
+            acks.append(await self._send(producer, batch, topic, partition))
+            n_last = batch.record_count()
+        return int((await asyncio.gather(*acks))[-1].offset) + n_last - 1 if acks else None
 
     async def _send(self, producer: Any, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
         if not self._lease.held:
@@ -192,11 +191,26 @@ async def _stop(producers: _Producers) -> None:
     await asyncio.gather(producers.quick.stop(), producers.bulk.stop())
 
 
-def _append(batch: Any, record: Outgoing) -> bool:
-    added = batch.append(
-        key=record.key, value=record.value, timestamp=record.timestamp_ms, headers=list(record.headers)
-    )
-    return added is not None
+def _fill(batch: Any, records: Iterator[OutgoingLike]) -> OutgoingLike | None:
+    """Add records until the batch is full, and return the one that it refused; an empty one takes any.
+
+    Its own ``append``, a record at a time, takes four times as long.
+    """
+    append, n, refused = batch._builder.append, 0, None
+    for record in records:
+        key, value, headers, timestamp_ms = record
+        if append(n, timestamp_ms, key, value, list(headers)) is None:
+            refused = record
+            break
+        n += 1
+    batch._relative_offset = n
+    batch.close()
+    return refused
+
+
+def records_of(users: Users) -> Iterator[OutgoingLike]:
+    """Changelog records of users, a tombstone for who is gone."""
+    return zip(users.keys, users.values, repeat(()), repeat(None))
 
 
 def dead_letter(dead: DeadLetter, topic: str, partition: int) -> Outgoing:

@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Runs", "distinct", "grown", "opaque", "opaque_rows", "order_by_user", "order_keys", "unrolled"]
+__all__ = [
+    "Runs",
+    "beginnings",
+    "distinct",
+    "grown",
+    "oldest_first",
+    "opaque",
+    "opaque_rows",
+    "order_by_user",
+    "order_keys",
+    "unrolled",
+]
 
 Array = npt.NDArray[Any]
 #: Rows that a grown array has room for at least. Memory is the system's until it is written to, so room costs nothing,
@@ -56,6 +67,10 @@ class Runs(NamedTuple):
         of = is_start.cumsum() - 1
         rank = np.arange(n) - starts[of]
         return cls(users[starts], starts, counts, of, rank, counts[of] - 1 - rank, int(counts.max()))
+
+    def slices(self) -> list[slice]:
+        """Where each run is."""
+        return list(map(slice, self.starts.tolist(), (self.starts + self.counts).tolist()))
 
     def take(self, which: Array) -> Runs:
         """These elements, where they are whole runs; those left out are runs of no length, so ``of`` stays true."""
@@ -110,6 +125,26 @@ def order_keys(entries: Array) -> Array:
 def unrolled(ring: Array, length: int, following: int) -> Array:
     """The valid entries of one ring, oldest first."""
     return np.roll(ring, -int(following))[-int(length) :] if length == len(ring) else ring[: int(length)]
+
+
+def oldest_first(rings: Array, rows: Array, following: Array) -> Array:
+    """These rings, each from its slot ``following`` on; shape ``(len(rows), size)``.
+
+    >>> oldest_first(np.array([[4, 5, 3], [1, 2, 0]]), np.array([1, 0]), np.array([0, 2])).tolist()
+    [[1, 2, 0], [3, 4, 5]]
+    """
+    size = rings.shape[1]
+    found: Array = opaque_rows(rings)[rows].view(rings.dtype).reshape(-1, size)
+    (turned,) = following.nonzero()
+    if len(turned):
+        slots = (following[turned, None].astype(np.int64) + np.arange(size)) % size
+        opaque_rows(found)[turned] = opaque_rows(opaque(rings)[rows[turned, None] * size + slots])
+    return found
+
+
+def beginnings(rings: Array, n_bytes: int) -> Array:
+    """The first bytes of every ring, as one item each."""
+    return rings.view(np.uint8)[:, :n_bytes].view(f"V{n_bytes}")[:, 0]
 
 
 def opaque(array: Array) -> Array:

@@ -55,7 +55,7 @@ class Block(NamedTuple):
     end: int
 
 
-def packed_block(users: Users, named: Array, offset: int | None, *, anew: bool = False) -> bytes:
+def packed_block(users: Users, named: Array, offset: int | None, *, anew: bool = False) -> bytearray:
     """Users as a block; ``named`` says of each state row whether the segment has its key already."""
     values = [value or b"" for value in users.values]
     is_new = (users.rows < 0) | ~named[users.rows]
@@ -66,8 +66,9 @@ def packed_block(users: Users, named: Array, offset: int | None, *, anew: bool =
     keys = b"".join(compress(users.keys, is_new.tolist()))
     n_value_bytes = int(entries["value_size"].sum(dtype=np.int64))
     head = _HEAD.pack(anew, -1 if offset is None else offset, len(values), len(keys), n_value_bytes)
-    checked = b"".join((head, entries.tobytes(), keys, *values))
-    return _CHECKED.pack(_MAGIC, xxhash.xxh3_64_intdigest(checked)) + checked
+    block = bytearray().join((bytes(_CHECKED.size), head, entries.tobytes(), keys, *values))
+    _CHECKED.pack_into(block, 0, _MAGIC, xxhash.xxh3_64_intdigest(memoryview(block)[_CHECKED.size :]))
+    return block
 
 
 def blocks(file: BinaryIO, size: int) -> Iterator[Block]:

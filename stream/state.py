@@ -29,7 +29,7 @@ from stream.contract.columns import (
 from stream.contract.events import EventBatch, EventType
 from stream.erasure import Erasure, Erasures
 from stream.history import remember
-from stream.rings import Runs, grown, opaque, opaque_rows, order_by_user
+from stream.rings import Runs, grown, oldest_first, opaque, order_by_user
 from stream.seen import first_seen, note_seen
 from stream.snapshot import Snapshot
 
@@ -278,14 +278,9 @@ class PartitionState:
     def snapshot(self, rows: Array) -> Snapshot:
         """Copy these rows out; shapes as in :class:`Snapshot`."""
         users = opaque(self.users)[rows].view(USER)
-        history = opaque_rows(self.history)[rows].view(HISTORY)
-        (turned,) = ((users["history_len"] == HISTORY_LEN) & (users["history_next"] > 0)).nonzero()
-        if len(turned):
-            slots = (users["history_next"][turned, None] + np.arange(HISTORY_LEN)) % HISTORY_LEN
-            rings = opaque(self.history)[rows[turned, None] * HISTORY_LEN + slots]
-            opaque_rows(history.reshape(-1, HISTORY_LEN))[turned] = opaque_rows(rings)
+        history = oldest_first(self.history, rows, users["history_next"] * (users["history_len"] == HISTORY_LEN))
         ids = [self.ids[row] for row in rows.tolist()]
-        return Snapshot(ids, users, history.reshape(-1, HISTORY_LEN), *self.buckets.take(rows))
+        return Snapshot(ids, users, history, *self.buckets.take(rows))
 
     def idle_stages(self, event_now: int) -> Array:
         """For every user, the index into ``IDLE_AGES_S`` of the last age of silence reached; shape ``(len,)``."""

@@ -24,7 +24,7 @@ from stream.encode import encode
 from stream.features import features
 from stream.partition import Partition
 from stream.pipeline import Pipeline, Topics
-from stream.publish import Outgoing
+from stream.publish import OutgoingLike
 from stream.queue import ScoreQueue, priorities
 from stream.reviews import Reviews
 from stream.score import RawScores
@@ -71,7 +71,7 @@ class Stage:
 class _Acknowledging:
     """A broker that takes everything at once."""
 
-    async def send(self, _topic: str, _partition: int, records: Iterable[Outgoing]) -> int | None:
+    async def send(self, _topic: str, _partition: int, records: Iterable[OutgoingLike]) -> int | None:
         return len(list(records))
 
 

@@ -97,12 +97,14 @@ class _Batch:
 
     def __init__(self) -> None:
         self.records: list[Outgoing] = []
+        self._builder = self
+        self._relative_offset = 0
 
-    def append(self, **record: Any) -> Any:
+    def append(self, at: int, timestamp_ms: int | None, key: Any, value: Any, headers: Any) -> Any:
         if len(self.records) >= _BATCH_RECORDS_MAX:
             return None
-        self.records.append(Outgoing(record["key"], record["value"], record["headers"]))
-        return record
+        self.records.append(Outgoing(key, value, headers))
+        return at
 
     def record_count(self) -> int:
         return len(self.records)

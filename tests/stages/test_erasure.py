@@ -23,7 +23,7 @@ from stream.erasure import COMMAND_HEADER, ERASE, Erasure, Erasures, Marker, mar
 from stream.errors import ContractError
 from stream.partition import Partition, Position
 from stream.pipeline import Pipeline
-from stream.publish import Outgoing
+from stream.publish import Outgoing, OutgoingLike
 from stream.queue import ScoreQueue
 from stream.reviews import Reviews
 from stream.service.clock import ManualClock
@@ -78,8 +78,8 @@ class Topics(MemorySink):
     gate: Gate | None = None
     refused: str = ""
 
-    async def send(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
-        records = list(records)
+    async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
+        records = list(map(Outgoing._make, records))
         if topic == self.refused:
             raise ConnectionError("refused")
         gate = self.gate

@@ -18,7 +18,7 @@ from stream.decode import Decoder, Money
 from stream.explain import Explainer
 from stream.partition import Partition
 from stream.pipeline import Pipeline, Topics
-from stream.publish import Outgoing
+from stream.publish import Outgoing, OutgoingLike
 from stream.queue import ScoreQueue
 from stream.reviews import Reviews
 from stream.score import DEMO_MODEL, RawScores, Scorer
@@ -48,12 +48,12 @@ class MemorySink:
     sent: dict[str, list[Outgoing]] = field(default_factory=dict)
     refusing: bool = False
 
-    async def send(self, topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
+    async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
         if self.refusing:
             raise ConnectionError("refused")
         kept = self.sent.setdefault(topic, [])
         before = len(kept)
-        kept.extend(records)
+        kept.extend(map(Outgoing._make, records))
         return len(kept) - 1 if len(kept) > before else None
 
 
@@ -202,7 +202,7 @@ async def test_events_that_come_while_a_score_is_made_leave_the_user_stale(score
     bench.event("u")
     send = bench.sink.send
 
-    async def meanwhile(topic: str, partition: int, records: Iterable[Outgoing]) -> int | None:
+    async def meanwhile(topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
         if topic == "scores":
             bench.sink.send = send  # type: ignore[method-assign]
             bench.event("u", "purchase")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -12,12 +13,14 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.decode import DeadLetter
 from stream.errors import LeaseError
-from stream.publish import Outgoing, Publisher, dead_letter
+from stream.publish import Outgoing, Publisher, dead_letter, records_of
+from stream.segment import Users
 from stream.service.settings import Settings
 from stream.service.topics import required_topics
 
@@ -309,3 +312,64 @@ async def test_where_one_producer_cannot_connect_neither_is_left_running(
         await publisher.start()
     assert [producer.stopped for producer in producers] == [True, True]
     assert await publisher.send("scores", 0, SCORE) == 0
+
+
+class Kept(OneAtATime):
+    """A producer that keeps what its batches hold, and acknowledges each at the offset after those before it."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
+        self.batches: list[list[Any]] = []
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(2_000, 0)
+
+    async def send_batch(self, batch: BatchBuilder, topic: str, **_: int) -> asyncio.Future[Any]:
+        first = sum(map(len, self.batches))
+        records = MemoryRecords(bytes(batch._build()))
+        self.batches += [[*records.next_batch()]]
+        acknowledged: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        acknowledged.set_result(SimpleNamespace(offset=first))
+        return acknowledged
+
+
+@pytest.fixture
+def kept(producers: list[OneAtATime], monkeypatch: pytest.MonkeyPatch) -> list[Kept]:
+    """All producers that a publisher makes from now on."""
+    made: list[Kept] = []
+
+    def make(**_: Any) -> Kept:
+        made.append(Kept())
+        return made[-1]
+
+    monkeypatch.setattr("stream.publish.AIOKafkaProducer", make)
+    return made
+
+
+async def test_batches_have_all_records_in_order_whatever_their_sizes(kept: list[Kept]) -> None:
+    sizes = [0, 1, 700, 1_500, 5_000, 1_999, 10, 10, 3_000, 600, 600, 600, 600]
+    sent = [
+        Outgoing(b"k%d" % i, bytes(size) if size else None, [("a", b"1"), ("b", None)] if i % 2 else (), 1_000 + i)
+        for i, size in enumerate(sizes)
+    ]
+    publisher = Publisher(Held(), 5.0, "changelog")
+    assert await publisher.send("scores", 0, sent) == len(sent) - 1
+    found = [record for batch in kept[0].batches for record in batch]
+    assert [(r.key, r.value, list(r.headers), r.timestamp) for r in found] == [(*s[:2], list(s[2]), s[3]) for s in sent]
+    assert [r.offset for batch in kept[0].batches for r in batch] == [i for b in kept[0].batches for i in range(len(b))]
+    assert len(kept[0].batches) > 5
+
+
+async def test_users_are_sent_with_their_values_and_who_is_gone_as_a_tombstone(kept: list[Kept]) -> None:
+    publisher = Publisher(Held(), 5.0, "changelog")
+    users = Users.without_rows([b"ann", b"bob"], [b"value", None])
+    before_ms = time.time() * 1000
+    assert await publisher.send("changelog", 0, records_of(users)) == 1
+    (batch,) = kept[1].batches
+    assert [(r.key, r.value, list(r.headers)) for r in batch] == [(b"ann", b"value", []), (b"bob", None, [])]
+    assert all(before_ms - 1 <= r.timestamp <= time.time() * 1000 for r in batch)
+
+
+async def test_nothing_is_sent_of_no_records(kept: list[Kept]) -> None:
+    assert await Publisher(Held(), 5.0, "changelog").send("scores", 0, []) is None
+    assert not kept[0].batches
