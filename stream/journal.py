@@ -19,15 +19,15 @@ import numpy.typing as npt
 
 from stream.blob import Blob, cut
 from stream.changelog import applied_offsets
-from stream.segment import Block, Users, blocks, packed_block
+from stream.segment import ENTRY, Block, Users, blocks, packed_block
 
 __all__ = ["GROWTH", "Journal", "Piece"]
 
 logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
-#: Segments are merged when they have grown to so many times what counted of them at the last merge: more writes less,
-#: and takes more disk. Below so many bytes, and with fewer than so many segments (each start begins one), they are not.
-GROWTH: Final = 3
+#: Segments are merged when they have so many times the bytes that count: more writes less, and takes more disk. With
+#: fewer bytes that do not count than this, and fewer segments (each start begins one), they are not.
+GROWTH: Final = 4
 _BYTES_MIN: Final = 8 * 1024 * 1024
 _SEGMENTS_MAX: Final = 16
 #: Users read or merged before others have their turn, a few milliseconds; and bytes, as what was replaced is read too.
@@ -68,8 +68,10 @@ class Journal:
         #: The last segment, where we have begun it, and which state rows it has named.
         self._file: BinaryIO | None = None
         self._named: Array = np.zeros(1, bool)
-        #: Bytes that counted when that was last known.
-        self._base_bytes = 0
+        #: State rows that there are, and those that there were when the last segment was begun.
+        self._n_rows = self._n_rows_before = 0
+        #: Bytes of users who were written again since, as far as is known.
+        self._replaced_bytes = 0
         #: The changelog offset up to which it has everything; None where it has nothing.
         self.offset: int | None = None
 
@@ -98,7 +100,8 @@ class Journal:
                     yield
             if not 0 < n_bytes == whole.get(number):
                 break
-        self._base_bytes = whole.get(begins_anew, 0)
+        if begins_anew in whole:
+            self._replaced_bytes = sum(whole.values()) - whole[begins_anew]
         self._cut_off(found, whole)
 
     def _cut_off(self, found: list[int], whole: dict[int, int]) -> None:
@@ -125,7 +128,8 @@ class Journal:
     def append(self, users: Users, offset: int) -> None:
         """Add users, and the changelog offset up to which they are all there is: all of it, or nothing."""
         file = self._file or self._begin_segment()
-        self._named = _with_room(self._named, int(users.rows.max(initial=-1)) + 1)
+        rows, beyond = users.rows, int(users.rows.max(initial=-1)) + 1
+        self._named = _with_room(self._named, beyond)
         data = packed_block(users, self._named, offset)
         number, n_bytes = next(reversed(self._segments.items()))
         try:
@@ -133,7 +137,10 @@ class Journal:
         except OSError:
             file.truncate(n_bytes)
             raise
-        self._named[users.rows[users.rows >= 0]] = True
+        n_again = int(np.count_nonzero((rows < self._n_rows_before) | self._named[rows]))
+        self._replaced_bytes += len(data) * n_again // max(1, len(rows))
+        self._named[rows[rows >= 0]] = True
+        self._n_rows = max(self._n_rows, beyond)
         self._segments[number] = n_bytes + len(data)
         self.offset = offset
 
@@ -152,7 +159,7 @@ class Journal:
             if not n_bytes:
                 self._path(number).unlink()
                 del self._segments[number]
-        self._file, self._named = None, np.zeros(1, bool)
+        self._file, self._named, self._n_rows_before = None, np.zeros(1, bool), self._n_rows
 
     # -- reading --------------------------------------------------------------------------------------------
 
@@ -161,7 +168,8 @@ class Journal:
         self.end_segment()
         index = _Index()
         yield from self._pieces(list(self._segments), index)
-        self._base_bytes = index.n_bytes
+        self._n_rows = self._n_rows_before = len(index)
+        self._replaced_bytes = max(0, self.n_bytes - index.n_bytes)
 
     def _pieces(self, segments: list[int], index: _Index) -> Iterator[Piece]:
         """Each user of these segments once, with the value that counts."""
@@ -182,12 +190,18 @@ class Journal:
     @property
     def is_long(self) -> bool:
         """Whether merging is worth it."""
-        n_bytes = sum(self._segments.values())
-        return n_bytes > max(_BYTES_MIN, GROWTH * self._base_bytes) or len(self._segments) > _SEGMENTS_MAX
+        counting = self.n_bytes - self._replaced_bytes
+        return self._replaced_bytes > max(_BYTES_MIN, (GROWTH - 1) * counting) or len(self._segments) > _SEGMENTS_MAX
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all segments."""
+        return sum(self._segments.values())
 
     def merging(self) -> Iterator[None]:
         """Put all segments but one that begins now into one, without what was replaced; in steps."""
         self._begin_segment()
+        replaced_bytes = self._replaced_bytes
         *merged, _ = self._segments
         if not merged:
             return
@@ -205,7 +219,8 @@ class Journal:
             path.replace(self._path(merged[-1]))
         finally:
             path.unlink(missing_ok=True)
-        self._base_bytes = self._segments[merged[-1]] = self._path(merged[-1]).stat().st_size
+        self._segments[merged[-1]] = self._path(merged[-1]).stat().st_size
+        self._replaced_bytes -= replaced_bytes
         for number in merged[:-1]:
             self._path(number).unlink()
             del self._segments[number]
@@ -241,10 +256,14 @@ class _Index:
         #: By state row, the number of each user who is named in this segment.
         self._of_row: Array = np.zeros(0, np.int64)
 
+    def __len__(self) -> int:
+        """Users, those who are gone included."""
+        return len(self._numbers)
+
     @property
     def n_bytes(self) -> int:
-        """Bytes of the values that count."""
-        return int(self._sizes.sum())
+        """Bytes of what counts, as one segment would have it."""
+        return int(self._sizes.sum()) + sum(map(len, self._numbers)) + ENTRY.itemsize * len(self)
 
     def begin(self, segment: int) -> None:
         """The next blocks are of this segment."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-__all__ = ["Block", "Users", "blocks", "packed_block"]
+__all__ = ["ENTRY", "Block", "Users", "blocks", "packed_block"]
 
 Array = npt.NDArray[Any]
 _MAGIC: Final = b"VSG1"

@@ -252,28 +252,80 @@ def test_merge_of_nothing_is_nothing(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_journal_is_long_when_it_has_grown_to_three_times_what_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def write_rows(journal: Journal, first: int, last: int, *, is_standby: bool = False) -> None:
+    """Write the users of these state rows, each with a thousand bytes in a block of its own."""
+    for row in range(first, last):
+        at = (journal.offset or 0) + 1
+        rows = np.array([-1 if is_standby else row])
+        journal.append(Users([b"user-%03d" % row], [value_at(at, bytes(1_000))], rows), at)
+
+
+def test_journal_is_long_when_it_is_four_times_what_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "_BYTES_MIN", 4_000)
+    journal = opened(tmp_path / "users-0")
+    write_rows(journal, 0, 20)
+    assert not journal.is_long  # All that it has counts.
+    for _ in range(2):
+        write_rows(journal, 0, 20)
+        assert not journal.is_long
+    write_rows(journal, 0, 20)
+    write_rows(journal, 0, 1)
+    assert journal.is_long
+    merge(journal)
+    write_rows(journal, 0, 20)  # In another segment, but written before.
+    write_rows(journal, 20, 30)
+    for _ in range(2):
+        assert not journal.is_long
+        write_rows(journal, 0, 31)
+    assert not journal.is_long
+    write_rows(journal, 0, 15)
+    assert journal.is_long
+    journal.close()
+
+
+@pytest.mark.parametrize("is_standby", [False, True])
+def test_journal_that_is_opened_knows_how_much_of_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_standby: bool
 ) -> None:
     monkeypatch.setattr(journals, "_BYTES_MIN", 4_000)
     journal = opened(tmp_path / "users-0")
-
-    def fill(n: int) -> None:
-        for i in range(n):
-            journal.append(Users.without_rows([b"ann%d" % (i % 5)], [value_at(i, bytes(1_000))]), i)
-
-    fill(3)
+    write_rows(journal, 0, 20)
+    merge(journal)
+    for _ in range(2):
+        write_rows(journal, 0, 20)
+    journal.close()
+    journal = opened(tmp_path / "users-0")
+    if not is_standby:
+        moment(journal)
+    write_rows(journal, 0, 14, is_standby=is_standby)
     assert not journal.is_long
-    fill(5)
-    assert journal.is_long
-    merge(journal)  # Five thousand bytes count.
-    assert not journal.is_long
-    fill(8)
-    assert not journal.is_long
-    fill(3)
+    write_rows(journal, 0, 9, is_standby=is_standby)
     assert journal.is_long
     journal.close()
-    journal = opened(tmp_path / "users-0")  # It knows by the merged segment how much counts.
+
+
+def test_journal_of_users_without_rows_is_merged_whenever_it_has_grown_fourfold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "_BYTES_MIN", 4_000)
+    journal, merged_at = opened(tmp_path / "users-0"), []
+    for i in range(100):
+        journal.append(Users.without_rows([b"%03d" % i], [value_at(i, bytes(1_000))]), i)
+        if journal.is_long:
+            merge(journal)
+            merged_at.append(i)
+    journal.close()
+    assert merged_at == [3, 16, 68]
+
+
+def test_merge_that_did_not_come_to_its_end_is_still_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "_BYTES_MIN", 4_000)
+    journal = opened(tmp_path / "users-0")
+    for _ in range(6):
+        write_rows(journal, 0, 3)
+    steps = journal.merging()
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
     assert journal.is_long
     journal.close()
 
