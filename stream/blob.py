@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 class Blob:
     """Byte strings in ``data``: where each starts, and its size; shapes ``(n,)``. Between them may be others."""
 
-    data: bytes
+    data: bytes | memoryview
     starts: Array
     sizes: Array
 
@@ -37,7 +37,7 @@ class Blob:
 
     def strings(self) -> list[bytes]:
         """Each by itself."""
-        return _slices(self.data, self.starts, self.starts + self.sizes)
+        return _slices(bytes(self.data), self.starts, self.starts + self.sizes)
 
 
 def cut(data: bytes, sizes: Array) -> list[bytes]:
@@ -50,7 +50,7 @@ def _slices(data: bytes, starts: Array, ends: Array) -> list[bytes]:
     return [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
-def windows(data: bytes | Array, size: int) -> Array:
+def windows(data: bytes | memoryview | Array, size: int) -> Array:
     """Every piece of this many bytes, as one item each: element i begins at byte i."""
     if len(data) < size:
         return np.empty(0, f"V{size}")

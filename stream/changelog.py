@@ -128,7 +128,7 @@ def erased(state: PartitionState, users: Iterable[str]) -> list[tuple[bytes, byt
         marker = state.erasures.of(user)
         if marker is not None:
             items.append((marker_key(user).encode(), marker.packed()))
-        if user not in state.index:
+        if state.index.row(user) < 0:
             items.append((user.encode(), None))
     return items
 
@@ -142,8 +142,8 @@ def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
     return load_blob(state, users, Blob.of(values))
 
 
-def load_blob(state: PartitionState, users: list[str], values: Blob) -> Array:
-    """The same for values that lie in one piece of memory."""
+def load_blob(state: PartitionState, users: list[str], values: Blob, *, all_new: bool = False) -> Array:
+    """The same for values that lie in one piece of memory; ``all_new`` where the state has none of the users."""
     markers: dict[str, bytes] = {}
     if Erasures.any_marker(users):
         strings = values.strings()
@@ -152,7 +152,7 @@ def load_blob(state: PartitionState, users: list[str], values: Blob) -> Array:
         users = [key for key in users if key not in markers]
     for key, value in markers.items():
         state.erasures.put(key, read_marker(value))
-    rows = _load_users(state, users, values)
+    rows = _load_users(state, users, values, all_new)
     if markers:
         state.drop_erased(np.flatnonzero(state.living(np.arange(len(state)))))
     else:
@@ -160,11 +160,11 @@ def load_blob(state: PartitionState, users: list[str], values: Blob) -> Array:
     return rows[state.living(rows)]
 
 
-def _load_users(state: PartitionState, users: list[str], values: Blob) -> Array:
+def _load_users(state: PartitionState, users: list[str], values: Blob, all_new: bool) -> Array:
     if not users:
         return np.zeros(0, np.int64)
     packed = _Packed.of(values)
-    rows = _rows(state, users)
+    rows = state.add(users) if all_new else _rows(state, users)
     opaque(state.users)[rows] = opaque(packed.heads)
     # Values of like length are copied together, a piece of memory for each user.
     for length in distinct(packed.lengths[packed.lengths > 0]).tolist():
@@ -182,8 +182,6 @@ def _load_users(state: PartitionState, users: list[str], values: Blob) -> Array:
 
 def _rows(state: PartitionState, users: list[str]) -> Array:
     """Rows of users, without what a value leaves out where a user has none of it: buckets, and awaited sentiments."""
-    if state.index.keys().isdisjoint(users):
-        return state.add(users)
     n_known = len(state)
     rows = state.rows_of(users)
     state.buckets.clear(rows[rows < n_known])
@@ -200,7 +198,7 @@ class _Packed(NamedTuple):
     are those of all users, and ``bucketed`` says whose each is.
     """
 
-    data: bytes
+    data: bytes | memoryview
     starts: Array
     sizes: Array
     ends: Array
@@ -232,13 +230,13 @@ class _Packed(NamedTuple):
 
 def _of_this_version(values: Blob) -> Blob:
     """The same as this release writes them, with room behind the last to look for what a value that was cut lacks."""
-    data = values.data + _ROOM
+    data = bytes(values.data) + _ROOM
     versions = np.where(values.sizes > 0, np.frombuffer(data, np.uint8)[values.starts], 0)
     if (versions == STATE_VERSION).all():
         return replace(values, data=data)
     _check_versions(set(versions.tolist()))
     upgraded = Blob.of([v if v[0] == STATE_VERSION else _upgraded(v) for v in values.strings()])
-    return replace(upgraded, data=upgraded.data + _ROOM)
+    return replace(upgraded, data=bytes(upgraded.data) + _ROOM)
 
 
 def _check_versions(versions: set[int]) -> None:
@@ -281,7 +279,7 @@ def applied_offset(value: bytes) -> int:
 
 
 def applied_offsets(values: Blob) -> Array:
-    """:func:`applied_offset` of each of these values, none of which is empty; shape ``(n,)``."""
-    data = values.data + bytes(_BEGINNING.size)
-    offsets: Array = windows(data, 8)[values.starts + 1].view("<i8")
+    """:func:`applied_offset` of each of these values, -1 where one is too short to have any; shape ``(n,)``."""
+    offsets, has_one = np.full(len(values), -1, np.int64), values.sizes >= _BEGINNING.size
+    offsets[has_one] = windows(values.data, 8)[values.starts[has_one] + 1].view("<i8")
     return offsets

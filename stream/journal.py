@@ -35,8 +35,6 @@ _PIECE_USERS: Final = 5_000
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 #: A place is the number of a segment and, in so many bits, one in its file.
 _PLACE_BITS: Final = 44
-#: Bytes of a value below which it has no applied offset.
-_APPLIED_BYTES: Final = 9
 _MERGING: Final = "merging"
 
 
@@ -279,7 +277,7 @@ class _Index:
         self._places, self._sizes, self._seen = (_with_room(of, n) for of in (self._places, self._sizes, self._seen))
         sizes = block.entries["value_size"].astype(np.int64)
         starts = np.cumsum(sizes) - sizes
-        seen = np.where(sizes >= _APPLIED_BYTES, applied_offsets(Blob(block.values, starts, sizes)), -1)
+        seen = applied_offsets(Blob(block.values, starts, sizes))
         counts = (sizes == 0) | (self._sizes[numbers] == 0) | (seen >= self._seen[numbers])
         which = numbers[counts]
         self._places[which] = (self._segment << _PLACE_BITS) + block.values_at + starts[counts]
@@ -290,7 +288,12 @@ class _Index:
         rows, key_sizes, known = block.entries["row"], block.entries["key_size"], self._numbers
         is_named = key_sizes > 0
         numbers = np.zeros(len(rows), np.int64)
-        numbers[is_named] = [known.setdefault(key, len(known)) for key in cut(block.keys, key_sizes[is_named])]
+        keys = cut(block.keys, key_sizes[is_named])
+        if known.keys().isdisjoint(keys):
+            numbers[is_named] = np.arange(len(known), len(known) + len(keys))
+            known.update(zip(keys, range(len(known), len(known) + len(keys)), strict=True))
+        else:
+            numbers[is_named] = [known.setdefault(key, len(known)) for key in keys]
         self._of_row = _with_room(self._of_row, int(rows.max(initial=-1)) + 1)
         of_state = is_named & (rows >= 0)
         self._of_row[rows[of_state]] = numbers[of_state]
@@ -299,7 +302,7 @@ class _Index:
 
     def pieces(self) -> Iterator[tuple[int, list[bytes], Array, Array]]:
         """All who are not gone as they lie: segment, keys, where their values start in its file, and their sizes."""
-        keys = list(self._numbers)
+        keys = np.fromiter(self._numbers, object, len(self))
         living = np.flatnonzero(self._sizes)
         living = living[np.argsort(self._places[living])]
         places, sizes = self._places[living], self._sizes[living]
@@ -308,6 +311,5 @@ class _Index:
             segment = int(places[at]) >> _PLACE_BITS
             last_place = min(int(places[at]) + _PIECE_BYTES, ((segment + 1) << _PLACE_BITS) - 1)
             end = min(at + _PIECE_USERS, int(np.searchsorted(places, last_place, side="right")))
-            names = [keys[number] for number in living[at:end].tolist()]
-            yield segment, names, places[at:end] - (segment << _PLACE_BITS), sizes[at:end]
+            yield segment, keys[living[at:end]].tolist(), places[at:end] - (segment << _PLACE_BITS), sizes[at:end]
             at = end

@@ -207,7 +207,7 @@ class Partition:
     def _held(self) -> list[Erased]:
         """Erasures of users who are being scored, as who they were or came back: the score may follow the tombstone."""
         scoring = {row for rows in self.scoring for row in rows.tolist()}
-        return [e for e in self.erasures if not scoring.isdisjoint((e.row, self.state.index.get(e.user, -1)))]
+        return [e for e in self.erasures if not scoring.isdisjoint((e.row, self.state.index.row(e.user)))]
 
     def settling(self, now: float) -> dict[Erased, int]:
         """The erasures that a checkpoint settles if it begins now, and the row of who came back since (-1: nobody).
@@ -215,7 +215,7 @@ class Partition:
         Who came back is to be scored again, as an older score or the tombstone may have followed theirs.
         """
         held = self._held()
-        settling = {e: self.state.index.get(e.user, -1) for e in self.erasures if e not in held}
+        settling = {e: self.state.index.row(e.user) for e in self.erasures if e not in held}
         returned = np.array([row for row in settling.values() if row >= 0], np.int64)
         if len(returned):
             self.state.users["scored_offset"][returned] = -1
@@ -225,4 +225,4 @@ class Partition:
 
     def settle(self, settling: dict[Erased, int]) -> None:
         """The checkpoint is durable; an erasure whose user came back during it waits for the next."""
-        self.erasures = [e for e in self.erasures if settling.get(e) != self.state.index.get(e.user, -1)]
+        self.erasures = [e for e in self.erasures if settling.get(e) != self.state.index.row(e.user)]

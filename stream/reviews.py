@@ -73,7 +73,7 @@ class Reviews:
         accepted = np.isin(indices, applied.accepted).tolist()
         columns = (rows["offset"][indices].tolist(), newest[indices].tolist(), accepted)
         for (i, text), offset, watermark, is_new in zip(decoded.reviews, *columns, strict=True):
-            row = state.index.get(decoded.batch.users[i], -1)
+            row = state.index.row(decoded.batch.users[i])
             if is_new:
                 state.await_sentiment(row, offset)
             if offset in state.awaited.get(row, ()):

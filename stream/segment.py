@@ -50,7 +50,7 @@ class Block(NamedTuple):
     offset: int
     entries: Array
     keys: bytes
-    values: bytes
+    values: memoryview
     values_at: int
     end: int
 
@@ -96,4 +96,5 @@ def _block(file: BinaryIO, at: int, size: int) -> Block | None:
         return None
     entries = np.frombuffer(data, ENTRY, n)
     keys_at, values_at = n * ENTRY.itemsize, n * ENTRY.itemsize + n_key_bytes
-    return Block(anew, offset, entries, data[keys_at:values_at], data[values_at:], end - n_value_bytes, end)
+    values = memoryview(data)[values_at:]
+    return Block(anew, offset, entries, data[keys_at:values_at], values, end - n_value_bytes, end)

@@ -8,7 +8,6 @@ to its bucket boundary however the events arrived. Most users never fill their h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from stream.contract.columns import (
 from stream.contract.events import EventBatch, EventType
 from stream.erasure import Erasure, Erasures
 from stream.history import remember
+from stream.index import UserIndex
 from stream.rings import Runs, grown, oldest_first, opaque, order_by_user
 from stream.seen import first_seen, note_seen
 from stream.snapshot import Snapshot
@@ -69,7 +69,7 @@ class PartitionState:
     def __init__(self, lateness_s: float) -> None:
         self.lateness_s = int(lateness_s)
         self.ids: list[str] = []
-        self.index: dict[str, int] = {}
+        self.index = UserIndex()
         self.users: Array = np.zeros(_ROWS_MIN, USER)
         self.history: Array = np.zeros((_ROWS_MIN, HISTORY_LEN), HISTORY)
         self.seen: Array = np.zeros((_ROWS_MIN, SEEN_LEN), np.uint64)
@@ -97,24 +97,21 @@ class PartitionState:
 
     def rows_of(self, users: list[str]) -> Array:
         """Rows of these users, made where they are new; shape ``(len(users),)``."""
-        rows = self._known_rows(users)
+        rows = self.index.rows(users)
         if len(rows) and rows.min() < 0:
             new = np.flatnonzero(rows < 0)
             names = [users[i] for i in new.tolist()] if len(new) < len(users) else users
             each_once = list(dict.fromkeys(names))
             added = self.add(each_once)
-            rows[new] = added if len(each_once) == len(names) else self._known_rows(names)
+            rows[new] = added if len(each_once) == len(names) else self.index.rows(names)
         return rows
-
-    def _known_rows(self, users: list[str]) -> Array:
-        return np.fromiter(map(self.index.get, users, repeat(-1)), np.int64, len(users))
 
     def add(self, users: list[str]) -> Array:
         """Rows for users who have none, each named once; shape ``(len(users),)``."""
         first, end = len(self), len(self) + len(users)
         if end > len(self.history):
             self._grow(max(end, 2 * len(self.history)))
-        self.index.update(zip(users, range(first, end), strict=True))
+        self.index.add(users, first)
         self.ids += users
         opaque(self.users)[first:end] = opaque(FRESH_USER)
         if len(self.erasures):
@@ -233,7 +230,7 @@ class PartitionState:
         A user who has newer events than the erasure came back since: it is read again, and they stay.
         """
         self.erasures.note(erasure)
-        row = self.index.get(erasure.user, -1)
+        row = self.index.row(erasure.user)
         if row < 0 or self.users["applied_offset"][row] > erasure.offset:
             return -1
         self._forget(row)
@@ -241,7 +238,7 @@ class PartitionState:
 
     def _forget(self, row: int) -> None:
         """Empty a row for good: queue, scorers and checkpoint may still hold its number, so it is not given again."""
-        del self.index[self.ids[row]]
+        self.index.discard(self.ids[row])
         self.ids[row] = ""
         self.users[row] = _NOBODY[0]
         self.history[row] = np.zeros(1, HISTORY)[0]
@@ -251,7 +248,7 @@ class PartitionState:
 
     def _erased(self, batch: EventBatch) -> Array:
         """Which of these events an erasure covers; only those of new and of returned users need a look."""
-        rows = self._known_rows(batch.users)
+        rows = self.index.rows(batch.users)
         erased = np.zeros(len(batch), bool)
         for i in np.flatnonzero((rows < 0) | self.returned[rows]).tolist():
             event = batch.rows[i]

@@ -52,8 +52,8 @@ def judge(
     found = _recovered(settings)
     lost = twice = 0
     for number, state in expected.partitions.items():
-        counts = {user: int(found[number].users["n_events"][row]) for user, row in found[number].index.items()}
-        for user, row in state.index.items():
+        counts = {user: int(found[number].users["n_events"][row]) for row, user in enumerate(found[number].ids) if user}
+        for row, user in enumerate(state.ids):
             difference = int(state.users["n_events"][row]) - counts.pop(user, 0)
             lost, twice = lost + max(0, difference), twice + max(0, -difference)
         twice += sum(counts.values())

@@ -40,6 +40,12 @@ SCORED = ("scored_offset", "scored_sentiment", "idle_stage", "churn", "purchase"
 ERASE_HEADERS = ((COMMAND_HEADER, ERASE),)
 
 
+def rows_by_user(state: PartitionState) -> dict[str, int]:
+    """The users that there are."""
+    rows = state.index.rows(state.ids).tolist()
+    return {user: row for user, row in zip(state.ids, rows, strict=True) if row >= 0}
+
+
 class Told(Untold):
     """A scorer and decider whose score of a user says which event it has seen."""
 
@@ -121,7 +127,7 @@ class Bench:
 
     @property
     def users(self) -> set[str]:
-        return set(self.partition.state.index)
+        return set(rows_by_user(self.partition.state))
 
     def event(self, user: str, ago_s: int = 0, **more: Any) -> None:
         value = {"type": "view", "user_id": user, "ts": int(self.clock.time()) - ago_s, "event_id": f"e{len(self.log)}"}
@@ -229,8 +235,9 @@ def undisturbed(log: list[Record]) -> dict[str, bytes]:
 
 
 def held(state: PartitionState) -> dict[str, bytes]:
-    rows = np.array([state.index[user] for user in state.index], np.int64)
-    return {user: without_scores(v) for user, v in zip(state.index, changelog.pack(state, rows), strict=True)}
+    users = rows_by_user(state)
+    packed = changelog.pack(state, np.array(list(users.values()), np.int64))
+    return {user: without_scores(v) for user, v in zip(users, packed, strict=True)}
 
 
 def assert_undisturbed(bench: Bench) -> None:
@@ -418,7 +425,7 @@ async def test_events_from_before_stay_away_by_whatever_way_they_come_and_newer_
     bench.ingest()
     bench.again(0)
     await bench.finish()
-    assert bench.partition.state.users["n_events"][bench.partition.state.index["ann"]] == 1
+    assert bench.partition.state.users["n_events"][bench.partition.state.index.row("ann")] == 1
     assert bench.outcome("erased") == 5
     assert_undisturbed(bench)
 
@@ -443,7 +450,7 @@ def test_erasure_that_is_read_again_leaves_who_came_back_since_as_they_are() -> 
     state.apply(batch([Plain(START + 9, "ann", 2, 2)], 2))
     state.users["alert_time"][1] = START
     assert state.erase(erasure) == -1
-    assert (state.index, state.users["alert_time"][1]) == ({"ann": 1}, START)
+    assert (rows_by_user(state), state.users["alert_time"][1]) == ({"ann": 1}, START)
 
 
 async def test_user_in_a_buckets_pool_takes_their_buckets_along() -> None:
@@ -451,7 +458,7 @@ async def test_user_in_a_buckets_pool_takes_their_buckets_along() -> None:
     for i in range(80):
         bench.event("ann", ago_s=800 - 10 * i)
     bench.ingest()
-    (row,) = bench.partition.state.index.values()
+    (row,) = rows_by_user(bench.partition.state).values()
     assert bench.partition.state.buckets.take(np.array([row]))[1]["count"].sum() > 0
     bench.erase("ann")
     bench.ingest()
@@ -473,7 +480,7 @@ async def test_pending_review_is_blanked_and_its_sentiment_leaves_no_trace() -> 
     assert bench.model.read == [["", "fits well"]]
     await bench.finish()
     assert bench.users == {"bob"}
-    assert bench.partition.state.users["reviews"][bench.partition.state.index["bob"]] == 1
+    assert bench.partition.state.users["reviews"][bench.partition.state.index.row("bob")] == 1
 
 
 async def test_value_that_a_replaced_worker_left_behind_is_dropped_and_buried_again() -> None:
@@ -503,7 +510,7 @@ def test_markers_and_users_are_read_in_any_order_and_parts(marker_first: bool, a
     recovered = PartitionState(NEVER_LATE_S)
     for part in [items] if at_once else [[item] for item in items]:
         changelog.load(recovered, [key for key, _ in part], [value for _, value in part])
-    assert (set(recovered.index), recovered.leftover) == ({"bob", "eve"}, ["ann"])
+    assert (set(rows_by_user(recovered)), recovered.leftover) == ({"bob", "eve"}, ["ann"])
     applied = recovered.apply(
         batch([Plain(START, "eve", 9, 2), Plain(START, "ann", 8, 2), Plain(START, "bob", 7, 2)], 5)
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 
 from stream.contract.columns import EVENT_PARTS, HISTORY
 from stream.contract.events import EVENT
-from stream.rings import Runs, grown, order_by_user
+from stream.rings import Runs, grown, order_by_user, zeros
 from tests.stages.reference import Plain
 from tests.stages.test_state import START, fold
 
@@ -33,14 +36,13 @@ def test_columns_are_copied_once_as_users_come() -> None:
 
 
 def test_growth_takes_what_room_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    zeros = np.zeros
+    def scarce(_: int, n_bytes: int, flags: int) -> Any:
+        if n_bytes > 5_000 * 16:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return anonymous(-1, n_bytes, flags)
 
-    def scarce(shape: tuple[int, ...], dtype: object) -> np.ndarray:
-        if shape[0] > 5_000:
-            raise MemoryError
-        return zeros(shape, dtype)
-
-    monkeypatch.setattr(np, "zeros", scarce)
+    anonymous = mmap.mmap
+    monkeypatch.setattr(mmap, "mmap", scarce)
     column = np.arange(8).reshape(4, 2)
     assert 3_000 <= len(grown(column, 3_000)) <= 5_000
     assert grown(column, 5_000)[:5].tolist() == [*column.tolist(), [0, 0]]
@@ -60,3 +62,12 @@ def test_runs_and_order_are_those_of_a_stable_sort() -> None:
         assert (runs.starts[runs.of] + runs.rank).tolist() == list(range(n))
         assert (runs.rank + runs.from_end + 1).tolist() == runs.counts[runs.of].tolist()
         assert runs.longest == max(runs.counts.tolist(), default=1)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3,), (1_000, 64)])
+def test_zeros_are_those_of_numpy_and_may_be_written(shape: tuple[int, ...]) -> None:
+    found = zeros(shape, HISTORY)
+    assert (found.shape, found.dtype) == (shape, HISTORY)
+    assert not found.view(np.uint8).any()
+    found["time"] += 7
+    assert (found["time"] == 7).all()

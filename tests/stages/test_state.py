@@ -97,7 +97,7 @@ def test_state_is_that_of_the_sorted_deduplicated_stream(stream: tuple[list[Plai
     state = fold(batches)
     for user in {e.user for e in events}:
         expected = reference.events_of(events, user)
-        snapshot = state.snapshot(np.array([state.index[user]]))
+        snapshot = state.snapshot(np.array([state.index.row(user)]))
         row = snapshot.users[0]
         assert row["n_events"] == len(expected)
         assert row["revenue"] == sum(e.value for e in expected)
