@@ -34,14 +34,15 @@ from stream.errors import ContractError
 from stream.rings import Runs, beginnings, distinct, oldest_first, opaque, opaque_rows
 from stream.state import PartitionState
 
-__all__ = ["applied_offset", "applied_offsets", "erased", "load", "load_blob", "pack"]
+__all__ = ["ROOM", "applied_offset", "applied_offsets", "erased", "load", "load_blob", "pack"]
 
 Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
 _RING_BYTES: Final = HISTORY.itemsize + 8
 _FRESH = FRESH_USER.tobytes()
 _HEAD_BYTES = 1 + USER.itemsize
-_ROOM = bytes(_HEAD_BYTES + SEEN_LEN * _RING_BYTES + 1)
+#: Bytes from the beginning of a value on in which what it says of its length is looked for.
+ROOM: Final = _HEAD_BYTES + SEEN_LEN * _RING_BYTES + 1
 #: Version and applied offset, with which every value begins.
 _BEGINNING: Final = struct.Struct("<xq")
 _USED_BUCKET = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
@@ -229,14 +230,16 @@ class _Packed(NamedTuple):
 
 
 def _of_this_version(values: Blob) -> Blob:
-    """The same as this release writes them, with room behind the last to look for what a value that was cut lacks."""
-    data = bytes(values.data) + _ROOM
+    """The same as this release writes them, with room to look for what a value that was cut lacks."""
+    data = values.data
+    if len(data) < values.starts.max(initial=0) + ROOM:
+        data = bytes(data) + bytes(ROOM)
     versions = np.where(values.sizes > 0, np.frombuffer(data, np.uint8)[values.starts], 0)
     if (versions == STATE_VERSION).all():
         return replace(values, data=data)
     _check_versions(set(versions.tolist()))
     upgraded = Blob.of([v if v[0] == STATE_VERSION else _upgraded(v) for v in values.strings()])
-    return replace(upgraded, data=bytes(upgraded.data) + _ROOM)
+    return replace(upgraded, data=bytes(upgraded.data) + bytes(ROOM))
 
 
 def _check_versions(versions: set[int]) -> None:

@@ -47,9 +47,9 @@ class UserIndex:
     def __init__(self) -> None:
         #: Users whose first hash is that of another as well; most likely none, ever.
         self._others: dict[str, int] = {}
-        self._make_room(_BUCKETS_MIN_BITS)
+        self._make_buckets(_BUCKETS_MIN_BITS)
 
-    def _make_room(self, bits: int) -> None:
+    def _make_buckets(self, bits: int) -> None:
         """Empty buckets, two to the power of ``bits``."""
         self._bits, self._n_taken = bits, 0
         self._first: Array = np.zeros((1 << bits, _BUCKET), np.uint64)
@@ -138,8 +138,7 @@ class UserIndex:
 
     def _put(self, first: Array, second: Array, rows: Array) -> list[tuple[int, int]]:
         """Take places for these first hashes, which ascend; those that have one already, each with its place."""
-        if self._n_taken + len(first) > _TAKEN_MAX * self._first.size:
-            self._grow(len(first))
+        self.make_room(self._n_taken + len(first))
         buckets, left, had = self._buckets(first), np.arange(len(first)), list[tuple[int, int]]()
         while len(left):
             known = self._known(buckets[left])
@@ -157,10 +156,12 @@ class UserIndex:
             left = left[order_by_user(buckets[left])]
         return had
 
-    def _grow(self, n: int) -> None:
-        """Twice as many buckets, or as many as those who are there and so many more need."""
+    def make_room(self, n_users: int) -> None:
+        """Have room for so many users; where there is none, at least twice as much as before."""
+        if n_users <= _TAKEN_MAX * self._first.size:
+            return
         taken = np.flatnonzero(self._first)
         first, second, rows = self._first.reshape(-1)[taken], self._second[taken], self._rows[taken]
-        self._make_room(max(self._bits + 1, ceil(log2((len(taken) + n) / _TAKEN_MAX / _BUCKET))))
+        self._make_buckets(max(self._bits + 1, ceil(log2(n_users / _TAKEN_MAX / _BUCKET))))
         order = first.argsort()
         self._put(first[order], second[order], rows[order])

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.blob import Blob, cut
-from stream.changelog import applied_offsets
+from stream.changelog import ROOM, applied_offsets
 from stream.segment import ENTRY, Block, Users, blocks, packed_block
 
 __all__ = ["GROWTH", "Journal", "Piece"]
@@ -39,10 +39,11 @@ _MERGING: Final = "merging"
 
 
 class Piece(NamedTuple):
-    """Some of the users: keys and packed values. One without users only gives others their turn."""
+    """Some of ``n_users``: their keys and packed values. One without users only gives others their turn."""
 
     keys: list[bytes]
     values: Blob
+    n_users: int = 0
 
 
 _TURN: Final = Piece([], Blob.of([]))
@@ -178,10 +179,10 @@ class Journal:
                     index.add(block)
                     yield _TURN
         for number, keys, starts, sizes in index.pieces():
-            begin, end = int(starts[0]), int(starts[-1] + sizes[-1])
+            begin, end = int(starts[0]), int(starts[-1] + max(sizes[-1], ROOM))
             with self._path(number).open("rb") as file:
                 file.seek(begin)
-                yield Piece(keys, Blob(file.read(end - begin), starts - begin, sizes))
+                yield Piece(keys, Blob(file.read(end - begin), starts - begin, sizes), len(index))
 
     # -- merging --------------------------------------------------------------------------------------------
 
@@ -207,9 +208,9 @@ class Journal:
         try:
             with path.open("wb", buffering=0) as file:
                 anew, nobody = True, np.zeros(1, bool)
-                for keys, values in self._pieces(merged, index):
-                    if keys:
-                        users = Users.without_rows(keys, values.strings())
+                for piece in self._pieces(merged, index):
+                    if piece.keys:
+                        users = Users.without_rows(piece.keys, piece.values.strings())
                         _write(file, packed_block(users, nobody, None, anew=anew))
                         anew = False
                     yield

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import faust
+import numpy as np
 from faust.stores.base import Store
 from faust.types import TP
 from yarl import URL
@@ -47,6 +48,8 @@ class UserStore(Store[bytes, bytes]):
         #: Partition → the steps that merge the segments of its journal, and what made them fail.
         self._merging: dict[int, Iterator[None]] = {}
         self._merge_errors: dict[int, Exception] = {}
+        #: The users of a partition whose changelog recovery reads, each with a number in place of a state row.
+        self._numbers: dict[int, dict[bytes, int]] = {}
         self._one_merge = asyncio.Lock()
         self._one_rebalance = asyncio.Lock()
 
@@ -92,6 +95,7 @@ class UserStore(Store[bytes, bytes]):
 
     def _close(self, partition: int) -> None:
         self._stop_merging(partition)
+        self._numbers.pop(partition, None)
         self._merge_errors.pop(partition, None)
         journal = self._journals.pop(partition, None)
         if journal is not None:
@@ -155,11 +159,12 @@ class UserStore(Store[bytes, bytes]):
 
     def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """All users of a partition, packed."""
-        for keys, values in self._read(partition):
-            yield from zip(keys, values.strings(), strict=True)
+        for piece in self._read(partition):
+            yield from zip(piece.keys, piece.values.strings(), strict=True)
 
     def _read(self, partition: int) -> Iterator[Piece]:
         self._stop_merging(partition)
+        self._numbers.pop(partition, None)
         with explained(self.partition_path(partition)):
             yield from self._journal(partition).read()
 
@@ -218,7 +223,18 @@ class UserStore(Store[bytes, bytes]):
     def _restore(self, tp: TP, offset: int, records: Sequence[Any]) -> None:
         have = self.persisted_offset(tp)
         if have is None or offset > have:
-            self.write(tp.partition, _each_once(records), offset)
+            self.write(tp.partition, self._numbered(tp.partition, _each_once(records)), offset)
+
+    def _numbered(self, partition: int, users: Users) -> Users:
+        """The same with numbers while recovery reads, which comes upon each user again and again."""
+        if not self._in_recovery():
+            if self._numbers.pop(partition, None):
+                self._journal(partition).end_segment()
+            return users
+        if partition not in self._numbers:
+            self._journal(partition).end_segment()
+        known = self._numbers.setdefault(partition, {})
+        return users._replace(rows=np.array([known.setdefault(key, len(known)) for key in users.keys], np.int64))
 
     def _in_recovery(self) -> bool:
         """Whether Faust reads the changelogs of partitions that are ours; after that, those of standbys."""
@@ -249,4 +265,5 @@ def _each_once(records: Sequence[Any]) -> Users:
 
 
 def _load(state: PartitionState, users: Piece) -> None:
+    state.index.make_room(users.n_users)
     changelog.load_blob(state, list(map(bytes.decode, users.keys)), users.values, all_new=True)

@@ -28,9 +28,9 @@ class Disk(UserStore):
 
     def __init__(self, seed: int = 0) -> None:
         self.table: Any = SimpleNamespace(lateness_s=LATENESS_S)
-        self._rng = random.Random(seed)
+        self._rng, self._recovering = random.Random(seed), False
         self._folder = tempfile.TemporaryDirectory(prefix="valuestream-simulated-")
-        self._journals, self._merging, self._merge_errors = {}, {}, {}
+        self._journals, self._merging, self._merge_errors, self._numbers = {}, {}, {}, {}
         self.open()
 
     def open(self) -> None:
@@ -42,7 +42,9 @@ class Disk(UserStore):
     def recover(self, partition: int, records: Sequence[Stored]) -> None:
         """Apply one fetch of the changelog, as Faust's recovery does."""
         message = SimpleNamespace(tp=TP(CHANGELOG, partition), partition=partition, offset=records[-1].offset)
+        self._recovering = self._rng.random() < 0.8  # Else as a standby.
         self.apply_changelog_batch([SimpleNamespace(message=message, value=records)], None, None)
+        self._recovering = False
 
     def write(self, partition: int, users: Users, offset: int) -> None:
         super().write(partition, users, offset)
@@ -53,7 +55,7 @@ class Disk(UserStore):
         return asyncio.get_running_loop().create_task(coroutine)
 
     def _in_recovery(self) -> bool:
-        return False
+        return self._recovering
 
     def lose_writes(self) -> None:
         """The machine lost power: of the last segment of each partition the end is missing, or a byte is another."""

@@ -33,7 +33,7 @@ def opened(path: Path) -> Journal:
 
 def moment(journal: Journal) -> Moment:
     """What it has: the changelog offset, and all users."""
-    found = [(k, v) for keys, values in journal.read() for k, v in zip(keys, values.strings(), strict=True)]
+    found = [(k, v) for piece in journal.read() for k, v in zip(piece.keys, piece.values.strings(), strict=True)]
     assert len(dict(found)) == len(found), "a user was read twice"
     return journal.offset, dict(found)
 

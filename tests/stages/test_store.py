@@ -118,6 +118,23 @@ def test_of_all_that_one_fetch_says_of_a_user_the_last_counts_unless_it_has_seen
 SAID: dict[bytes, list[int]] = {b"ann": [1, 4, 3], b"bob": [5, 0], b"cid": [9, 0, 2]}
 
 
+def test_key_of_a_user_is_written_once_while_recovery_reads(store: UserStore, tmp_path: Path) -> None:
+    store._in_recovery = lambda: True  # type: ignore[method-assign]
+    fetches = [fetch(at, (b"a key of some length", value_at(at)), (b"bob", value_at(at))) for at in range(3)]
+    for one in fetches[:2]:
+        store.apply_changelog_batch([one], None, None)
+    segments = list(store.partition_path(0).glob("*.segment"))
+    assert [path.read_bytes().count(b"a key of some length") for path in segments] == [1]
+    store._in_recovery = lambda: False  # type: ignore[method-assign]
+    store.apply_changelog_batch([fetches[2]], None, None)
+    store._in_recovery = lambda: True  # type: ignore[method-assign]
+    store.apply_changelog_batch([fetch(3, (b"cid", value_at(3)), (b"bob", value_at(3)))], None, None)
+    again = reopened(store, tmp_path / "state")
+    expected = {b"a key of some length": value_at(2), b"bob": value_at(3), b"cid": value_at(3)}
+    assert dict(again.users(0)) == expected
+    again._close(0)
+
+
 def test_erased_user_who_came_back_in_the_changelog_is_there(store: UserStore) -> None:
     found = stored(
         store,
