@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -120,6 +121,14 @@ class SystemProcess:
             for s in family.samples:
                 samples.setdefault(s.name, []).append((s.labels, s.value))
         return samples
+
+    def pause(self) -> None:
+        """Let it have no processor until :meth:`go_on`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """The end of a pause."""
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Ask it to end, which makes everything that it took in durable."""

@@ -22,13 +22,15 @@ _PLOTS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
 }
 #: What the issue asks of us, as the least ratio of ours over theirs.
 _TARGETS: Final = {"faust": 40.0, "quixstreams": 8.0, "bytewax": 3.0, "aiokafka_decode": 0.5}
+#: One for the loop of each worker, and two for the broker.
+_CORES_OF_TWO_WORKERS: Final = 4
 Values = Mapping[str, Any]
 
 
 def report(values: Values) -> str:
     """The page in Markdown."""
-    parts = [INTRO, _comparison(values), PEERS, _latency(values), _scale(values), _recovery(values), LIMITS]
-    return "\n".join(parts).rstrip() + "\n"
+    series = [of(values) for of in (_latency, _scale, _recovery, _workers)]
+    return "\n".join([INTRO, _comparison(values), PEERS, *series, LIMITS]).rstrip() + "\n"
 
 
 def plots(values: Values) -> dict[str, str]:
@@ -207,6 +209,19 @@ def _recovery(values: Values) -> str:
         f" and memory, since its first record came: {rate('changelog')} (target: 100,000). From the local store into"
         f" memory, with the check that it is whole: {rate('local')} (target: 500,000).\n\n"
         f"{_machine(values['machine.recovery'], '')}\n"
+    )
+
+
+def _workers(values: Values) -> str:
+    if "workers" not in values:
+        return "## Two workers\n\n" + UNMEASURED.format('make bench BENCH_ARGS="--series workers"') + "\n"
+    of = values["workers"]
+    has_cores = of["cores"] >= _CORES_OF_TWO_WORKERS
+    shared = "" if has_cores else f": here both and the broker share {of['cores']}, so it says nothing of that"
+    return (
+        f"## Two workers\n\n{of['events']:,} events of {of['users']:,} users wait in 4 partitions, ingestion without"
+        f" scores. One worker {of['one']:,} events/s, two {of['two']:,}: {of['ratio']:.2f} times as many (target: 1.7"
+        f" where each has a core and the broker its own{shared}).\n\n{_machine(values['machine.workers'], '')}\n"
     )
 
 

@@ -33,6 +33,7 @@ showed, and what was changed for it, is in [performance.md](performance.md).
     make bench BENCH_ARGS="--series scale"                # 10 thousand to 2 million users, uniform and Zipf
     make bench BENCH_ARGS="--series latency"              # latency over rates up to saturation, and overload
     make bench BENCH_ARGS="--series recovery"             # users per second read back
+    make bench BENCH_ARGS="--series workers"              # two workers beside one
 
 **The job.** Read JSON events of about 280 bytes from a Kafka topic of 4 partitions; drop repeats by `messageId`; keep
 for every user the last 64 events and counts by event type in four event-time windows (1 h, 24 h, 7 d, 30 d) as of the

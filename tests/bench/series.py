@@ -1,4 +1,4 @@
-"""Series beside the comparison: scale in users, latency over rates, and recovery. Our worker alone."""
+"""Series beside the comparison: scale in users, latency over rates, recovery, two workers. Ours alone."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.bench.ingest import Plan, Say, write_topic
 from tests.bench.latency import live_worker, saturated
 from tests.bench.process import SystemProcess
 from tests.bench.systems import INGEST, Topic, settings_for
+from tests.bench.workers import measure_workers
 from tests.broker import harness
 from tests.broker.harness import Message, wait_for
 
@@ -45,6 +46,9 @@ class SeriesPlan:
     recovery_users: int = 500_000
     recovery_events: int = 1_000_000
     recovery_times: int = 3
+    workers_users: int = 10_000
+    workers_events: int = 600_000
+    workers_rounds: int = 3
     run_timeout_s: float = 600.0
     seed: int = 1
 
@@ -172,4 +176,10 @@ def _recovered(found: dict[str, list[dict[str, Any]]], users: int) -> dict[str, 
     }
 
 
-SERIES: Final = {"scale": scale, "latency": latency, "recovery": recovery}
+def workers(plan: SeriesPlan, bootstrap_servers: str, folder: Path, say: Say, put: Put) -> None:
+    """One worker and two, on what waits for them."""
+    of = (plan.workers_events, plan.workers_users, plan.workers_rounds)
+    put({"workers": measure_workers(*of, bootstrap_servers, folder, say)})
+
+
+SERIES: Final = {"scale": scale, "latency": latency, "recovery": recovery, "workers": workers}

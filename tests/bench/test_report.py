@@ -58,7 +58,8 @@ def _measured() -> dict[str, Any]:
             "local_seconds": 0.5,
             "local_users_per_second": 2_000,
         },
-        **{f"machine.{name}": about for name in ("scale", "latency", "recovery")},
+        "workers": {"events": 5_000, "users": 70, "cores": 2, "one": 100_000, "two": 150_000, "ratio": 1.5},
+        **{f"machine.{name}": about for name in ("scale", "latency", "recovery", "workers")},
     }
 
 
@@ -85,12 +86,14 @@ def test_a_whole_set_of_results_has_its_numbers_on_the_page() -> None:
     assert "From the changelog, which names each 2.7 times, with" in page
     assert "4.00 s, 250 users/s (target: 100,000)" in page
     assert "its host gave 2.5 % of its time to others" in page
+    assert "One worker 100,000 events/s, two 150,000: 1.50 times as many" in page
+    assert "here both and the broker share 2, so it says nothing of that" in page
     assert "Not measured" not in page
 
 
 def test_what_was_not_measured_is_said_and_nothing_is_made_up() -> None:
     page = report({"ingest.faust.events_per_second": 1.0})
-    assert page.count("Not measured yet") == 4
+    assert page.count("Not measured yet") == 5
     assert plots({"ingest.faust.events_per_second": 1.0}) == {}
 
 

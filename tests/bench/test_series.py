@@ -26,6 +26,9 @@ TINY = SeriesPlan(
     recovery_users=300,
     recovery_events=600,
     recovery_times=1,
+    workers_users=40,
+    workers_events=2_000,
+    workers_rounds=1,
     run_timeout_s=120.0,
 )
 
@@ -73,6 +76,15 @@ def test_recovery_reads_all_users_from_the_changelog_and_from_the_local_store(
     assert found["runs"]["local"][0]["changelog_seconds"] is None, "the local store was not whole"
     assert found["local_seconds"] > 0
     assert found["changelog_seconds"] > 0
+
+
+@pytest.mark.broker
+def test_workers_are_measured_alone_and_together(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    found = _run("workers", broker, tmp_path)["workers"]
+    assert isinstance(found, dict)
+    assert found["one"] > 0
+    assert found["two"] > 0
+    assert found["ratio"] == pytest.approx(found["two"] / found["one"], rel=0.01)
 
 
 def test_a_rate_is_past_saturation_where_scores_come_late_or_events_cannot_be_sent() -> None:
