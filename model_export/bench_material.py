@@ -38,7 +38,9 @@ def material(folder: Path, data: history.DataConfig | None = None) -> Material:
 
     How fast a network is does not depend on its weights; what int8 loses does, and is measured on the folder's graphs.
     """
-    if (folder / RUN_FILE).is_file() and data is None:
+    if (folder / RUN_FILE).is_file():
+        if data is not None:
+            raise ConfigError(f"{folder} is a run folder, which has users of its own; leave --data out, or export it")
         run, network, sample, _ = load_run(folder)
         graph = to_onnx(network, Serving(network))
         graphs = {"fp32": graph, "int8": quantised(graph, sample.tokens, sample.features).graph}

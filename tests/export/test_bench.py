@@ -33,6 +33,7 @@ from model_export.bench_ways import (
     Ways,
 )  # fmt: skip
 from model_export.cli import cli
+from model_export.history import DataConfig
 from model_export.machine import machine
 from stream.contract.tokens import CHANNELS
 from stream.errors import ConfigError, ContractError
@@ -174,6 +175,11 @@ def test_model_folder_is_measured_by_a_network_of_its_size_and_its_own_int8() ->
 def test_folder_that_is_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no manifest.json"):
         material(tmp_path)
+
+
+def test_data_beside_a_run_folder_is_refused_as_it_has_users_of_its_own(run_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="is a run folder, which has users of its own; leave --data out"):
+        material(run_folder, DataConfig("events.jsonl", "jsonl"))
 
 
 # Page -------------------------------------------------------------------------------------------------
