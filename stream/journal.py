@@ -31,7 +31,7 @@ GROWTH: Final = 4
 _BYTES_MIN: Final = 8 * 1024 * 1024
 _SEGMENTS_MAX: Final = 16
 #: Users read or merged before others have their turn, a few milliseconds; and bytes, as what was replaced is read too.
-_PIECE_USERS: Final = 5_000
+_PIECE_USERS: Final = 10_000
 _PIECE_BYTES: Final = 4 * 1024 * 1024
 #: A place is the number of a segment and, in so many bits, one in its file.
 _PLACE_BITS: Final = 44
@@ -248,6 +248,8 @@ class _Index:
 
     def _forget(self) -> None:
         self._numbers: dict[bytes, int] = {}
+        #: Of all keys that were named; of who was named twice, too much.
+        self._key_bytes = 0
         #: By number: place and size of the value (0: gone), and the source offset that it has seen.
         self._places: Array = np.zeros(0, np.int64)
         self._sizes: Array = np.zeros(0, np.int64)
@@ -262,7 +264,7 @@ class _Index:
     @property
     def n_bytes(self) -> int:
         """Bytes of what counts, as one segment would have it."""
-        return int(self._sizes.sum()) + sum(map(len, self._numbers)) + ENTRY.itemsize * len(self)
+        return int(self._sizes.sum()) + self._key_bytes + ENTRY.itemsize * len(self)
 
     def begin(self, segment: int) -> None:
         """The next blocks are of this segment."""
@@ -289,6 +291,7 @@ class _Index:
         rows, key_sizes, known = block.entries["row"], block.entries["key_size"], self._numbers
         is_named = key_sizes > 0
         numbers = np.zeros(len(rows), np.int64)
+        self._key_bytes += len(block.keys)
         keys = cut(block.keys, key_sizes[is_named])
         if known.keys().isdisjoint(keys):
             numbers[is_named] = np.arange(len(known), len(known) + len(keys))

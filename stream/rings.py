@@ -6,6 +6,7 @@ numpy copies those at the speed of memory, and records field by field.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ __all__ = [
     "Runs",
     "beginnings",
     "distinct",
+    "fault_in",
     "grown",
     "oldest_first",
     "opaque",
@@ -31,6 +33,8 @@ Array = npt.NDArray[Any]
 #: Rows that a grown array has room for at least. Memory is the system's until it is written to, so room costs nothing,
 #: and no array is copied again before a partition has this many users.
 _ROOM_ROWS = 2**22
+_LIBC = ctypes.CDLL(None)
+_MADV_POPULATE_WRITE = 23
 
 
 class Runs(NamedTuple):
@@ -175,6 +179,18 @@ def zeros(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, kind, math.prod(shape)).reshape(shape)
+
+
+def fault_in(array: Array, first: int, last: int) -> None:
+    """Have the system give memory for these rows of such an array now, in one call; other threads go on meanwhile.
+
+    Page by page, as each is first touched, takes longer, and it is left to that where the system cannot (Linux before
+    5.14).
+    """
+    begin = array.ctypes.data + first * array.strides[0]
+    end = array.ctypes.data + last * array.strides[0]
+    begin -= begin % mmap.PAGESIZE
+    _LIBC.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_POPULATE_WRITE)
 
 
 def grown(array: Array, rows: int) -> Array:

@@ -29,7 +29,7 @@ from stream.contract.events import EventBatch, EventType
 from stream.erasure import Erasure, Erasures
 from stream.history import remember
 from stream.index import UserIndex
-from stream.rings import Runs, grown, oldest_first, opaque, order_by_user
+from stream.rings import Runs, fault_in, grown, oldest_first, opaque, order_by_user
 from stream.seen import first_seen, note_seen
 from stream.snapshot import Snapshot
 
@@ -37,6 +37,8 @@ __all__ = ["Applied", "PartitionState", "Snapshot"]
 
 Array = npt.NDArray[Any]
 _ROWS_MIN = 1024
+#: Rows whose memory is asked for at a time: some 6 MB.
+_FAULT_IN_ROWS = 4096
 _BUCKET_SPAN_S = 30 * DAY_S
 #: The row of a user who was erased: it has seen and scored everything, so that what is still under way for it (a
 #: score, the sentiment of a review, an age of silence) leaves no trace.
@@ -117,6 +119,18 @@ class PartitionState:
         if len(self.erasures):
             self.returned[first:end] = [self.erasures.of(user) is not None for user in users]
         return np.arange(first, end)
+
+    def make_room(self, n_users: int) -> None:
+        """Make room for so many users at once."""
+        if n_users > len(self.history):
+            self._grow(n_users)
+        self.index.make_room(n_users)
+
+    def fault_in(self, n_users: int) -> None:
+        """Have the system give the memory of so many users now, the first ones first; may run in another thread."""
+        for first in range(0, n_users, _FAULT_IN_ROWS):
+            for column in (self.history, self.seen, self.users):
+                fault_in(column, first, min(first + _FAULT_IN_ROWS, n_users))
 
     def _grow(self, rows: int) -> None:
         """Room for as many users; the histories are the largest, so the others have at least as much."""

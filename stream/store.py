@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 #: How often, and how many times, a journal that another process has is asked for: it ends, or gives its partition up.
 _LOCK_RETRY_S: Final = 1.0
 _LOCK_TRIES: Final = 30
+#: Users for whom memory is asked in a thread while they are read.
+_MANY_USERS: Final = 10_000
 
 
 class UserStore(Store[bytes, bytes]):
@@ -151,10 +153,15 @@ class UserStore(Store[bytes, bytes]):
 
     async def load(self, partition: int) -> PartitionState:
         """All users of a partition, in memory; they are the caller's then."""
-        state = PartitionState(self.table.lateness_s)
+        state, giving = PartitionState(self.table.lateness_s), None
         for piece in self._read(partition):
+            if piece.n_users >= _MANY_USERS and giving is None:
+                state.make_room(piece.n_users)
+                giving = asyncio.get_running_loop().run_in_executor(None, state.fault_in, piece.n_users)
             _load(state, piece)
             await asyncio.sleep(0)
+        if giving is not None:
+            await giving
         return state
 
     def users(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
@@ -265,5 +272,4 @@ def _each_once(records: Sequence[Any]) -> Users:
 
 
 def _load(state: PartitionState, users: Piece) -> None:
-    state.index.make_room(users.n_users)
     changelog.load_blob(state, list(map(bytes.decode, users.keys)), users.values, all_new=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-__all__ = ["collect_rarely", "spare_the_living"]
+__all__ = ["collect_rarely", "spare_nothing", "spare_the_living"]
 
 #: New objects after which the youngest are looked at, some ten fetches of 2,000 records; Python's own is 700.
 _YOUNG_MAX: Final = 50_000
@@ -22,12 +22,16 @@ def collect_rarely() -> None:
 
 
 def spare_the_living() -> None:
-    """Collect once, and leave what is alive now out of later collections.
+    """Collect what is new, and leave what is alive now out of later collections.
 
     Every second or so a collection of all generations looked through modules, Faust and the state: 50 to 150 ms in
-    which no event was taken in. What is spared is still freed when nothing refers to it; cycles of it wait for the
-    next call.
+    which no event was taken in. What is spared is still freed when nothing refers to it; cycles of it wait until
+    :func:`spare_nothing`.
     """
-    gc.unfreeze()
     gc.collect()
     gc.freeze()
+
+
+def spare_nothing() -> None:
+    """The next collection looks at everything: partitions were given up, and what only they held may be cycles."""
+    gc.unfreeze()

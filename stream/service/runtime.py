@@ -20,7 +20,7 @@ from stream.score import Scorer
 from stream.service import health as health_checks
 from stream.service.build import build_pipeline, build_publisher, build_source
 from stream.service.clock import Clock
-from stream.service.garbage import spare_the_living
+from stream.service.garbage import spare_nothing, spare_the_living
 from stream.service.jobs import Jobs
 from stream.service.metrics import Metrics
 from stream.service.recovery import check_recovered, check_source
@@ -229,6 +229,8 @@ class Worker:
         self.health.recovered(False)
         self._jobs.recovering()
         self.metrics.partitions_assigned.set(0)
+        if self._partitions:
+            spare_nothing()
         for partition in self._partitions:
             self.metrics.forget_partition(partition.number)
         self._assignment.revoke()

@@ -18,7 +18,7 @@ from stream.score import DEMO_MODEL, Scorer
 from stream.sentiment import Sentiment
 from stream.service import logs
 from stream.service.clock import Clock, SystemClock
-from stream.service.garbage import collect_rarely
+from stream.service.garbage import collect_rarely, spare_the_living
 from stream.service.options import GroupedCommand, settings_options
 from stream.service.rights import named_refusal
 from stream.service.runtime import Worker
@@ -58,6 +58,7 @@ def run_worker(settings: Settings, clock: Clock) -> None:
         raise ConfigError("; ".join(problems))
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     collect_rarely()
+    spare_the_living()
     uvloop.run(_serve(settings, scorer, sentiment, partitions, clock))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from stream.contract.columns import EVENT_PARTS, HISTORY
 from stream.contract.events import EVENT
-from stream.rings import Runs, grown, order_by_user, zeros
+from stream.rings import Runs, fault_in, grown, order_by_user, zeros
 from tests.stages.reference import Plain
 from tests.stages.test_state import START, fold
 
@@ -71,3 +71,12 @@ def test_zeros_are_those_of_numpy_and_may_be_written(shape: tuple[int, ...]) -> 
     assert not found.view(np.uint8).any()
     found["time"] += 7
     assert (found["time"] == 7).all()
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 1), (3, 900), (999, 1_000)])
+def test_memory_that_is_asked_for_early_keeps_what_is_in_it(first: int, last: int) -> None:
+    column = zeros((1_000, 64), HISTORY)
+    column["time"][::7] = 5
+    fault_in(column, first, last)
+    assert np.count_nonzero(column["time"] == 5) == 64 * len(range(0, 1_000, 7))
+    assert not column["value"].any()

@@ -179,6 +179,22 @@ async def test_each_load_is_of_what_the_store_has_then(store: UserStore) -> None
     assert applied_offsets(await store.load(0)) == {"bob": 9, "dan": 7}
 
 
+async def test_load_of_many_users_for_whom_memory_is_asked_beside_it(
+    store: UserStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.store._MANY_USERS", 100)
+    monkeypatch.setattr(journals, "_PIECE_USERS", 70)
+    asked: list[int] = []
+    fault_in = PartitionState.fault_in
+    monkeypatch.setattr(PartitionState, "fault_in", lambda *of: (fault_in(*of), asked.append(of[1])))
+    users = [f"user-{i}" for i in range(3_000)]
+    write(store, packed(*users, applied_offset=5), 1)
+    state = await store.load(0)
+    assert asked == [3_000]
+    assert applied_offsets(state) == dict.fromkeys(users, 5)
+    assert state.index.rows(state.ids).tolist() == list(range(3_000))
+
+
 # -- damage and refusals ------------------------------------------------------------------------------------
 
 
