@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from stream import changelog
+from stream.blob import Blob
 from stream.contract.columns import USER, USER_BYTES
 from stream.errors import ContractError
 from stream.service import cli
 
-_pack, _load = changelog.pack, changelog.load
+_pack, _load_blob = changelog.pack, changelog.load_blob
 
 
 def pack(state: Any, rows: Any) -> list[bytes]:
@@ -20,17 +21,17 @@ def pack(state: Any, rows: Any) -> list[bytes]:
     return [b"\x01" + value[1 : 1 + USER_BYTES[1]] + value[1 + USER.itemsize :] for value in _pack(state, rows)]
 
 
-def load(state: Any, users: list[str], values: list[bytes]) -> Any:
+def load_blob(state: Any, users: list[str], values: Blob, *, all_new: bool) -> Any:
     """As that release: it knows no version but its own."""
-    others = {value[0] for value in values} - {1}
+    others = {value[0] for value in values.strings()} - {1}
     if others:
         raise ContractError(
             f"state version is {max(others)}, this build reads 1; "
             "run the release that wrote it, or start with a new --app-id"
         )
-    return _load(state, users, values)
+    return _load_blob(state, users, values, all_new=all_new)
 
 
 if __name__ == "__main__":
-    changelog.pack, changelog.load = pack, load
+    changelog.pack, changelog.load_blob = pack, load_blob
     cli.main()

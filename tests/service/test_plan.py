@@ -59,7 +59,8 @@ def test_a_plan_worked_out_by_hand() -> None:
     assert (needed.workers, needed.cores, needed.gpus, needed.partitions) == (5, 6, 0, 10)
     assert needed.events_per_s_max_per_worker == pytest.approx(10_000 / 2.02, rel=5e-3)
     assert needed.memory_bytes_per_worker == pytest.approx(200e6 + 8_640_000 / 5 * 1_500)
-    assert needed.store_bytes == pytest.approx(4 * 2 * 8_640_000 * 136)
+    # A journal of up to five times its users' values, two copies of each.
+    assert needed.store_bytes == pytest.approx(5 * 2 * 8_640_000 * 136)
     assert needed.kafka_written_bytes_per_s == pytest.approx(3 * (3e6 + 10_000 * 136 + 10_100 * 936), rel=5e-3)
     assert needed.recovery_from_disk_s == pytest.approx(8 + 8_640_000 / 5 * 2e-6)
     assert needed.recovery_from_changelog_s == pytest.approx(8 + 8_640_000 / 5 * 10e-6)
