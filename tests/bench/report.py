@@ -82,7 +82,7 @@ def _row(values: Values, name: str) -> str:
 
     cells = [
         TITLES[name],
-        f"{number('events_per_second', ',.0f')} ({min(rates):,.0f}–{max(rates):,.0f})",
+        f"{number('events_per_second', ',.0f')} ({_spread(rates)})",
         "" if ratio is None else f"{ratio:.2f}",
         "" if target is None else f"≥ {target:g}",
         number("cpu_seconds_per_million_events", ",.1f"),
@@ -94,6 +94,10 @@ def _row(values: Values, name: str) -> str:
         str(len(runs)),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _spread(rates: Sequence[float]) -> str:
+    return f"{min(rates):,.0f}–{max(rates):,.0f}"
 
 
 def _loads(points: Sequence[Values]) -> str:
@@ -176,20 +180,20 @@ def _scale(values: Values) -> str:
     if "scale" not in values:
         return "## Users\n\n" + UNMEASURED.format('make bench BENCH_ARGS="--series scale"') + "\n"
     head = (
-        "| users | keys | events/s | CPU s per million | RSS MB | state bytes/user | events/s while users are new |\n"
-        "|---|---|---|---|---|---|---|"
+        "| users | keys | events/s (least–most) | CPU s per million | RSS MB | state bytes/user |"
+        " events/s while users are new |\n|---|---|---|---|---|---|---|"
     )
     rows = [
-        f"| {p['users']:,} | {p['keys']} | {p['events_per_second']:,.0f} | {p['cpu_seconds_per_million_events']:.1f} |"
-        f" {p['rss_bytes'] / 1e6:,.0f} | {p['state_bytes_per_user']:,.0f} | {p['before']['events_per_second']:,.0f} |"
+        f"| {p['users']:,} | {p['keys']} | {p['events_per_second']:,.0f} ({_spread(p['rates'])}) |"
+        f" {p['cpu_seconds_per_million_events']:.1f} | {p['rss_bytes'] / 1e6:,.0f} |"
+        f" {p['state_bytes_per_user']:,.0f} | {p['before']['events_per_second']:,.0f} |"
         for p in values["scale"]
     ]
     about = (
         "Ingestion with changelog and local store, no scoring, the real worker on Kafka. Every user has sent one event"
         " before the clock starts; Zipf keys have exponent 1.1. The more users there are, the fewer events share a"
-        " changelog record.\n"
+        f" changelog record. The median of {len(values['scale'][0]['rates'])} runs on one topic.\n"
     )
-    plot = _plot("scale", "Events per second and memory over the number of users")
     plot = _plot("scale", "Events per second and memory over the number of users")
     machine = _machine(values["machine.scale"], _loads(values["scale"]))
     return "\n".join(["## Users\n", about, plot, "", "\n".join([head, *rows]), "", machine, ""])
@@ -217,7 +221,7 @@ def _workers(values: Values) -> str:
         return "## Two workers\n\n" + UNMEASURED.format('make bench BENCH_ARGS="--series workers"') + "\n"
     of = values["workers"]
     has_cores = of["cores"] >= _CORES_OF_TWO_WORKERS
-    shared = "" if has_cores else f": here both and the broker share {of['cores']}, so it says nothing of that"
+    shared = "" if has_cores else f"; here both and the broker share {of['cores']}"
     return (
         f"## Two workers\n\n{of['events']:,} events of {of['users']:,} users wait in 4 partitions, ingestion without"
         f" scores. One worker {of['one']:,} events/s, two {of['two']:,}: {of['ratio']:.2f} times as many (target: 1.7"

@@ -38,6 +38,7 @@ def _measured() -> dict[str, Any]:
     at = {"p50_ms": 12.0, "p99_ms": 44.0, "max_ms": 90.0, "events": 500, "events_per_second": 998.0}
     sample = {"t_s": 1.0, "ingested_per_s": 900, "scored_per_s": 400, "queue_depth": 7.0, "oldest_wait_s": 0.5}
     point = {**_run("x", 70_000), "state_bytes_per_user": 1_500.0, "rss_bytes": 3e8, "before": {"events_per_second": 1}}
+    point["rates"] = [60_000.0, 80_000.0]
     about = {**Machine().so_far(), "stolen_percent": 2.5}
     return {
         **summary(runs),
@@ -81,13 +82,13 @@ def test_a_whole_set_of_results_has_its_numbers_on_the_page() -> None:
     assert "- `bytewax` failed: AssertionError: 3 of 10 users wrong" in page
     assert "**p50 12 ms, p99 44 ms**" in page
     assert "load average before a run 0.1 to 3.0" in page
-    assert "| 2,000,000 | zipf | 70,000 | 1.5 | 300 | 1,500 | 1 |" in page
+    assert "| 2,000,000 | zipf | 70,000 (60,000–80,000) | 1.5 | 300 | 1,500 | 1 |" in page
     assert "| purchase | 7 | 5 | 9 |" in page
     assert "From the changelog, which names each 2.7 times, with" in page
     assert "4.00 s, 250 users/s (target: 100,000)" in page
     assert "its host gave 2.5 % of its time to others" in page
     assert "One worker 100,000 events/s, two 150,000: 1.50 times as many" in page
-    assert "here both and the broker share 2, so it says nothing of that" in page
+    assert "its own; here both and the broker share 2)" in page
     assert "Not measured" not in page
 
 

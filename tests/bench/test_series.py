@@ -15,6 +15,7 @@ from tests.bench.series import SeriesPlan
 TINY = SeriesPlan(
     scale_users=(200,),
     scale_events=2_000,
+    scale_times=2,
     latency_users=40,
     latency_events=400,
     latency_rates=(100,),
@@ -48,7 +49,8 @@ def test_scale_has_a_point_for_each_number_of_users_and_kind_of_keys(broker: Emb
     for point in points:
         assert point["state_users"] == 200
         assert point["events"] + point["before"]["events"] <= 2_200
-        assert point["events_per_second"] > 0
+        assert point["events_per_second"] == max(point["rates"])
+        assert len(point["rates"]) == 2
         assert point["rss_bytes"] > 0
 
 
