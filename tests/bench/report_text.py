@@ -46,8 +46,8 @@ so start-up does not count. After each run users are read back from where the sy
 topic, or recovery store) and compared with counts made the plain way: one event more or less in one user, and the
 system has no speed. So is the last record of every user on the output topic. The median of the rounds counts.
 
-A slow system is given the first part of the topic, so that a run takes no more than some seconds. Its users then have
-shorter histories, which is in its favour.
+A slow system is given the first part of the topic (*events in*), so that a run takes no more than some seconds. Its
+users then have shorter histories, which is in its favour.
 """
 
 PEERS: Final = """\

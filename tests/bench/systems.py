@@ -94,7 +94,7 @@ QUIX: Final = System(
     "quixstreams",
     ("tests.bench.peers.quix",),
     in_changelog(counts.of_quix, quix_changelog),
-    events_max=100_000,
+    events_max=300_000,
     emits="some",
     python=PEERS_PYTHON,
     ends_itself=True,
@@ -103,7 +103,7 @@ BYTEWAX: Final = System(
     "bytewax",
     ("tests.bench.peers.bytewax_flow",),
     in_recovery_store,
-    events_max=200_000,
+    events_max=300_000,
     python=PEERS_PYTHON,
     ends_itself=True,
 )
