@@ -100,13 +100,17 @@ class PartitionState:
     def rows_of(self, users: list[str]) -> Array:
         """Rows of these users, made where they are new; shape ``(len(users),)``."""
         rows = self.index.rows(users)
+        self._make_missing(users, rows)
+        return rows
+
+    def _make_missing(self, users: list[str], rows: Array) -> None:
+        """Make rows for those of these users who have none (-1), and put them there."""
         if len(rows) and rows.min() < 0:
             new = np.flatnonzero(rows < 0)
             names = [users[i] for i in new.tolist()] if len(new) < len(users) else users
             each_once = list(dict.fromkeys(names))
             added = self.add(each_once)
             rows[new] = added if len(each_once) == len(names) else self.index.rows(names)
-        return rows
 
     def add(self, users: list[str]) -> Array:
         """Rows for users who have none, each named once; shape ``(len(users),)``."""
@@ -144,12 +148,12 @@ class PartitionState:
     def apply(self, batch: EventBatch) -> Applied:
         """Fold a batch in offset order; replayed, repeated, late and erased events leave no trace."""
         late = self._late(batch.rows["time"])
-        erased = self._erased(batch) if len(self.erasures) else np.zeros(len(batch), bool)
-        left_out, names = late | erased, batch.users
-        on_time = (~left_out).nonzero()[0]
+        names, users = batch.users, self.index.rows(batch.users)
+        erased = self._erased(batch, users) if len(self.erasures) else np.zeros(len(batch), bool)
+        on_time = (~(late | erased)).nonzero()[0]
         if len(on_time) < len(names):
-            names = [names[i] for i in on_time.tolist()]
-        users = self.rows_of(names)
+            names, users = [names[i] for i in on_time.tolist()], users[on_time]
+        self._make_missing(names, users)
 
         order = order_by_user(users)
         users, accepted = users[order], on_time[order]
@@ -260,9 +264,8 @@ class PartitionState:
         self.awaited.pop(row, None)
         self.buckets.clear(np.array([row]))
 
-    def _erased(self, batch: EventBatch) -> Array:
-        """Which of these events an erasure covers; only those of new and of returned users need a look."""
-        rows = self.index.rows(batch.users)
+    def _erased(self, batch: EventBatch, rows: Array) -> Array:
+        """Which of these events an erasure covers; only those of new (row -1) and of returned users need a look."""
         erased = np.zeros(len(batch), bool)
         for i in np.flatnonzero((rows < 0) | self.returned[rows]).tolist():
             event = batch.rows[i]
