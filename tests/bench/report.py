@@ -29,8 +29,12 @@ Values = Mapping[str, Any]
 
 def report(values: Values) -> str:
     """The page in Markdown."""
-    series = [of(values) for of in (_latency, _scale, _recovery, _workers)]
-    return "\n".join([INTRO, _comparison(values), PEERS, *series, LIMITS]).rstrip() + "\n"
+    series = [
+        _series(values, "scale", "Users", _scale),
+        _series(values, "recovery", "Recovery", _recovery),
+        _series(values, "workers", "Two workers", _workers),
+    ]
+    return "\n".join([INTRO, _comparison(values), PEERS, _latency(values), *series, LIMITS]).rstrip() + "\n"
 
 
 def plots(values: Values) -> dict[str, str]:
@@ -139,9 +143,8 @@ def _latency(values: Values) -> str:
             f" the same cores, over {at['events']:,} events: **p50 {at['p50_ms']:.0f} ms, p99 {at['p99_ms']:.0f} ms**"
             f" (target: 15 and 80), at most {at['max_ms']:,.0f} ms. Both times are the broker's.\n"
         )
-    command = 'make bench BENCH_ARGS="--series latency"'
     if "curve" not in values:
-        return "\n".join([*parts, UNMEASURED.format(command), ""])
+        return "\n".join([*parts, _unmeasured("latency"), ""])
     head = "| offered events/s | sent events/s | p50 ms | p99 ms | most ms |\n|---|---|---|---|---|"
     rows = [
         f"| {p['offered']:,} | {p['events_per_second']:,.0f} |"
@@ -176,9 +179,20 @@ def _overload(values: Values) -> str:
     )
 
 
-def _scale(values: Values) -> str:
-    if "scale" not in values:
-        return "## Users\n\n" + UNMEASURED.format('make bench BENCH_ARGS="--series scale"') + "\n"
+def _series(values: Values, name: str, title: str, text: Callable[[Any], str]) -> str:
+    """What a series came to, and the machine that it was measured on."""
+    if name not in values:
+        return f"## {title}\n\n{_unmeasured(name)}\n"
+    of = values[name]
+    loads = _loads(of) if isinstance(of, list) else ""
+    return f"## {title}\n\n{text(of)}\n\n{_machine(values[f'machine.{name}'], loads)}\n"
+
+
+def _unmeasured(name: str) -> str:
+    return UNMEASURED.format(f'make bench BENCH_ARGS="--series {name}"')
+
+
+def _scale(points: Sequence[Values]) -> str:
     head = (
         "| users | keys | events/s (least–most) | CPU s per million | RSS MB | state bytes/user |"
         " events/s while users are new |\n|---|---|---|---|---|---|---|"
@@ -187,45 +201,36 @@ def _scale(values: Values) -> str:
         f"| {p['users']:,} | {p['keys']} | {p['events_per_second']:,.0f} ({_spread(p['rates'])}) |"
         f" {p['cpu_seconds_per_million_events']:.1f} | {p['rss_bytes'] / 1e6:,.0f} |"
         f" {p['state_bytes_per_user']:,.0f} | {p['before']['events_per_second']:,.0f} |"
-        for p in values["scale"]
+        for p in points
     ]
     about = (
         "Ingestion with changelog and local store, no scoring, the real worker on Kafka. Every user has sent one event"
         " before the clock starts; Zipf keys have exponent 1.1. The more users there are, the fewer events share a"
-        f" changelog record. The median of {len(values['scale'][0]['rates'])} runs on one topic.\n"
+        f" changelog record. The median of {len(points[0]['rates'])} runs on one topic."
     )
     plot = _plot("scale", "Events per second and memory over the number of users")
-    machine = _machine(values["machine.scale"], _loads(values["scale"]))
-    return "\n".join(["## Users\n", about, plot, "", "\n".join([head, *rows]), "", machine, ""])
+    return "\n".join([about, "", plot, "", head, *rows])
 
 
-def _recovery(values: Values) -> str:
-    if "recovery" not in values:
-        return "## Recovery\n\n" + UNMEASURED.format('make bench BENCH_ARGS="--series recovery"') + "\n"
-    of = values["recovery"]
-
+def _recovery(of: Values) -> str:
     def rate(name: str) -> str:
         return f"{of[f'{name}_seconds']:.2f} s, {of[f'{name}_users_per_second']:,} users/s"
 
     return (
-        f"## Recovery\n\n{of['users']:,} users. From the changelog, which names each"
+        f"{of['users']:,} users. From the changelog, which names each"
         f" {of['changelog_records'] / of['users']:.1f} times, with an empty data folder, into the local store"
         f" and memory, since its first record came: {rate('changelog')} (target: 100,000). From the local store into"
-        f" memory, with the check that it is whole: {rate('local')} (target: 500,000).\n\n"
-        f"{_machine(values['machine.recovery'], '')}\n"
+        f" memory, with the check that it is whole: {rate('local')} (target: 500,000)."
     )
 
 
-def _workers(values: Values) -> str:
-    if "workers" not in values:
-        return "## Two workers\n\n" + UNMEASURED.format('make bench BENCH_ARGS="--series workers"') + "\n"
-    of = values["workers"]
+def _workers(of: Values) -> str:
     has_cores = of["cores"] >= _CORES_OF_TWO_WORKERS
     shared = "" if has_cores else f"; here both and the broker share {of['cores']}"
     return (
-        f"## Two workers\n\n{of['events']:,} events of {of['users']:,} users wait in 4 partitions, ingestion without"
+        f"{of['events']:,} events of {of['users']:,} users wait in 4 partitions, ingestion without"
         f" scores. One worker {of['one']:,} events/s, two {of['two']:,}: {of['ratio']:.2f} times as many (target: 1.7"
-        f" where each has a core and the broker its own{shared}).\n\n{_machine(values['machine.workers'], '')}\n"
+        f" where each has a core and the broker its own{shared})."
     )
 
 
