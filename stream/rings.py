@@ -33,6 +33,7 @@ Array = npt.NDArray[Any]
 #: Rows that a grown array has room for at least. Memory is the system's until it is written to, so room costs nothing,
 #: and no array is copied again before a partition has this many users.
 _ROOM_ROWS = 2**22
+#: mmap's own madvise keeps Python's lock while the system works.
 _LIBC = ctypes.CDLL(None)
 _MADV_POPULATE_WRITE = 23
 

@@ -7,7 +7,7 @@ from typing import Final
 
 __all__ = ["collect_rarely", "spare_nothing", "spare_the_living"]
 
-#: New objects after which the youngest are looked at, some ten fetches of 2,000 records; Python's own is 700.
+#: New objects after which the youngest are looked at, some six fetches of 4,000 records; Python's own is 700.
 _YOUNG_MAX: Final = 50_000
 
 
