@@ -63,6 +63,7 @@ class BoundSession:
     def __init__(self, graph: bytes, provider: str) -> None:
         import onnxruntime
 
+        onnxruntime.disable_telemetry_events()
         wanted = _PROVIDERS[provider]
         available = onnxruntime.get_available_providers()
         if wanted.name not in available:

@@ -196,6 +196,7 @@ def open_session(path: Path, graph: bytes, provider: str, threads: int) -> Any:
     _check_install(provider)
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     if provider == "cuda":
         onnxruntime.preload_dlls()
     wanted = _PROVIDERS[provider]

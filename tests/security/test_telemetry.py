@@ -1,0 +1,34 @@
+"""Nothing phones home: onnxruntime's telemetry is off before onnxruntime is first imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_LOAD_THE_MODEL = "from stream.score import DEMO_MODEL, Scorer; Scorer(DEMO_MODEL, provider='cpu', threads=1)"
+
+
+def _run(code: str, home: Path) -> None:
+    """Run this in a process of its own, without the switch in its environment."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    subprocess.run([sys.executable, "-c", code], env=env | {"HOME": str(home)}, check=True)
+
+
+def test_a_session_leaves_no_telemetry_id_in_the_home_folder(tmp_path: Path) -> None:
+    _run(_LOAD_THE_MODEL, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_switch_a_session_leaves_one(tmp_path: Path) -> None:
+    """What the test above looks for is what onnxruntime does: if it stops doing it, that test needs another sign."""
+    _run("import onnxruntime; onnxruntime.get_available_providers()", tmp_path)
+    assert list(tmp_path.rglob("*onnxruntime*"))
+
+
+@pytest.mark.parametrize("package", ["stream", "model_export"])
+def test_the_switch_is_set_by_importing_the_package(package: str, tmp_path: Path) -> None:
+    _run(f"import {package}, os; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'", tmp_path)
