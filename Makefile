@@ -81,7 +81,7 @@ demo-model: .venv/all ## make the shipped demo model anew from the simulator and
 
 DATA ?= ../shared/data
 results: .venv/all ## evaluate all recipes anew into docs/results.md and docs/results.json (DATA=folder of real data)
-	$(BIN)/python -m model_export.results --data $(DATA) --out docs
+	$(BIN)/python -m model_export.evaluation.results --data $(DATA) --out docs
 
 lock: $(BIN)/uv ## resolve all extras anew into constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

@@ -94,10 +94,10 @@ def prepare(settings: Path | None, overrides: tuple[str, ...], out: Path) -> Non
     with _training():
         from rich.console import Console
 
-        from model_export.heads import head_names
-        from model_export.prepare import counts_table, prepare
+        from model_export.data.prepare import counts_table, prepare
+        from model_export.network.heads import head_names
         from model_export.settings import read_settings
-        from model_export.train import work_folder
+        from model_export.training.train import work_folder
     console = Console()
     wanted = read_settings(settings, overrides)
     examples = prepare(wanted, work_folder(out) / "dataset", console)
@@ -118,7 +118,7 @@ def train(settings: Path | None, overrides: tuple[str, ...], out: Path) -> None:
         from rich.console import Console
 
         from model_export.settings import read_settings
-        from model_export.train import train
+        from model_export.training.train import train
     console = Console()
     run = train(read_settings(settings, overrides), out, console)
     _print_metrics(console, run.metrics)
@@ -138,7 +138,7 @@ def evaluate(settings: Path | None, overrides: tuple[str, ...], out: Path) -> No
         from rich.console import Console
         from rich.markdown import Markdown
 
-        from model_export.evaluate import evaluate
+        from model_export.evaluation.evaluate import evaluate
         from model_export.report import summary
         from model_export.settings import read_settings
     console = Console()
@@ -167,7 +167,7 @@ def export(run: Path, out: Path, variants: tuple[str, ...], sign_key: Path | Non
     The same run gives the same bytes. The folder is loaded by the serving code before it takes its place.
     """
     with _training():
-        from model_export.export import export as run_export
+        from model_export.export.export import export as run_export
     chosen = tuple(v for v in _VARIANTS if v == "fp32" or v in (variants or _VARIANTS))
     manifest = run_export(run, out, variants=chosen, sign_key=sign_key)
     click.echo(f"wrote {out}: {manifest.name} {manifest.version}; next: valuestream-model verify {out} --run {run}")
@@ -186,7 +186,7 @@ def sign(folder: Path, key: Path) -> None:
       valuestream worker --model-dir models/shop --model-public-key model.pub
     """
     with _training():
-        from model_export.sign import read_sign_key, sign_folder
+        from model_export.export.sign import read_sign_key, sign_folder
     click.echo(f"wrote {sign_folder(folder, read_sign_key(key))}")
 
 
@@ -199,8 +199,8 @@ def verify(folder: Path, run: Path, data: Path | None, rows: int) -> None:
     """Compare FOLDER in onnxruntime with RUN in torch: logits, ranking, AUC, a row alone against in a batch, and
     whether attention and layer norms were fused."""
     with _training():
-        from model_export.verify import parity_table
-        from model_export.verify import verify as run_verify
+        from model_export.export.verify import parity_table
+        from model_export.export.verify import verify as run_verify
     click.echo(parity_table(run_verify(folder, run, data=data, rows_max=rows)))
 
 
@@ -237,12 +237,12 @@ def bench(
     A model folder holds no torch weights: the network is then one of its size, on simulated users.
     """
     with _training():
-        from model_export.bench import BATCHES
-        from model_export.bench import bench as run_bench
-        from model_export.bench_int8 import WIDTHS
-        from model_export.bench_material import material
-        from model_export.bench_page import as_markdown, write_json, write_page
-        from model_export.history import DataConfig
+        from model_export.bench.bench import BATCHES
+        from model_export.bench.bench import bench as run_bench
+        from model_export.bench.bench_int8 import WIDTHS
+        from model_export.bench.bench_material import material
+        from model_export.bench.bench_page import as_markdown, write_json, write_page
+        from model_export.data.history import DataConfig
     events = None if data is None else DataConfig(source=str(data), format=form)
     found = run_bench(
         material(folder, events),
@@ -274,8 +274,8 @@ def retrain(settings: Path | None, overrides: tuple[str, ...], models: Path, sig
     with _training():
         from rich.console import Console
 
-        from model_export.challenge import comparison_table
-        from model_export.retrain import retrain as run_retrain
+        from model_export.retraining.challenge import comparison_table
+        from model_export.retraining.retrain import retrain as run_retrain
         from model_export.settings import read_settings
     console = Console()
     retraining = run_retrain(read_settings(settings, overrides), models, console, sign_key=sign_key)

@@ -14,18 +14,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
+from stream.checkpoint.lease import Lease
+from stream.checkpoint.partition import Partition, Position
 from stream.errors import ContractError, LeaseError
-from stream.lease import Lease
-from stream.partition import Partition, Position
-from stream.queue import OWED, ScoreQueue
+from stream.score.queue import OWED, ScoreQueue
 
 if TYPE_CHECKING:
-    from stream.fetches import Records
+    from stream.checkpoint.segment import Users
+    from stream.clock import Clock
+    from stream.kafka.fetches import Records
+    from stream.metrics import Metrics
     from stream.pipeline import Pipeline
-    from stream.segment import Users
-    from stream.service.clock import Clock
-    from stream.service.metrics import Metrics
-    from stream.state import PartitionState
+    from stream.state.state import PartitionState
 
 __all__ = ["Assignment", "Store"]
 
@@ -34,7 +34,7 @@ _NAP_S: Final = 0.002
 
 
 class Store(Protocol):
-    """The local store of users; see :class:`stream.store.UserStore`."""
+    """The local store of users; see :class:`stream.kafka.store.UserStore`."""
 
     async def load(self, partition: int) -> PartitionState:
         """All users of a partition, in memory; they are the caller's then."""

@@ -22,30 +22,30 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream import changelog
+from stream.checkpoint import changelog
+from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.reviews import Reviews
+from stream.checkpoint.segment import Users
 from stream.contract.columns import DAY_S, IDLE_AGES_S
-from stream.decide import Decided, Decider, encode_json
-from stream.decode import DeadLetter, Decoded, Decoder
-from stream.encode import encode
+from stream.decode.decode import DeadLetter, Decoded, Decoder
+from stream.decode.pseudonym import check_key
 from stream.errors import LeaseError, ScoringError
-from stream.explain import Explainer
-from stream.features import features
-from stream.partition import Partition, Position
-from stream.pseudonym import check_key
-from stream.publish import Outgoing, OutgoingLike, dead_letter, records_of
-from stream.queue import priorities
-from stream.reviews import Reviews
-from stream.score import RawScores, Scorer
-from stream.segment import Users
-from stream.state import Applied, PartitionState, Snapshot
+from stream.kafka.publish import Outgoing, OutgoingLike, dead_letter, records_of
+from stream.score.decide import Decided, Decider, encode_json
+from stream.score.encode import encode
+from stream.score.explain.explain import Explainer
+from stream.score.features import features
+from stream.score.queue import priorities
+from stream.score.score import RawScores, Scorer
+from stream.state.state import Applied, PartitionState, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client import Histogram
 
-    from stream.service.clock import Clock
-    from stream.service.metrics import Metrics
+    from stream.clock import Clock
+    from stream.metrics import Metrics
 
 __all__ = ["Pipeline", "Sink", "Topics"]
 
@@ -57,7 +57,7 @@ _AT_ONCE_S: Final = 0.010
 
 
 class Sink(Protocol):
-    """Where records go; see :class:`stream.publish.Publisher`."""
+    """Where records go; see :class:`stream.kafka.publish.Publisher`."""
 
     async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
         """Send records and wait for their acknowledgement; the last offset."""

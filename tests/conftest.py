@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from stream.service.broker import EmbeddedBroker
-from stream.service.settings import Settings
-from stream.service.topics import ensure_topics
+from stream.commands.broker.broker import EmbeddedBroker
+from stream.kafka.topics import ensure_topics
+from stream.settings import Settings
 
 DATA_FILES = (
     "uci_online_retail.parquet",

@@ -12,10 +12,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model_export.baselines import Predicted, log_odds
-from model_export.dataset import Examples
-from stream.calibration import sigmoid
+from model_export.data.dataset import Examples
 from stream.contract.manifest import Labels
 from stream.contract.tokens import FEATURES
+from stream.score.calibration import sigmoid
 
 __all__ = ["Logistic", "Recency"]
 

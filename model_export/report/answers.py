@@ -7,8 +7,9 @@ from typing import Final
 
 import numpy as np
 
-from model_export.diagnostics import lift_and_gain, reliability
-from model_export.evaluation import Evaluation
+from model_export.evaluation.evaluation import Evaluation
+from model_export.metrics.diagnostics import lift_and_gain, reliability
+from model_export.metrics.tally import tally
 from model_export.report.markup import details, figure, grid, note, paragraph, section, table, verdict
 from model_export.report.material import FUSED, VALUE, Array, Material
 from model_export.report.plots import gain, reliability_diagram, value_by_decile
@@ -25,7 +26,6 @@ from model_export.report.words import (
     verdict_of,
     with_interval,
 )  # fmt: skip
-from model_export.tally import tally
 
 __all__ = ["calibration", "contact", "headlines", "value"]
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from model_export.evaluation import (
+from model_export.evaluation.evaluation import (
     METRICS_FILE,
     Evaluation,
     Outcomes,
@@ -25,8 +25,8 @@ from model_export.evaluation import (
     load_outcomes,
     load_scores,
 )  # fmt: skip
-from model_export.heads import head_names
-from model_export.tally import Tally, tally
+from model_export.metrics.tally import Tally, tally
+from model_export.network.heads import head_names
 from stream.errors import ConfigError
 
 __all__ = ["DRAWN", "FUSED", "VALUE", "Array", "Material", "best_f1_threshold", "read_material"]

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
+from model_export.metrics.tally import Tally
 from model_export.report.shares import Shares
 from model_export.report.svg import drawn
-from model_export.tally import Tally
 
 __all__ = [
     "PSI_MODERATE", "PSI_STRONG", "bars_of_psi", "buyers", "cohorts", "gain", "precision_recall",

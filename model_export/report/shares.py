@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stream.calibration import wilson
+from stream.score.calibration import wilson
 
 __all__ = ["Shares", "shares_of"]
 

@@ -136,7 +136,7 @@ def evaluate(folder: Path, texts: Path, rows_max: int, **given: Any) -> None:
 
         from model_export.text.labelled import read_labelled
         from model_export.text.sentiment import text_metrics
-        from stream.sentiment import Sentiment
+        from stream.score.sentiment import Sentiment
     except ImportError as error:
         raise ConfigError(_TRAIN_EXTRA.format(error.name)) from None
     labelled = read_labelled(texts, columns, rows_max)

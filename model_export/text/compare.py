@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from model_export.text.labelled import LabelledTexts, Split, latest
 from model_export.text.sentiment import fit_sentiment, text_metrics
 from model_export.text.settings import FITS, Mode
-from stream.sentiment import LABELS
+from stream.score.sentiment import LABELS
 
 __all__ = ["Compared", "baseline", "compare_sentiment", "f1_interval", "markdown"]
 

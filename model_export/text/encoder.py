@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from stream.errors import ConfigError
-from stream.sentiment import LENGTH_STEP, open_tokenizer, padded, token_ids
+from stream.score.sentiment import LENGTH_STEP, open_tokenizer, padded, token_ids
 
 __all__ = ["MINILM", "TextBert"]
 

@@ -1,4 +1,4 @@
-"""Export: a sentiment run → the folder that ``stream.sentiment`` serves, the same bytes every time."""
+"""Export: a sentiment run → the folder that ``stream.score.sentiment`` serves, the same bytes every time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from model_export.files import replaced
 from model_export.text.sentiment import LabelledText, SentimentRun, load_sentiment_run, text_metrics
 from model_export.text.tune import TextClassifier, logits
 from stream.errors import ContractError
-from stream.sentiment import (
+from stream.score.sentiment import (
     GOLDEN_FILE,
     INT8_FILE,
     LABELS,

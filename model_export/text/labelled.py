@@ -18,7 +18,7 @@ import xxhash
 
 from model_export.text.tables import read_rows
 from stream.errors import ConfigError
-from stream.sentiment import LABELS
+from stream.score.sentiment import LABELS
 
 __all__ = ["Columns", "LabelledTexts", "Split", "read_labelled", "split"]
 

@@ -24,14 +24,14 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score, log_loss
 
 from model_export.files import replaced
-from model_export.measures import ece
-from model_export.tally import tally
+from model_export.metrics.measures import ece
+from model_export.metrics.tally import tally
 from model_export.text.encoder import TextBert
 from model_export.text.labelled import Columns, LabelledTexts, Split, read_labelled, span, split
 from model_export.text.settings import TextFit
 from model_export.text.tune import TextClassifier, Tokenised, Tuned, logits, tune
 from stream.errors import ConfigError, ContractError
-from stream.sentiment import LABELS, softmax, token_ids
+from stream.score.sentiment import LABELS, softmax, token_ids
 
 __all__ = ["FittedSentiment", "SentimentRun", "fit_sentiment", "load_sentiment_run", "text_metrics", "train_sentiment"]
 

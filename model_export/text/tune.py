@@ -18,10 +18,10 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_export.model import ROW_COPIES
+from model_export.network.model import ROW_COPIES
 from model_export.text.encoder import TextBert
 from model_export.text.settings import TextFit
-from stream.sentiment import LABELS, padded
+from stream.score.sentiment import LABELS, padded
 
 __all__ = ["TextClassifier", "Tokenised", "Tuned", "logits", "tune"]
 

@@ -68,7 +68,7 @@ class Labels(msgspec.Struct, frozen=True):
 
 
 class Calibrator(msgspec.Struct, frozen=True):
-    """Logit → probability, fitted on a held-out window; served by :func:`stream.calibration.calibrated`.
+    """Logit → probability, fitted on a held-out window; served by :func:`stream.score.calibration.calibrated`.
 
     ``platt``: sigmoid(slope × logit + intercept) (Platt 1999). ``isotonic``: centred isotonic regression (Oron &
     Flournoy 2017) through the knots ``logits`` → ``probabilities``, linear in log-odds between them, so that ranking

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from stream.decide import AlertRule, Decider
-from stream.decode import Decoder, Money
-from stream.explain import Explainer
-from stream.lease import Lease
+from stream.checkpoint.lease import Lease
+from stream.checkpoint.reviews import Reviews
+from stream.clock import Clock
+from stream.decode.decode import Decoder, Money
+from stream.decode.pseudonym import pseudonyms_of
+from stream.kafka.kafka import aiokafka_config, faust_credentials
+from stream.kafka.publish import Publisher
+from stream.kafka.source import Source, build_app
+from stream.kafka.topics import changelog_topic
+from stream.metrics import Metrics
 from stream.pipeline import Pipeline, Topics
-from stream.pseudonym import pseudonyms_of
-from stream.publish import Publisher
-from stream.reviews import Reviews
-from stream.score import Scorer
-from stream.service.clock import Clock
-from stream.service.kafka import aiokafka_config, faust_credentials
-from stream.service.metrics import Metrics
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
-from stream.source import Source, build_app
+from stream.score.decide import AlertRule, Decider
+from stream.score.explain.explain import Explainer
+from stream.score.score import Scorer
+from stream.settings import Settings
 
 __all__ = ["build_pipeline", "build_publisher", "build_source"]
 

@@ -9,9 +9,9 @@ from typing import Final
 
 from aiohttp import web
 
+from stream.clock import Clock
 from stream.errors import ConfigError
-from stream.service.clock import Clock
-from stream.service.metrics import Metrics
+from stream.metrics import Metrics
 
 __all__ = ["BEAT_TIMEOUT_S", "STALL_TIMEOUT_S", "Check", "Health", "RunningServer", "serve"]
 

@@ -11,17 +11,17 @@ from typing import Any, Final
 from faust.types import TP
 
 from stream.assignment import Assignment
+from stream.checkpoint.lease import MembershipLease
+from stream.checkpoint.partition import Partition
+from stream.checkpoint.reviews import Reviews
+from stream.clock import Clock
 from stream.errors import ScoringError, ValuestreamError
-from stream.lease import MembershipLease
-from stream.partition import Partition
+from stream.kafka.source import Source
+from stream.metrics import Metrics
 from stream.pipeline import Pipeline
-from stream.reviews import Reviews
-from stream.service.clock import Clock
 from stream.service.health import Health
-from stream.service.metrics import Metrics
 from stream.service.observe import observe
-from stream.service.settings import Settings
-from stream.source import Source
+from stream.settings import Settings
 
 __all__ = ["Jobs"]
 

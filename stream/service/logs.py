@@ -25,7 +25,7 @@ import mode
 from aiokafka.errors import KafkaError
 
 from stream.errors import EventError, ValuestreamError
-from stream.service.settings import Settings
+from stream.settings import Settings
 
 __all__ = ["JsonFormatter", "TextFormatter", "setup"]
 
@@ -124,7 +124,7 @@ class TextFormatter(logging.Formatter):
         """Format one record."""
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         fields = ", ".join(f"{name}={value}" for name, value in _extras(record))
-        name = record.name.removeprefix("stream.").removeprefix("service.")
+        name = record.name.rpartition(".")[2] if record.name.startswith("stream.") else record.name
         line = f"{time} {record.levelname.lower():<7} {name}: {_tail(_message(record))}"
         line += f" ({fields})" if fields else ""
         return f"{line}\n{_tail(_traceback(record.exc_info[1]))}" if record.exc_info else line

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stream.partition import Partition
-from stream.service.clock import Clock
+from stream.checkpoint.partition import Partition
+from stream.clock import Clock
+from stream.metrics import Metrics
 from stream.service.health import Health
-from stream.service.metrics import Metrics
 
 __all__ = ["observe"]
 

@@ -12,22 +12,22 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream.assignment import Assignment
+from stream.checkpoint.lease import MembershipLease
+from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.reviews import Reviews, SentimentModel
+from stream.clock import Clock
 from stream.errors import ValuestreamError
-from stream.lease import MembershipLease
-from stream.partition import Partition, Position
-from stream.reviews import Reviews, SentimentModel
-from stream.score import Scorer
+from stream.kafka.rights import named_refusal
+from stream.kafka.topics import worker_rights
+from stream.metrics import Metrics
+from stream.score.score import Scorer
 from stream.service import health as health_checks
 from stream.service.build import build_pipeline, build_publisher, build_source
-from stream.service.clock import Clock
 from stream.service.garbage import spare_nothing, spare_the_living
 from stream.service.jobs import Jobs
-from stream.service.metrics import Metrics
 from stream.service.recovery import check_recovered, check_source
-from stream.service.rights import named_refusal
-from stream.service.settings import Settings
-from stream.service.topics import worker_rights
 from stream.service.watchdog import Watchdog
+from stream.settings import Settings
 
 __all__ = ["Worker"]
 

@@ -12,8 +12,8 @@ from typing import Final
 
 from click.testing import CliRunner
 
-from stream.service.plan import plan
-from stream.service.plan_costs import read_figures
+from stream.commands.plan.plan import plan
+from stream.commands.plan.plan_costs import read_figures
 
 __all__ = ["PAGE", "examples", "refreshed"]
 

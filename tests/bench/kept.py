@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
+from stream.kafka.topics import changelog_topic
+from stream.settings import Settings
 from tests.bench import counts
 from tests.bench.counts import UserCounts
 from tests.broker import harness

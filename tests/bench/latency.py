@@ -22,9 +22,9 @@ from confluent_kafka import Producer
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.service.kafka import kafka_python_config
-from stream.service.settings import Settings
-from stream.service.topics import ensure_topics
+from stream.kafka.kafka import kafka_python_config
+from stream.kafka.topics import ensure_topics
+from stream.settings import Settings
 from tests.bench.events import clicks
 from tests.bench.systems import Topic, settings_for
 from tests.broker import harness

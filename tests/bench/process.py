@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream.service.processes import free_port
-from stream.service.settings import Settings
+from stream.commands.broker.processes import free_port
+from stream.settings import Settings
 from tests.broker.harness import PARTITIONS
 
 __all__ = ["SystemProcess"]

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from stream.service.jars import KAFKA_VERSION
+from stream.commands.broker.jars import KAFKA_VERSION
 from tests.bench.systems import PEERS_PYTHON
 
 __all__ = ["RESULTS", "Machine", "Results"]

@@ -16,8 +16,8 @@ from typing import Any, Final
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.service.settings import Settings
-from stream.service.topics import ensure_topics, required_topics
+from stream.kafka.topics import ensure_topics, required_topics
+from stream.settings import Settings
 from tests.bench.events import SPAN_S, clicks, everyone, zipf
 from tests.bench.ingest import Plan, Say, write_topic
 from tests.bench.latency import live_worker, saturated

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic, ensure_topics
+from stream.kafka.topics import changelog_topic, ensure_topics
+from stream.settings import Settings
 from tests.bench import counts
 from tests.bench.counts import UserCounts
 from tests.bench.kept import Kept, in_changelog, in_recovery_store, quix_changelog

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from stream.service.settings import Settings
-from stream.service.topics import ensure_topics
+from stream.kafka.topics import ensure_topics
+from stream.settings import Settings
 from tests.bench.events import clicks
 from tests.bench.process import SystemProcess
 from tests.bench.systems import INGEST, Topic, settings_for

@@ -12,7 +12,7 @@ __all__ = ["assert_one_line", "valuestream"]
 def valuestream(*arguments: str | os.PathLike[str] | bytes, **env: str) -> subprocess.CompletedProcess[str]:
     """Run it to its end, with these variables in the environment as well."""
     return subprocess.run(
-        [sys.executable, "-m", "stream.service.cli", *arguments],
+        [sys.executable, "-m", "stream.commands.cli", *arguments],
         env={**os.environ, **env},
         capture_output=True,
         text=True,

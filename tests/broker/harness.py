@@ -25,17 +25,17 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import CoordinatorNotAvailableError
 from kafka.partitioner.default import murmur2
 
+from stream.checkpoint.reviews import SentimentModel
+from stream.commands.broker.processes import free_port
 from stream.contract.columns import IDLE_AGES_S
-from stream.decide import AlertRule, Decider, encode_json
-from stream.decode import Decoder, Money
-from stream.encode import encode
-from stream.features import features
-from stream.reviews import SentimentModel
-from stream.score import DEMO_MODEL, Scorer
-from stream.service.kafka import aiokafka_config, kafka_python_config
-from stream.service.processes import free_port
-from stream.service.settings import Settings
-from stream.state import PartitionState
+from stream.decode.decode import Decoder, Money
+from stream.kafka.kafka import aiokafka_config, kafka_python_config
+from stream.score.decide import AlertRule, Decider, encode_json
+from stream.score.encode import encode
+from stream.score.features import features
+from stream.score.score import DEMO_MODEL, Scorer
+from stream.settings import Settings
+from stream.state.state import PartitionState
 
 PARTITIONS = 4
 WAIT_S = 60.0
@@ -107,7 +107,7 @@ def produce(settings: Settings, messages: Iterable[Message]) -> None:
 class WorkerProcess:
     """A worker in a process of its own, as a person would start it."""
 
-    def __init__(self, settings: Settings, log: Path, module: str = "stream.service.cli", **env: str) -> None:
+    def __init__(self, settings: Settings, log: Path, module: str = "stream.commands.cli", **env: str) -> None:
         self.port = free_port()
         self._log = log
 

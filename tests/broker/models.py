@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from stream import sentiment
 from stream.contract import manifest as scoring
 from stream.contract.tokens import CHANNELS, FEATURES
-from stream.sentiment import (
+from stream.score import sentiment
+from stream.score.sentiment import (
     LABELS,
     TOKENIZER_FILE,
     GoldenText,

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.jars import KAFKA_VERSION, java_and_classpath
+from stream.commands.broker.processes import Running, free_port, listening, running
 from stream.errors import ConfigError
-from stream.service.broker import EmbeddedBroker
-from stream.service.jars import KAFKA_VERSION, java_and_classpath
-from stream.service.kafka import answers, connect
-from stream.service.processes import Running, free_port, listening, running
-from stream.service.settings import Settings
+from stream.kafka.kafka import answers, connect
+from stream.settings import Settings
 from tests.broker.command import valuestream
 
 PROJECT = Path(__file__).parents[2]

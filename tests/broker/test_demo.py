@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stream.service.processes import running
+from stream.commands.broker.processes import running
 
 pytestmark = pytest.mark.broker
 
@@ -37,7 +37,7 @@ def start(folder: Path) -> Iterator[Start]:
 
     def run(*more: str) -> subprocess.Popen[str]:
         small = ["--users", "300", "--rate", "600", "--summary", "summary.json"]
-        command = [sys.executable, "-m", "stream.service.cli", "demo", *small, *more]
+        command = [sys.executable, "-m", "stream.commands.cli", "demo", *small, *more]
         env = os.environ | ENVIRONMENT
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True))
@@ -108,7 +108,7 @@ def test_ctrl_c_ends_the_demo_in_order_with_every_event_accounted_for(folder: Pa
 def test_demo_whose_worker_dies_ends_with_one_line_and_exit_status_1(folder: Path, start: Start) -> None:
     process = start()
     wait_for_line(process, "events/s")
-    (worker,) = (pid for pid, command in processes(str(folder)).items() if "stream.service.cli worker" in command)
+    (worker,) = (pid for pid, command in processes(str(folder)).items() if "stream.commands.cli worker" in command)
     os.kill(worker, signal.SIGKILL)
     _, err = process.communicate(timeout=ENDS_WITHIN_S)
     assert process.returncode == 1

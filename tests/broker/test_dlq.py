@@ -23,19 +23,19 @@ from click.testing import CliRunner
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.partitioner.default import murmur2
 
+from stream.clock import ManualClock
+from stream.commands.dlq import dlq_replay
+from stream.commands.dlq.dlq import dlq
+from stream.commands.dlq.dlq_headers import read_letter
+from stream.commands.dlq.dlq_read import Place
+from stream.commands.dlq.dlq_replay import Pace, Replayed, replay_letters
+from stream.commands.dlq.dlq_route import Event
 from stream.contract.columns import USER
-from stream.decode import DeadLetter
+from stream.decode.decode import DeadLetter
 from stream.errors import ValuestreamError
-from stream.publish import dead_letter
-from stream.service import dlq_replay
-from stream.service.clock import ManualClock
-from stream.service.dlq import dlq
-from stream.service.dlq_headers import read_letter
-from stream.service.dlq_read import Place
-from stream.service.dlq_replay import Pace, Replayed, replay_letters
-from stream.service.dlq_route import Event
-from stream.service.kafka import aiokafka_config, kafka_python_config
-from stream.service.settings import Settings
+from stream.kafka.kafka import aiokafka_config, kafka_python_config
+from stream.kafka.publish import dead_letter
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import PARTITIONS, WorkerProcess, partition_of, produce, track, wait_for
 from tests.broker.undisturbed import states_of
@@ -424,7 +424,7 @@ def test_broker_that_falls_silent_ends_the_replay_at_the_event_in_flight(monkeyp
 def test_replay_stopped_by_ctrl_c_says_how_to_go_on_and_going_on_sends_each_once(settings: Settings) -> None:
     users = [f"user-{i}" for i in range(60)]
     put(settings, [dead(settings, event_of(settings, user, partition=i % PARTITIONS)) for i, user in enumerate(users)])
-    command = [sys.executable, "-m", "stream.service.cli", "dlq", "replay", *flags(settings), "--rate", "20"]
+    command = [sys.executable, "-m", "stream.commands.cli", "dlq", "replay", *flags(settings), "--rate", "20"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for("some to be sent", lambda: process.poll() is not None or len(users_in(settings)) >= 5)
         process.send_signal(signal.SIGINT)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream import changelog
-from stream.decode import Decoder, Money
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
-from stream.state import PartitionState
+from stream.checkpoint import changelog
+from stream.decode.decode import Decoder, Money
+from stream.kafka.topics import changelog_topic
+from stream.settings import Settings
+from stream.state.state import PartitionState
 from tests.broker import harness
 from tests.broker.harness import WorkerProcess, partition_of, wait_for
-from tests.stages.test_publish import Record
+from tests.kafka.test_publish import Record
 
 pytestmark = pytest.mark.broker
 

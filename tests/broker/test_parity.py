@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_export.history import DataConfig, EventLog, load
+from model_export.data.history import DataConfig, EventLog, load
 from stream.contract.events import EventBatch
 from stream.datasets.formats import read_events
-from stream.decide import AlertRule, Decider
-from stream.encode import encode
-from stream.features import features
-from stream.score import DEMO_MODEL, Scorer
-from stream.state import PartitionState
+from stream.score.decide import AlertRule, Decider
+from stream.score.encode import encode
+from stream.score.features import features
+from stream.score.score import DEMO_MODEL, Scorer
+from stream.state.state import PartitionState
 from tests.broker import harness
 from tests.broker.harness import WorkerProcess, produce
 

@@ -12,22 +12,22 @@ import pytest
 from click.testing import CliRunner, Result
 from kafka import KafkaProducer
 
+from stream.commands.segments import segments
+from stream.commands.user.user import user
 from stream.contract.score import Churn
-from stream.decide import encode_json
-from stream.erasure import Erasures, Marker, marker_key
+from stream.decode.pseudonym import pseudonyms_of
 from stream.errors import ValuestreamError
-from stream.pseudonym import pseudonyms_of
-from stream.service.kafka import kafka_python_config
-from stream.service.segments import segments
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
-from stream.service.user import user
+from stream.kafka.kafka import kafka_python_config
+from stream.kafka.topics import changelog_topic
+from stream.score.decide import encode_json
+from stream.settings import Settings
+from stream.state.erasure import Erasures, Marker, marker_key
 from tests.broker import harness
 from tests.broker.examples import score_of
 from tests.broker.harness import PARTITIONS, WorkerProcess, partition_of, produce, wait_for
 from tests.broker.test_user_show import history, packed
 from tests.broker.undisturbed import shoppers, states_of
-from tests.stages.test_erasure import without_scores
+from tests.state.test_erasure import without_scores
 
 pytestmark = pytest.mark.broker
 KEY = bytes(range(7, 39)).hex()
@@ -163,7 +163,7 @@ def test_pseudonymous_user_is_found_by_the_raw_id_and_the_key(settings: Settings
 def test_segments_count_each_user_once_by_the_last_score_and_none_who_was_erased(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream.private_counts._laplace", lambda scale: Noiseless())
+    monkeypatch.setattr("stream.commands.private_counts._laplace", lambda scale: Noiseless())
     high, low = score_of("ann", 2.0), msgspec.structs.replace(score_of("ann", 2.0), churn=Churn(0.1, "low", 14))
     for who, last in (("ann", high), ("bob", low), ("eve", None)):
         for score in (high, last):

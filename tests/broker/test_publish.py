@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from stream.errors import LeaseError
-from stream.publish import Outgoing, Publisher
-from stream.service.kafka import aiokafka_config
-from stream.service.settings import Settings
+from stream.kafka.kafka import aiokafka_config
+from stream.kafka.publish import Outgoing, Publisher
+from stream.settings import Settings
 from tests.broker import harness
 
 pytestmark = pytest.mark.broker

@@ -10,16 +10,16 @@ import pytest
 from click.testing import CliRunner
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
-from stream.datasets.topic import read_topic
+from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.dlq.dlq import dlq
+from stream.commands.tail import open_topics, scores
+from stream.commands.user.user import user
 from stream.errors import ConfigError
-from stream.service.broker import EmbeddedBroker
-from stream.service.dlq import dlq
-from stream.service.kafka import kafka_python_config
-from stream.service.reading import open_consumer, read_partition
-from stream.service.settings import Settings
-from stream.service.tail import open_topics, scores
-from stream.service.topics import ensure_topics
-from stream.service.user import user
+from stream.kafka.kafka import kafka_python_config
+from stream.kafka.reading import open_consumer, read_partition
+from stream.kafka.topic import read_topic
+from stream.kafka.topics import ensure_topics
+from stream.settings import Settings
 from tests.broker.harness import partition_of
 
 

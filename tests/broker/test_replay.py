@@ -20,18 +20,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from stream.clock import ManualClock, SystemClock
+from stream.commands import sender
+from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.replay import replay
+from stream.commands.sender import Rate, paced, send_events
+from stream.commands.simulate import parse_start, simulate
 from stream.datasets.events import Record, event_stream
 from stream.datasets.formats import read_events
 from stream.datasets.shoppers import Market
 from stream.errors import ConfigError, ValuestreamError
-from stream.service import sender
-from stream.service.broker import EmbeddedBroker
-from stream.service.clock import ManualClock, SystemClock
-from stream.service.kafka import kafka_python_config
-from stream.service.replay import replay
-from stream.service.sender import Rate, paced, send_events
-from stream.service.settings import Settings
-from stream.service.simulate import parse_start, simulate
+from stream.kafka.kafka import kafka_python_config
+from stream.settings import Settings
 
 NOW_S = 1_735_689_600
 
@@ -146,7 +146,7 @@ def test_start_is_a_date_or_days_ago_and_never_in_the_future() -> None:
 
 SIGNAL_STORM = """
 import os, signal, threading
-from stream.service.replay import stopped_by_signals
+from stream.commands.replay import stopped_by_signals
 
 with stopped_by_signals() as stop:
     storm = threading.Thread(target=lambda: [os.kill(os.getpid(), n) for n in (2, 15) * 10000])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.sentiment import Sentiment
+from stream.score.sentiment import Sentiment
 from tests.broker import harness
 from tests.broker.harness import Message, WorkerProcess, produce, track, wait_for
 from tests.broker.models import WORDS, write_scoring_model, write_sentiment_model

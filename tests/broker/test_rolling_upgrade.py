@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stream.contract.columns import STATE_VERSION
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
+from stream.kafka.topics import changelog_topic
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import WorkerProcess, partition_of, produce, wait_for
 from tests.broker.undisturbed import assert_as_undisturbed, shoppers

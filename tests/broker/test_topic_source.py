@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from model_export.history import DataConfig, EventLog, fingerprint, load
+from model_export.data.history import DataConfig, EventLog, fingerprint, load
+from stream.commands.broker.processes import free_port
 from stream.datasets.shoppers import Market
-from stream.datasets.topic import Topic, end_offsets, read_topic
 from stream.errors import ConfigError
-from stream.service.processes import free_port
-from stream.service.settings import Settings
+from stream.kafka.topic import Topic, end_offsets, read_topic
+from stream.settings import Settings
 from tests.broker.harness import Message, partition_of, produce
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient
 
+from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.processes import free_port
 from stream.errors import ConfigError
-from stream.service.broker import EmbeddedBroker
-from stream.service.kafka import connect
-from stream.service.processes import free_port
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic, check_topics, ensure_topics, required_topics
+from stream.kafka.kafka import connect
+from stream.kafka.topics import changelog_topic, check_topics, ensure_topics, required_topics
+from stream.settings import Settings
 from tests.broker.command import assert_one_line, valuestream
 
 pytestmark = pytest.mark.broker

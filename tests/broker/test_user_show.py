@@ -12,20 +12,20 @@ import pytest
 from click.testing import CliRunner
 from kafka import KafkaProducer
 
-from stream import changelog
+from stream.checkpoint import changelog
+from stream.commands.user.user import show
+from stream.commands.user.user_read import partition_of
 from stream.contract.columns import STATE_VERSION
 from stream.contract.events import EVENT, EventBatch, EventType
-from stream.decide import encode_json
 from stream.errors import ContractError
-from stream.service.kafka import kafka_python_config
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
-from stream.service.user import show
-from stream.service.user_read import partition_of
-from stream.state import PartitionState
+from stream.kafka.kafka import kafka_python_config
+from stream.kafka.topics import changelog_topic
+from stream.score.decide import encode_json
+from stream.settings import Settings
+from stream.state.state import PartitionState
 from tests.broker.command import assert_one_line, valuestream
 from tests.broker.examples import score_of
-from tests.stages.reference import WINDOWS, Plain, window
+from tests.state.reference import WINDOWS, Plain, window
 
 START = 1_735_732_800
 #: Values of Java's murmur2 from Apache Kafka's own UtilsTest.testMurmur2.

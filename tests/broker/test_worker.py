@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stream.contract.columns import USER
-from stream.service.topics import changelog_topic
+from stream.kafka.topics import changelog_topic
 from tests.broker import harness
 from tests.broker.harness import Message, WorkerProcess, produce, wait_for
 from tests.broker.undisturbed import assert_as_undisturbed, shoppers

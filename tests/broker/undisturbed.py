@@ -9,11 +9,11 @@ from collections import defaultdict
 
 import numpy as np
 
-from stream import changelog
+from stream.checkpoint import changelog
 from stream.contract.columns import USER
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
-from stream.state import PartitionState
+from stream.kafka.topics import changelog_topic
+from stream.settings import Settings
+from stream.state.state import PartitionState
 from tests.broker import harness
 from tests.broker.harness import Message, track
 

@@ -1,17 +1,17 @@
 """A worker of an earlier release: it packs state version 1, and refuses anything newer in that release's words.
 
-``python -m tests.broker.version_one worker`` in place of ``stream.service.cli``.
+``python -m tests.broker.version_one worker`` in place of ``stream.commands.cli``.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from stream import changelog
-from stream.blob import Blob
+from stream.checkpoint import changelog
+from stream.checkpoint.blob import Blob
+from stream.commands import cli
 from stream.contract.columns import USER, USER_BYTES
 from stream.errors import ContractError
-from stream.service import cli
 
 _pack, _load_blob = changelog.pack, changelog.load_blob
 

@@ -12,8 +12,8 @@ from typing import Final, Self
 
 from kafka import KafkaAdminClient
 
-from stream.service.broker import EmbeddedBroker
-from stream.service.processes import HOST, free_port, running
+from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.processes import HOST, free_port, running
 from tests.broker.harness import wait_for
 
 __all__ = ["Cluster", "Node"]

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from stream.changelog import applied_offset, load
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
-from stream.state import PartitionState
+from stream.checkpoint.changelog import applied_offset, load
+from stream.kafka.topics import changelog_topic
+from stream.settings import Settings
+from stream.state.state import PartitionState
 from tests.broker import harness
 from tests.broker.undisturbed import expected_states
 

@@ -26,7 +26,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
     if os.geteuid() == 0:
         ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
-    os.execv(sys.executable, [sys.executable, "-m", "stream.service.cli", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, "-m", "stream.commands.cli", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

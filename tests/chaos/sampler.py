@@ -10,12 +10,12 @@ from typing import Any, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
-from stream.changelog import applied_offset
-from stream.erasure import Erasures
-from stream.segment import blocks
-from stream.service.kafka import kafka_python_config
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
+from stream.checkpoint.changelog import applied_offset
+from stream.checkpoint.segment import blocks
+from stream.kafka.kafka import kafka_python_config
+from stream.kafka.topics import changelog_topic
+from stream.settings import Settings
+from stream.state.erasure import Erasures
 from tests.broker import harness
 
 __all__ = ["CommitSampler", "changelog_ends", "lacking", "scores_sent_twice", "stale_records"]

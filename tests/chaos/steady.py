@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from stream.service.settings import Settings
+from stream.settings import Settings
 from tests.broker.harness import produce, wait_for
 from tests.broker.undisturbed import shoppers
 

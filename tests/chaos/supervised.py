@@ -10,7 +10,7 @@ from typing import Final, Self
 from aiokafka.errors import KafkaError as ProducerError
 from kafka.errors import KafkaError
 
-from stream.service.settings import Settings
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import WorkerProcess, wait_for
 from tests.broker.undisturbed import shoppers

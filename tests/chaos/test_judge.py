@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from stream.changelog import pack
+from stream.checkpoint.changelog import pack
 from stream.contract.score import Score
-from stream.decide import encode_json
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
+from stream.kafka.topics import changelog_topic
+from stream.score.decide import encode_json
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import Message
 from tests.broker.undisturbed import shoppers

@@ -11,8 +11,8 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 from kafka import KafkaProducer
 
-from stream.service.kafka import aiokafka_config, kafka_python_config
-from stream.service.settings import Settings
+from stream.kafka.kafka import aiokafka_config, kafka_python_config
+from stream.settings import Settings
 from tests.broker.harness import Message, partition_of, track
 from tests.broker.undisturbed import NAMES
 

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from stream import journal, store
-from stream.consumer import PositionConsumer
-from stream.decode import Decoder
-from stream.journal import Journal
+from stream.checkpoint import journal
+from stream.checkpoint.journal import Journal
+from stream.commands import cli
+from stream.decode.decode import Decoder
+from stream.kafka import store
+from stream.kafka.consumer import PositionConsumer
+from stream.kafka.publish import Publisher
+from stream.kafka.store import UserStore
 from stream.pipeline import Pipeline
-from stream.publish import Publisher
-from stream.service import cli
-from stream.store import UserStore
 
 __all__ = ["POINTS"]
 

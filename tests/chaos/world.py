@@ -12,11 +12,11 @@ from typing import Any, Final, Protocol, Self
 
 import numpy as np
 
+from stream.commands.broker.broker import EmbeddedBroker
 from stream.contract.columns import USER
-from stream.erasure import Erasures
-from stream.service.broker import EmbeddedBroker
-from stream.service.settings import Settings
-from stream.service.topics import ensure_topics
+from stream.kafka.topics import ensure_topics
+from stream.settings import Settings
+from stream.state.erasure import Erasures
 from tests.broker import harness
 from tests.broker.harness import PARTITIONS, WorkerProcess, wait_for
 from tests.chaos.judge import Verdict, newest_values
@@ -62,7 +62,7 @@ class World:
         ensure_topics(settings, PARTITIONS, replication)
         return settings
 
-    def worker(self, settings: Settings, module: str = "stream.service.cli", **env: str) -> WorkerProcess:
+    def worker(self, settings: Settings, module: str = "stream.commands.cli", **env: str) -> WorkerProcess:
         """Start a worker with a log of its own; use it as a context where it is to end before the scenario does."""
         log = self.folder / f"worker-{len(self._workers)}.log"
         self._workers.append(WorkerProcess(settings, log, module=module, **env))

@@ -16,16 +16,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stream import changelog
+from stream.checkpoint import changelog
+from stream.checkpoint.partition import Position
 from stream.contract.columns import BUCKET_SLOTS, FRESH_USER, STATE_VERSION, USER, USER_BYTES
 from stream.contract.manifest import MANIFEST_FILE, read_manifest
 from stream.contract.score import Alert, Score
 from stream.contract.tokens import FEATURES_VERSION, TOKENS_VERSION
 from stream.errors import ContractError
-from stream.features import features
-from stream.partition import Position
-from stream.score import DEMO_MODEL
-from stream.state import PartitionState
+from stream.score.features import features
+from stream.score.score import DEMO_MODEL
+from stream.state.state import PartitionState
 from tests.contract.fixtures import make_state
 from tests.contract.fixtures.make_state import DAY_S, HISTORIES, holds
 

@@ -15,22 +15,22 @@ import msgspec
 import numpy as np
 
 import stream
-from stream import changelog
+from stream.checkpoint import changelog
+from stream.checkpoint.partition import Partition
+from stream.checkpoint.reviews import Reviews
+from stream.clock import ManualClock
 from stream.contract.columns import DAY_S
 from stream.contract.manifest import MANIFEST_FILE, Manifest
-from stream.decide import AlertRule, Decider, encode_json
-from stream.decode import Decoder, Money
-from stream.encode import encode
-from stream.features import features
-from stream.partition import Partition
+from stream.decode.decode import Decoder, Money
+from stream.kafka.publish import OutgoingLike
+from stream.metrics import Metrics
 from stream.pipeline import Pipeline, Topics
-from stream.publish import OutgoingLike
-from stream.queue import ScoreQueue, priorities
-from stream.reviews import Reviews
-from stream.score import RawScores
-from stream.service.clock import ManualClock
-from stream.service.metrics import Metrics
-from stream.state import PartitionState
+from stream.score.decide import AlertRule, Decider, encode_json
+from stream.score.encode import encode
+from stream.score.features import features
+from stream.score.queue import ScoreQueue, priorities
+from stream.score.score import RawScores
+from stream.state.state import PartitionState
 
 __all__ = ["Record", "Stage", "Workload"]
 

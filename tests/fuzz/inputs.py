@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from stream.decode import DeadLetter
-from stream.partition import Position
+from stream.checkpoint.partition import Position
+from stream.decode.decode import DeadLetter
+from tests.decode.test_decode import MAKERS
 from tests.fuzz import promises
-from tests.stages.test_decode import MAKERS
 
 
 def decode(data: bytes) -> None:

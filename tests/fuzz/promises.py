@@ -11,19 +11,19 @@ import msgspec
 import numpy as np
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from stream import changelog
+from stream.checkpoint import changelog
+from stream.commands.tail import printable
 from stream.contract.columns import STATE_VERSION
 from stream.contract.events import EVENT, EventType
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
-from stream.decide import encode_json
-from stream.decode import DeadLetter, Decoded, Decoder, Money
+from stream.decode.decode import DeadLetter, Decoded, Decoder, Money
 from stream.errors import ContractError
-from stream.publish import Outgoing, dead_letter
-from stream.service.settings import Settings
-from stream.service.tail import printable
-from stream.service.topics import required_topics
-from stream.state import PartitionState
-from tests.stages.test_decode import ISO, MAKERS, NOW, REASONS, SKEW_S
+from stream.kafka.publish import Outgoing, dead_letter
+from stream.kafka.topics import required_topics
+from stream.score.decide import encode_json
+from stream.settings import Settings
+from stream.state.state import PartitionState
+from tests.decode.test_decode import ISO, MAKERS, NOW, REASONS, SKEW_S
 
 RATES = {"EUR": 1.1, "JPY": 0.0065, "BIG": 1e300}
 BYTES_MAX = 65_536

@@ -17,8 +17,8 @@ import click
 
 from stream.contract.columns import USER_BYTES
 from tests.contract.fixtures import make_state
+from tests.decode.test_decode import BROKEN, ISO, MAKERS, TIME
 from tests.fuzz.inputs import TARGETS
-from tests.stages.test_decode import BROKEN, ISO, MAKERS, TIME
 
 FOLDER = Path(".valuestream/fuzz")
 #: One input that takes longer or more is a hang or a blow-up; an honest one takes 1 ms.

@@ -30,11 +30,11 @@ from kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from stream.service.broker import EmbeddedBroker
-from stream.service.kafka import connect
-from stream.service.processes import HOST, free_port
-from stream.service.rights import Right
-from stream.service.settings import Settings
+from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.processes import HOST, free_port
+from stream.kafka.kafka import connect
+from stream.kafka.rights import Right
+from stream.settings import Settings
 from tests.broker.harness import WorkerProcess
 
 __all__ = ["PASSWORD", "Certificates", "Secured", "make_certificates"]

@@ -12,9 +12,9 @@ from typing import Any
 import aiokafka
 import pytest
 
+from stream.commands.options import load_settings
 from stream.errors import ConfigError
-from stream.service.kafka import aiokafka_config, connect
-from stream.service.options import load_settings
+from stream.kafka.kafka import aiokafka_config, connect
 from tests.broker.command import assert_one_line, valuestream
 from tests.security.secured import PASSWORD, Secured
 

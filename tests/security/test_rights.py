@@ -13,15 +13,14 @@ import pytest
 from click.testing import CliRunner
 from kafka import KafkaProducer
 
+from stream.clock import SystemClock
+from stream.commands.dlq.dlq import dlq
+from stream.commands.sender import Rate, send_events
+from stream.commands.tail import open_topics
 from stream.errors import ConfigError, ValuestreamError
-from stream.service.clock import SystemClock
-from stream.service.dlq import dlq
-from stream.service.kafka import kafka_python_config
-from stream.service.rights import Right, check_rights
-from stream.service.sender import Rate, send_events
-from stream.service.settings import Settings
-from stream.service.tail import open_topics
-from stream.service.topics import (
+from stream.kafka.kafka import kafka_python_config
+from stream.kafka.rights import Right, check_rights
+from stream.kafka.topics import (
     changelog_topic,
     check_topics,
     ensure_topics,
@@ -29,6 +28,7 @@ from stream.service.topics import (
     required_topics,
     worker_rights,
 )
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import wait_for
 from tests.security.secured import Secured

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from stream.service.settings import Settings
-from stream.service.topics import ensure_topics, worker_rights
+from stream.kafka.topics import ensure_topics, worker_rights
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import Message, WorkerProcess, track, wait_for
 from tests.security.secured import PASSWORD, Secured

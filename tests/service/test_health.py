@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
+from stream.clock import ManualClock
 from stream.errors import ConfigError
-from stream.service.clock import ManualClock
+from stream.metrics import Metrics
 from stream.service.health import BEAT_TIMEOUT_S, STALL_TIMEOUT_S, Health, RunningServer, serve
-from stream.service.metrics import Metrics
 
 LONG_S = 10 * STALL_TIMEOUT_S
 

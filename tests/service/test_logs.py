@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from stream.errors import ContractError, EventError
-from stream.fetches import FetchingApp
+from stream.kafka.fetches import FetchingApp
 from stream.service import logs
-from stream.service.settings import Settings
+from stream.settings import Settings
 
-LOG = logging.getLogger("stream.service.worker")
+LOG = logging.getLogger("stream.commands.worker")
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_json_line_has_time_level_logger_message_and_extras(capsys: pytest.Cap
     assert datetime.fromisoformat(line.pop("time")).utcoffset() == timedelta(0)
     assert line == {
         "level": "info",
-        "logger": "stream.service.worker",
+        "logger": "stream.commands.worker",
         "message": "committed 7\nrecords",
         "partition": 3,
         "lag": 5,

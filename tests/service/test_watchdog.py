@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import threading
 
-from stream.service.clock import ManualClock
+from stream.clock import ManualClock
 from stream.service.health import STALL_TIMEOUT_S, Check, Health
 from stream.service.watchdog import Watchdog
 

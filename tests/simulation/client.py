@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
-from stream.consumer import PositionConsumer
-from stream.lease import Lease
-from stream.publish import Outgoing, Publisher
+from stream.checkpoint.lease import Lease
+from stream.kafka.consumer import PositionConsumer
+from stream.kafka.publish import Outgoing, Publisher
 from tests.simulation.broker import CHANGELOG, EVENTS
 from tests.simulation.network import Reply
 

@@ -13,7 +13,7 @@ from aiokafka.errors import (
     UnknownMemberIdError,
 )
 
-from stream.service.clock import Clock
+from stream.clock import Clock
 from tests.simulation.network import Reply
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from contextvars import Context
 from itertools import count
 from typing import Any, NamedTuple
 
-from stream.service.clock import Clock
+from stream.clock import Clock
 
 __all__ = ["Job", "ProcessLoop"]
 

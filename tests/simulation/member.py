@@ -11,8 +11,8 @@ from aiokafka.errors import IllegalGenerationError, KafkaError, UnknownMemberIdE
 from faust.types import TP
 
 from stream.assignment import Assignment
-from stream.fetches import OneEventPerFetch
-from stream.lease import MembershipLease
+from stream.checkpoint.lease import MembershipLease
+from stream.kafka.fetches import OneEventPerFetch
 from tests.simulation.broker import CHANGELOG
 from tests.simulation.client import Consumer
 from tests.simulation.disk import Disk

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import xxhash
 
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
-from stream.decide import Decided, score_id
 from stream.pipeline import Pipeline
-from stream.score import RawScores
-from stream.state import Snapshot
+from stream.score.decide import Decided, score_id
+from stream.score.score import RawScores
+from stream.state.state import Snapshot
 
 __all__ = ["HashedDecider", "HashedModel", "HashedPipeline", "HashedSentiment"]
 
@@ -49,7 +49,7 @@ def _run(n: int) -> RawScores:
 
 
 class HashedDecider:
-    """Stands where :class:`stream.decide.Decider` is."""
+    """Stands where :class:`stream.score.decide.Decider` is."""
 
     def decide(self, snapshot: Snapshot, as_of: Array, raw: RawScores) -> Decided:
         """Scores of the users of ``snapshot`` at ``as_of`` (seconds), and no alerts."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stream import changelog
+from stream.checkpoint import changelog
 from stream.contract.columns import IDLE_AGES_S, USER
-from stream.decide import encode_json
-from stream.decode import Decoder, Money
-from stream.score import RawScores
-from stream.state import PartitionState
+from stream.decode.decode import Decoder, Money
+from stream.score.decide import encode_json
+from stream.score.score import RawScores
+from stream.state.state import PartitionState
 from tests.simulation.broker import Stored
 from tests.simulation.model import HashedDecider, HashedSentiment
 

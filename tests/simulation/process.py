@@ -12,11 +12,11 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream.assignment import Assignment
+from stream.checkpoint.lease import MembershipLease
+from stream.checkpoint.reviews import Reviews
 from stream.errors import ScoringError
-from stream.fetches import OneEventPerFetch, Records
-from stream.lease import MembershipLease
+from stream.kafka.fetches import OneEventPerFetch, Records
 from stream.pipeline import Topics
-from stream.reviews import Reviews
 from tests.simulation.broker import ALERTS, CHANGELOG, DLQ, EVENTS, SCORES
 from tests.simulation.client import Consumer, Producer
 from tests.simulation.disk import Disk

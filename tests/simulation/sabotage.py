@@ -12,13 +12,13 @@ import numpy as np
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from stream import changelog
+from stream.checkpoint import changelog
+from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.segment import Users
 from stream.errors import LeaseError, PublishError
-from stream.partition import Partition, Position
+from stream.kafka.publish import Outgoing
 from stream.pipeline import Decided
-from stream.publish import Outgoing
-from stream.queue import ScoreQueue
-from stream.segment import Users
+from stream.score.queue import ScoreQueue
 from tests.simulation.broker import CHANGELOG, DLQ, EVENTS
 from tests.simulation.process import Process
 

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
+from stream.checkpoint.partition import Position
+from stream.clock import ManualClock
 from stream.errors import PublishError
-from stream.partition import Position
-from stream.service.clock import ManualClock
-from stream.service.metrics import Metrics
+from stream.metrics import Metrics
 from tests.simulation.broker import EVENTS, Broker, Stored
 from tests.simulation.checks import Checks
 from tests.simulation.disk import Disk

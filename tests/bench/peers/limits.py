@@ -10,10 +10,10 @@ from typing import Any
 import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from stream.decode import Decoder, Money
-from stream.score import DEMO_MODEL, Scorer
-from stream.service.kafka import aiokafka_config
-from stream.service.settings import Settings
+from stream.decode.decode import Decoder, Money
+from stream.kafka.kafka import aiokafka_config
+from stream.score.score import DEMO_MODEL, Scorer
+from stream.settings import Settings
 from tests.bench.meter import Meter
 from tests.broker.harness import PARTITIONS
 

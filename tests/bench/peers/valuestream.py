@@ -16,14 +16,14 @@ from unittest.mock import patch
 import numpy as np
 import orjson
 
-from stream.features import windows
-from stream.partition import Partition
+from stream.checkpoint.partition import Partition
+from stream.clock import SystemClock
+from stream.commands.worker import run_worker
+from stream.kafka.publish import Outgoing
 from stream.pipeline import Pipeline
-from stream.publish import Outgoing
+from stream.score.features import windows
 from stream.service import logs
-from stream.service.clock import SystemClock
-from stream.service.settings import Settings
-from stream.service.worker import run_worker
+from stream.settings import Settings
 from tests.bench.meter import Meter
 from tests.bench.peers.recovery import timed_recovery
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from kafka.errors import KafkaError
 
-from stream.service.settings import Settings
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import wait_for
 from tests.chaos.cluster import Cluster

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from stream.service.settings import Settings
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import Message, WorkerProcess, produce, wait_for
 from tests.broker.undisturbed import shoppers

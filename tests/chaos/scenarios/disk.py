@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from stream.contract.columns import USER
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
+from stream.kafka.topics import changelog_topic
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import WorkerProcess, produce, wait_for
 from tests.chaos.judge import Verdict, judge

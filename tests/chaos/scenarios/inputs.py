@@ -10,8 +10,8 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.service.kafka import connect, kafka_python_config
-from stream.service.settings import Settings
+from stream.kafka.kafka import connect, kafka_python_config
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import PARTITIONS, Message, WorkerProcess, produce, wait_for
 from tests.broker.undisturbed import states_of

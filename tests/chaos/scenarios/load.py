@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from stream.service.settings import Settings
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import WorkerProcess, produce, wait_for
 from tests.broker.models import write_scoring_model

@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from stream.service.settings import Settings
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import WorkerProcess, produce, wait_for
 from tests.broker.undisturbed import shoppers

@@ -8,9 +8,9 @@ from typing import Final
 
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.service.kafka import connect
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic, ensure_topics, required_topics
+from stream.kafka.kafka import connect
+from stream.kafka.topics import changelog_topic, ensure_topics, required_topics
+from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import PARTITIONS, Message
 from tests.broker.undisturbed import shoppers

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.service.kafka import connect
-from stream.service.settings import Settings
-from stream.service.topics import changelog_topic
+from stream.kafka.kafka import connect
+from stream.kafka.topics import changelog_topic
+from stream.settings import Settings
 from tests.broker.harness import WorkerProcess
 from tests.chaos.judge import Verdict, judge
 from tests.chaos.traffic import Shop, send_steadily

@@ -1,0 +1,1 @@
+"""``valuestream-model bench``: how fast the network runs, beside torch."""

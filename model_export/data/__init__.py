@@ -1,0 +1,1 @@
+"""A data set to labelled examples, through the serving code."""

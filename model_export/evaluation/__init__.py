@@ -1,0 +1,1 @@
+"""Every model on the same users and snapshots, trained, calibrated and measured alike."""

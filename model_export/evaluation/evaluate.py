@@ -1,0 +1,107 @@
+"""Evaluate: every candidate on the same users and temporal snapshots, trained, calibrated and measured alike."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import Progress
+
+from model_export.data import dataset, history
+from model_export.data.dataset import Dataset, Examples
+from model_export.data.history import DataConfig, EventLog, fingerprint
+from model_export.data.prepare import check_enough
+from model_export.evaluation.candidates import ABLATIONS, CANDIDATES, SEEDED, Trial
+from model_export.evaluation.evaluation import METRICS_FILE, Evaluation, Outcomes, measured, save_arrays
+from model_export.network.heads import head_names
+from model_export.settings import Settings
+from model_export.training.train import products_of
+from stream.contract.columns import DAY_S
+from stream.errors import ConfigError
+
+__all__ = ["evaluate"]
+
+Array = npt.NDArray[Any]
+_SETTINGS_FILE: Final = "settings.json"
+
+
+def evaluate(settings: Settings, folder: Path, console: Console) -> Evaluation:
+    """Run what ``folder`` does not hold yet, measure, and write metrics.json.
+
+    Raises ConfigError where the data is too short, or has too few examples of an outcome.
+    """
+    portable = _claim(settings, folder)
+    log = history.load(settings.data)
+    names, group = _groups(settings.data, log)
+    models = {**CANDIDATES, **(ABLATIONS if settings.evaluate.ablations else {})}
+    products = products_of(settings)
+    if products is None:
+        models.pop("fused_without_text", None)
+    left_out: dict[str, int] = {}
+    with Progress(console=console, transient=True) as progress:
+        for k, (known, examples) in enumerate(_trials(settings, log)):
+            left_out.update({f"snapshot {k}, {reason}": n for reason, n in sorted(examples.left_out.items())})
+            save_arrays(folder / f"{k}.safetensors", _outcomes(examples.test, group))
+            trial = Trial(settings, known, examples, progress, products)
+            for model, candidate in models.items():
+                for seed in settings.evaluate.seeds if model in SEEDED else settings.evaluate.seeds[:1]:
+                    path = folder / f"{k}-{model}-{seed}.safetensors"
+                    if not path.is_file():
+                        console.print(f"snapshot {k + 1} of {settings.evaluate.snapshots}: {model}, seed {seed}")
+                        save_arrays(path, candidate(trial, seed))
+    console.print(f"measuring, {settings.evaluate.resamples} resamples")
+    evaluation = measured(portable, folder, list(models), names, left_out)
+    (folder / METRICS_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")
+    return evaluation
+
+
+def _claim(settings: Settings, folder: Path) -> Settings:
+    """Take the folder for these settings and this data; returns the settings without this machine's paths."""
+    digest = hashlib.sha256(fingerprint(settings.data)).hexdigest()
+    claim = msgspec.json.encode({"settings": settings.portable, "data_sha256": digest})
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _SETTINGS_FILE
+    if not path.is_file() or path.read_bytes() != claim:
+        for old in folder.glob("*.safetensors"):
+            old.unlink()
+        path.write_bytes(claim)
+    return settings.portable
+
+
+def _trials(settings: Settings, log: EventLog) -> Iterator[tuple[EventLog, Dataset]]:
+    """The history as it was known at its end, a step earlier and so on, each with its examples at snapshots."""
+    for k in range(settings.evaluate.snapshots):
+        known = log.until(log.span[1] - round(k * settings.evaluate.step_days * DAY_S))
+        examples = dataset.build(known, settings.labels, settings.snapshots, settings.seed)
+        check_enough(examples, head_names(settings.labels), settings.fit.class_min)
+        yield known, examples.of_kind(at_event=False)
+
+
+def _outcomes(test: Examples, group: Array) -> Outcomes:
+    return Outcomes(test.user, test.as_of, test.outcomes, test.value, test.features, group[test.user])
+
+
+def _groups(data: DataConfig, log: EventLog) -> tuple[list[str], Array]:
+    """Names of the groups, "" first, and the index ``(users,)`` of every user's, from the CSV ``data.groups``."""
+    if not data.groups:
+        return [""], np.zeros(len(log.names), np.int32)
+    path = Path(data.groups)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except OSError as error:
+        raise ConfigError(f"data.groups {path} cannot be read ({error.strerror}); give a CSV of user, group") from None
+    wrong = next((i for i, row in enumerate(rows, start=1) if len(row) != 2), None)
+    if wrong:
+        raise ConfigError(f"data.groups {path}: row {wrong} has not two columns, expected user, group")
+    group_of = dict(rows)
+    names = ["", *sorted(set(group_of.values()) - {""})]
+    index = {name: i for i, name in enumerate(names)}
+    return names, np.array([index[group_of.get(user, "")] for user in log.names], np.int32)

@@ -1,0 +1,1 @@
+"""A challenger against the champion, on the newest labels."""

@@ -1,0 +1,1 @@
+"""Examples to a calibrated network: pretraining, fit, calibration, differential privacy."""

@@ -1,0 +1,1 @@
+"""The ``valuestream`` command: a file or a folder for each subcommand."""

@@ -1,0 +1,1 @@
+"""``valuestream demo``: broker, worker and simulated shoppers on this machine, with a live page in the terminal."""

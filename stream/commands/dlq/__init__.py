@@ -1,0 +1,1 @@
+"""``valuestream dlq``: list, show and replay dead letters."""

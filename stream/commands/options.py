@@ -1,0 +1,124 @@
+"""Turns :class:`~stream.settings.Settings` fields into command-line flags, grouped in ``--help``."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, get_args
+
+import click
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from stream.errors import ConfigError
+from stream.settings import Settings
+
+__all__ = ["GroupedCommand", "load_settings", "settings_options", "user_argument"]
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists the settings under their group's heading."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per settings group, the command's own options first."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, "group", "Options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class SettingOption(click.Option):
+    """A flag made from one settings field."""
+
+    group: str = "Options"
+
+
+def settings_options(*groups: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a click command the flags of these settings groups and a ``settings`` argument.
+
+    Put it directly under ``@click.command(cls=GroupedCommand)``; flags not given fall back to the
+    environment and ``.env``.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            given = {name: kwargs.pop(name) for name in names}
+            settings = load_settings(**{k: v for k, v in given.items() if v is not None})
+            return function(*args, settings=settings, **kwargs)
+
+        params: list[click.Parameter] = getattr(function, "__click_params__", [])
+        params.extend(_option(name, Settings.model_fields[name]) for name in reversed(names))
+        run.__click_params__ = params  # type: ignore[attr-defined]
+        return run
+
+    names = [name for name, field in Settings.model_fields.items() if _group(field) in groups]
+    return decorate
+
+
+def user_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a click command the argument ID, a user's id, as ``user_id``."""
+    return click.argument("user_id", metavar="ID", callback=_text)(function)
+
+
+def _text(_context: click.Context, _param: click.Parameter, user_id: str) -> str:
+    """The id as it is; ConfigError where the shell gave bytes that no event can carry."""
+    try:
+        user_id.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"user id is {user_id!r}, expected UTF-8 text; check the id and the character set of your terminal"
+        ) from None
+    return user_id
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the settings, flags over environment over ``.env``; one clear line for each that is wrong."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [
+            f"setting {'.'.join(map(str, e['loc']))}: found {_shown(e)}, {e['msg'][0].lower()}{e['msg'][1:]};"
+            f" set it by flag or VALUESTREAM_{str(e['loc'][0]).upper()}"
+            for e in error.errors()
+        ]
+        raise ConfigError("; ".join(lines)) from None
+
+
+def _shown(error: ErrorDetails) -> str:
+    """What was given, unless it is a secret."""
+    field = Settings.model_fields.get(str(error["loc"][0]))
+    return "a secret" if field is not None and field.annotation is SecretStr else repr(error["input"])
+
+
+def _option(name: str, field: FieldInfo) -> SettingOption:
+    choices = get_args(field.annotation) if "Literal" in str(field.annotation) else ()
+    shown = "" if field.default in (None, "", {}, SecretStr("")) else f"  [default: {field.default}]"
+    metavar = _metavar(name, field)
+    option = SettingOption(
+        [f"--{name.replace('_', '-')}"],
+        type=click.Choice(choices) if choices else json.loads if metavar == "JSON" else str,
+        default=None,
+        help=f"{field.description}{shown}",
+        metavar=None if choices else metavar,
+    )
+    option.group = _group(field)
+    return option
+
+
+def _group(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra["group"]) if isinstance(extra, dict) else "Options"
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    if field.annotation is float:
+        return "SECONDS" if name.endswith("_s") else "X"
+    kinds: dict[Any, str] = {int: "N", str: "TEXT", SecretStr: "TEXT", dict[str, float]: "JSON"}
+    return kinds.get(field.annotation, "PATH")

@@ -1,0 +1,1 @@
+"""``valuestream plan``: what a load needs, from measured unit costs."""

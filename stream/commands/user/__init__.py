@@ -1,0 +1,1 @@
+"""``valuestream user``: show, export and erase one user."""

@@ -1,0 +1,89 @@
+"""The ``worker`` command: checks before start, signals, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Final
+
+import click
+import uvloop
+from aiokafka.errors import KafkaError
+
+from stream.checkpoint.disk import require_room
+from stream.clock import Clock, SystemClock
+from stream.commands.options import GroupedCommand, settings_options
+from stream.errors import ConfigError, PublishError
+from stream.kafka.rights import named_refusal
+from stream.kafka.topics import check_topics, worker_rights
+from stream.score.score import DEMO_MODEL, Scorer
+from stream.score.sentiment import Sentiment
+from stream.score.signature import Verify, verifier
+from stream.service import logs
+from stream.service.garbage import collect_rarely, spare_the_living
+from stream.service.runtime import Worker
+from stream.settings import Settings
+
+__all__ = ["run_worker", "worker"]
+
+logger = logging.getLogger(__name__)
+#: How long the loop may keep Python's lock from a thread that wants it: an inference that has ended waits for that.
+_SWITCH_INTERVAL_S: Final = 0.001
+
+
+@click.command(cls=GroupedCommand)
+@settings_options("Kafka", "Topics", "Events", "Privacy", "State", "Scoring", "Alerts", "Operations")
+def worker(settings: Settings) -> None:
+    """Score users live: read events, keep state, publish scores and alerts."""
+    logs.setup(settings)
+    run_worker(settings, SystemClock())
+
+
+def run_worker(settings: Settings, clock: Clock) -> None:
+    """Check everything that can be checked before start, then serve until SIGTERM or Ctrl-C."""
+    require_room(settings.data_dir)
+    verify = verifier(settings.model_public_key)
+    scorer = Scorer(
+        settings.model_dir or DEMO_MODEL,
+        provider=settings.provider,
+        threads=settings.inference_threads,
+        variant=settings.model_variant,
+        verify=verify,
+    )
+    sentiment = _sentiment(settings, verify)
+    partitions, problems = check_topics(settings, worker_rights(settings))
+    if problems:
+        raise ConfigError("; ".join(problems))
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    collect_rarely()
+    spare_the_living()
+    uvloop.run(_serve(settings, scorer, sentiment, partitions, clock))
+
+
+def _sentiment(settings: Settings, verify: Verify) -> Sentiment | None:
+    if settings.sentiment_dir is None:
+        return None
+    return Sentiment(
+        settings.sentiment_dir, provider=settings.provider, threads=settings.inference_threads, verify=verify
+    )
+
+
+async def _serve(
+    settings: Settings, scorer: Scorer, sentiment: Sentiment | None, partitions: int, clock: Clock
+) -> None:
+    loop = asyncio.get_running_loop()
+    service = Worker(settings, scorer, partitions, clock, sentiment)
+
+    def stop() -> None:
+        logger.info("stopping")
+        service.stop()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop)
+    try:
+        await service.run()
+    except (KafkaError, PublishError) as error:
+        raise named_refusal(settings, error, worker_rights(settings)) or error from error
+    logger.info("stopped: everything taken in is durable and committed")

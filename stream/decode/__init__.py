@@ -1,0 +1,1 @@
+"""Raw records to typed events: envelopes, money, names and pseudonyms."""

@@ -1,0 +1,149 @@
+"""Envelopes: the shapes events come in, and how what we read of an event is taken out of each.
+
+A shape is a typed struct, so that a wrong type is an error that names the field. What is read of every event comes as
+one plain tuple (a struct would cost as much as the rest of the row); what few events have is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from stream.contract.events import SEGMENT_NAMES, EventType
+from stream.decode.money import Amount, Order
+
+__all__ = ["PRESETS", "Envelope", "Fields", "Name", "Time"]
+
+Name = str | int | None
+Time = datetime | float | int | None
+#: Of every event: its name, user, time, event id, category and item.
+Fields = tuple[str, Name, Time, Name, Name, Name]
+_NO_TEXT: Final = msgspec.Raw()
+
+
+class Envelope(NamedTuple):
+    """A preset: the struct of a shape, and what is read of it."""
+
+    shape: type
+    #: None where an event is of no interest.
+    fields: Callable[[Any], Fields | None]
+    order: Callable[[Any], Order]
+    #: What a review says, as JSON. It is read of reviews alone: an event whose text cannot be read is still an event,
+    #: and a text that is no text (80,000 empty lists) costs nothing.
+    text: Callable[[Any], msgspec.Raw]
+    #: Event names in lower case.
+    names: Mapping[str, EventType]
+
+
+# -- Segment ----------------------------------------------------------------------------------------------
+# The shapes hold no cycle, so gc=False: the garbage collector need not look at them.
+
+
+class _Product(msgspec.Struct, frozen=True, gc=False):
+    product_id: Name = None
+    sku: Name = None
+    category: Name = None
+    price: Amount = None
+    quantity: Amount = None
+
+
+class _Properties(_Product, frozen=True, gc=False):
+    currency: str | None = None
+    order_id: Name = None
+    total: Amount = None
+    revenue: Amount = None
+    value: Amount = None
+    products: list[_Product] | None = None
+    review_body: msgspec.Raw = _NO_TEXT
+
+
+class _Segment(msgspec.Struct, frozen=True, gc=False):
+    type: str
+    event: str | None = None
+    messageId: Name = None  # noqa: N815 - the names of the Segment spec
+    userId: Name = None  # noqa: N815
+    anonymousId: Name = None  # noqa: N815
+    timestamp: Time = None
+    properties: _Properties | None = None
+
+
+_NO_PROPERTIES: Final = _Properties()
+
+
+def _segment(e: _Segment) -> Fields | None:
+    if e.type == "track":
+        name = e.event or ""
+    elif e.type in ("page", "screen"):
+        name = "product list viewed"
+    else:
+        return None
+    user = e.userId
+    if user is None or user == "":
+        user = e.anonymousId
+    p = e.properties or _NO_PROPERTIES
+    category, item = p.category, p.product_id
+    if item is None:
+        lead: _Product = p.products[0] if p.products else p
+        category = category if lead.category is None else lead.category
+        item = lead.sku if lead.product_id is None else lead.product_id
+    return name, user, e.timestamp, e.messageId, category, item
+
+
+def _segment_order(e: _Segment) -> Order:
+    p = e.properties or _NO_PROPERTIES
+    amount = next((a for a in (p.total, p.revenue) if a is not None and a != ""), p.value)
+    return Order(p.order_id, amount, p.currency, p.products or (p,))
+
+
+def _segment_text(e: _Segment) -> msgspec.Raw:
+    return (e.properties or _NO_PROPERTIES).review_body
+
+
+# -- flat -------------------------------------------------------------------------------------------------
+
+
+class _Flat(msgspec.Struct, frozen=True, gc=False):
+    type: str
+    user_id: Name = None
+    ts: Time = None
+    event_id: Name = None
+    order_id: Name = None
+    category: Name = None
+    item_id: Name = None
+    price: Amount = None
+    quantity: Amount = None
+    currency: str | None = None
+    text: msgspec.Raw = _NO_TEXT
+
+
+def _flat(e: _Flat) -> Fields:
+    return e.type, e.user_id, e.ts, e.event_id, e.category, e.item_id
+
+
+def _flat_order(e: _Flat) -> Order:
+    return Order(e.order_id, None, e.currency, (e,))
+
+
+def _flat_text(e: _Flat) -> msgspec.Raw:
+    return e.text
+
+
+_FLAT_NAMES: Final[dict[str, EventType]] = {
+    **{t.name.lower(): t for t in EventType},
+    "search": EventType.SEARCH,
+    "favourite": EventType.WISHLIST,
+    "favorite": EventType.WISHLIST,
+    "add_to_cart": EventType.CART,
+    "remove_from_cart": EventType.UNCART,
+    "order": EventType.PURCHASE,
+    "buy": EventType.PURCHASE,
+    "cancel": EventType.REFUND,
+}
+
+PRESETS: Final = {
+    "segment": Envelope(_Segment, _segment, _segment_order, _segment_text, SEGMENT_NAMES),
+    "flat": Envelope(_Flat, _flat, _flat_order, _flat_text, _FLAT_NAMES),
+}

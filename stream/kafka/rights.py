@@ -1,0 +1,139 @@
+"""What our Kafka user may do: asked of the broker before anything starts, and named when it is taken away.
+
+Kafka tells a user its own rights (KIP-430), so none has to be tried out on real records. Which are needed for what,
+and the commands that give them, stand in ``docs/security.md``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from typing import Any, Final, Literal, NamedTuple
+
+import aiokafka.errors
+from kafka import KafkaAdminClient
+from kafka.admin import MemberToRemove
+from kafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
+
+from stream.errors import ConfigError, PublishError, ValuestreamError
+from stream.kafka.kafka import connect
+from stream.settings import Settings
+
+__all__ = ["Operation", "Right", "check_rights", "missing_right", "named_refusal", "require_rights"]
+
+logger = logging.getLogger(__name__)
+
+Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
+#: What aiokafka raises where a right is missing.
+_REFUSED: Final = (aiokafka.errors.TopicAuthorizationFailedError, aiokafka.errors.GroupAuthorizationFailedError)
+#: Each of these brings Describe with it.
+_DESCRIBING: Final = frozenset({"Read", "Write", "Describe"})
+#: A new cluster makes its topic of offsets when the first group asks, and a coordinator that moved has to load it.
+_COORDINATOR_TRIES: Final = 30
+_COORDINATOR_WAIT_S: Final = 0.5
+
+
+class Right(NamedTuple):
+    """One operation on one resource, in the words of ``kafka-acls.sh``."""
+
+    resource: Literal["topic", "group"]
+    name: str
+    operation: Operation
+
+
+def check_rights(settings: Settings, rights: Iterable[Right]) -> None:
+    """Connect, and raise ConfigError in one line where our user lacks one of these rights."""
+    with closing(connect(settings)) as admin:
+        require_rights(settings, admin, rights)
+
+
+def require_rights(settings: Settings, admin: KafkaAdminClient, rights: Iterable[Right]) -> None:
+    """ConfigError in one line where our user lacks one of these rights: which, on what, and how to give it.
+
+    A broker without an authorizer, or one that does not tell, lets everything pass.
+    """
+    wanted = list(rights)
+    try:
+        missing = [*_missing_on_topics(admin, wanted), *_missing_on_groups(admin, wanted)]
+    except KafkaError as error:
+        raise ConfigError(
+            f"the broker did not say what our user may do ({error}); expected an answer within seconds;"
+            " check its health, then try again"
+        ) from error
+    if missing:
+        raise missing_right(settings, missing)
+
+
+def missing_right(settings: Settings, rights: Sequence[Right]) -> ConfigError:
+    """One line: what our user must be allowed and is not, and the command that allows the first of it."""
+    missing = ", ".join(f"{right.operation} {right.resource} {right.name}" for right in rights)
+    resource, name, operation = rights[0]
+    user = settings.sasl_username
+    return ConfigError(
+        f"Kafka user {user or 'of this connection'} has no right to {missing}; expected the rights that"
+        f" docs/security.md lists; run kafka-acls.sh --add --allow-principal User:{user or 'NAME'}"
+        f" --operation {operation} --{resource} {name}"
+    )
+
+
+def named_refusal(settings: Settings, error: BaseException, rights: Iterable[Right]) -> ValuestreamError | None:
+    """One line that a worker ends with where this error of Kafka made it fail; logged at once. None for other errors.
+
+    Of a right that was lost aiokafka names the topic and not what was tried on it, so the broker is asked again.
+    """
+    if not isinstance(error, aiokafka.errors.KafkaError | PublishError):
+        return None
+    lost: ConfigError | None = None
+    if isinstance(error.__cause__ or error, _REFUSED):
+        try:
+            check_rights(settings, rights)
+        except ConfigError as refused:
+            lost = refused
+    line = (
+        f"Kafka refused us: {lost or error}; nothing was committed past what is durable, so mend the cause and start"
+        " the worker again"
+    )
+    # Said now as well: an end that is forced says nothing more.
+    logger.error(line)
+    return ValuestreamError(line)
+
+
+def _missing_on_topics(admin: KafkaAdminClient, rights: Sequence[Right]) -> list[Right]:
+    wanted = [right for right in rights if right.resource == "topic"]
+    described = admin.describe_topics(sorted({right.name for right in wanted}))
+    topics = {topic["name"]: topic for topic in described}
+    return [right for right in wanted if not _allows(topics[right.name], right.operation)]
+
+
+def _allows(topic: dict[str, Any], operation: Operation) -> bool:
+    """Of a topic that we may not even describe nothing else is known, so nothing else is said to be missing."""
+    if topic["error_code"] == TopicAuthorizationFailedError.errno:
+        return operation not in _DESCRIBING
+    allowed: list[str] | None = topic["authorized_operations"]
+    return allowed is None or operation in {name.title().replace("_", "") for name in allowed}
+
+
+def _missing_on_groups(admin: KafkaAdminClient, rights: Sequence[Right]) -> list[Right]:
+    return [right for right in rights if right.resource == "group" and not _may_join(admin, right.name)]
+
+
+def _may_join(admin: KafkaAdminClient, group: str) -> bool:
+    """Whether we have Read on a group, which may not exist yet, so that describing it would tell nothing.
+
+    Taking out a member that was never in changes nothing, and needs the same right as joining does.
+    """
+    stranger = MemberToRemove(member_id="valuestream-never-has-this-member")
+    for tries_left in reversed(range(_COORDINATOR_TRIES)):
+        try:
+            admin.remove_group_members(group, [stranger])
+        except GroupAuthorizationFailedError:
+            return False
+        except KafkaError as error:
+            if not (error.retriable and tries_left):
+                raise
+            time.sleep(_COORDINATOR_WAIT_S)
+        else:
+            break
+    return True

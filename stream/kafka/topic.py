@@ -1,0 +1,127 @@
+"""Events of a Kafka topic, up to where it ended when reading began: what a model is trained on where no file is kept.
+
+A topic is named ``kafka://host:port[,host:port]/topic``. TLS and SASL are set as for ``valuestream worker``, by
+``VALUESTREAM_SECURITY_PROTOCOL`` and its companions in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+from kafka import TopicPartition
+from kafka.errors import KafkaError
+
+from stream.errors import ConfigError
+from stream.kafka.reading import alike, open_consumer, read_partition
+
+__all__ = ["Topic", "end_offsets", "is_topic", "read_topic"]
+
+_SCHEME: Final = "kafka://"
+#: How long we wait for the first answer before we give up.
+_CONNECT_TIMEOUT_MS: Final = 5_000
+#: Setting of the environment → its name in kafka-python.
+_SECURITY: Final = {
+    "VALUESTREAM_SECURITY_PROTOCOL": "security_protocol",
+    "VALUESTREAM_SASL_MECHANISM": "sasl_mechanism",
+    "VALUESTREAM_SASL_USERNAME": "sasl_plain_username",
+    "VALUESTREAM_SASL_PASSWORD": "sasl_plain_password",
+    "VALUESTREAM_SSL_CAFILE": "ssl_cafile",
+    "VALUESTREAM_SSL_CERTFILE": "ssl_certfile",
+    "VALUESTREAM_SSL_KEYFILE": "ssl_keyfile",
+}
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """Where a topic is: brokers as ``host:port``, and its name."""
+
+    brokers: tuple[str, ...]
+    name: str
+
+    @staticmethod
+    def parse(source: str) -> Topic:
+        """Read ``kafka://host:port/topic``; raises ConfigError for anything else.
+
+        >>> Topic.parse("kafka://a:9092,b:9092/events")
+        Topic(brokers=('a:9092', 'b:9092'), name='events')
+        """
+        servers, slash, name = source.removeprefix(_SCHEME).partition("/")
+        brokers = tuple(server.strip() for server in servers.split(","))
+        if not (is_topic(source) and slash and name and all(map(_is_address, brokers))):
+            raise ConfigError(f"found {source!r}, expected kafka://host:port/topic; set data.source")
+        return Topic(brokers, name)
+
+
+def is_topic(source: str) -> bool:
+    """Whether a data source is a topic rather than a file.
+
+    >>> is_topic("kafka://localhost:9092/events"), is_topic("events.jsonl")
+    (True, False)
+    """
+    return source.startswith(_SCHEME)
+
+
+def read_topic(source: str, *, records_max: int, environ: Mapping[str, str] = os.environ) -> Iterator[bytes]:
+    """Give the value of each record that the topic holds now, partition by partition in offset order.
+
+    The order is the same on every reading. A record without a value is given as empty bytes, for decode to refuse.
+    Raises ConfigError where the topic or its brokers are not there, stop answering, or hold more than ``records_max``.
+    """
+    topic = Topic.parse(source)
+    with _consumer(topic, environ) as consumer:
+        spans = _spans(consumer, topic)
+        held = sum(end - begin for begin, end in spans.values())
+        if held > records_max:
+            raise ConfigError(
+                f"topic {topic.name} spans {held:,} offsets, expected at most {records_max:,};"
+                " raise data.events_max (about 100 bytes of memory each), or shorten the topic's retention"
+            )
+        for partition, (begin, end) in sorted(spans.items()):
+            for record in read_partition(consumer, TopicPartition(topic.name, partition), begin, end):
+                yield record.value or b""
+
+
+def end_offsets(source: str, environ: Mapping[str, str] = os.environ) -> dict[int, int]:
+    """End offset of each partition now: equal as long as nothing is added. Raises ConfigError as reading does."""
+    topic = Topic.parse(source)
+    with _consumer(topic, environ) as consumer:
+        return {partition: end for partition, (_, end) in sorted(_spans(consumer, topic).items())}
+
+
+def _spans(consumer: Any, topic: Topic) -> dict[int, tuple[int, int]]:
+    """First and end offset of each partition; raises ConfigError where there is no such topic."""
+    partitions = consumer.partitions_for_topic(topic.name)
+    if not partitions:
+        there = alike(topic.name, consumer.topics())
+        raise ConfigError(f"{','.join(topic.brokers)} has no topic {topic.name}{there}; check data.source")
+    places = [TopicPartition(topic.name, p) for p in partitions]
+    begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+    return {place.partition: (begins[place], ends[place]) for place in places}
+
+
+@contextmanager
+def _consumer(topic: Topic, environ: Mapping[str, str]) -> Iterator[Any]:
+    """A consumer outside any group, closed at the end; what Kafka refuses is a ConfigError."""
+    security = {name: environ[key] for key, name in _SECURITY.items() if environ.get(key)}
+    consumer = None
+    try:
+        consumer = open_consumer(
+            bootstrap_servers=list(topic.brokers), bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS, **security
+        )
+        yield consumer
+    except (KafkaError, OSError) as error:
+        raise ConfigError(
+            f"topic {topic.name} at {','.join(topic.brokers)} cannot be read ({error or type(error).__name__});"
+            " check data.source and the VALUESTREAM_SECURITY_PROTOCOL, _SASL_ and _SSL_ settings"
+        ) from error
+    finally:
+        if consumer is not None:
+            consumer.close()
+
+
+def _is_address(server: str) -> bool:
+    host, _, port = server.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65_536

@@ -1,0 +1,1 @@
+"""Reasons of an alert, in words that are true of the user."""

@@ -1,0 +1,231 @@
+"""Sentiment: review texts → numbers in [-1, 1], by a small text BERT in onnxruntime, off the ingestion path.
+
+The model folder is written by ``valuestream-model sentiment export``::
+
+    sentiment.onnx       inputs ids (batch, length) int32, mask (batch, length) int32; output logits (batch, 3) float32
+    sentiment.int8.onnx  the same with int8 weights, where that loses little
+    tokenizer.json       of Hugging Face ``tokenizers``
+    sentiment.json       this module's SentimentManifest
+    golden.jsonl         texts and expected probabilities, replayed at start-up
+
+A text's number depends on nothing but the text: texts of like length run together, padded to fixed steps, so that it
+is the same to the bit alone and in any company.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream.contract.files import read_listed, read_manifest_bytes
+from stream.errors import ConfigError, ContractError, ScoringError
+from stream.score.score import open_session
+from stream.score.signature import Verify, no_signature
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["LABELS", "GoldenText", "Sentiment", "SentimentManifest", "Variant", "open_tokenizer", "padded", "token_ids"]
+
+Array = npt.NDArray[Any]
+LABELS: Final = ("negative", "neutral", "positive")
+MODEL_FILE: Final = "sentiment.onnx"
+INT8_FILE: Final = "sentiment.int8.onnx"
+TOKENIZER_FILE: Final = "tokenizer.json"
+MANIFEST_FILE: Final = "sentiment.json"
+GOLDEN_FILE: Final = "golden.jsonl"
+FORMAT_VERSION: Final = 1
+#: Of a text, what is read at all: far more than ``max_length`` tokens, and it bounds the tokenizer's work.
+CHARS_MAX: Final = 10_000
+#: Token positions are padded to a multiple of this. onnxruntime's CPU kernels take rows of a matrix by four and add the
+#: rest in another order, so that with any length a text's number would depend on its company in the last bits.
+LENGTH_STEP: Final = 8
+_EXPORT: Final = "export it again with `valuestream-model sentiment export`"
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """One ONNX file, how many texts may share a run, and the largest difference from a golden probability."""
+
+    file: str
+    #: 1 for int8: activations are scaled by the largest in the batch, so company would change a text's number.
+    batch_texts: int
+    tolerance: float
+
+
+class SentimentManifest(msgspec.Struct, frozen=True):
+    """All that a sentiment model folder says of itself. New fields go last, with a default."""
+
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    #: Tokens of a text, the special ones included; what is beyond is not read.
+    max_length: int
+    #: Logits are divided by it: fitted on texts that training did not see (Guo et al. 2017).
+    temperature: float
+    #: Provider → the file that serves on it.
+    variants: dict[str, Variant]
+    #: What it was trained on: source, counts, span, base checkpoint, settings.
+    trained_on: dict[str, str | int | float | bool]
+    metrics: dict[str, float]
+    #: file name → SHA-256 of every other file of the folder.
+    files: dict[str, str]
+    format_version: int = FORMAT_VERSION
+
+
+class GoldenText(msgspec.Struct, frozen=True):
+    """A text and the probabilities of ``LABELS`` that the trained model gave."""
+
+    text: str
+    probabilities: tuple[float, float, float]
+
+
+class Sentiment:
+    """One sentiment model folder in one inference session."""
+
+    def __init__(self, folder: Path, *, provider: str = "cpu", threads: int = 1, verify: Verify = no_signature) -> None:
+        self.manifest: SentimentManifest
+        self.manifest, self.sha256 = read_sentiment_manifest(folder, verify)
+        if provider not in self.manifest.variants:
+            raise ConfigError(
+                f"provider is {provider!r}, sentiment model {folder} has {sorted(self.manifest.variants)}; "
+                "set --provider to one of these"
+            )
+        self._variant = self.manifest.variants[provider]
+        self._tokenizer = open_tokenizer(self._read(folder, TOKENIZER_FILE), self.manifest.max_length)
+        graph = self._read(folder, self._variant.file)
+        self._session = open_session(folder / self._variant.file, graph, provider, threads)
+        self._check_golden(folder / GOLDEN_FILE, self._read(folder, GOLDEN_FILE))
+
+    def run(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """P(positive) - P(negative) of each text, ``(n,)`` in [-1, 1]; 0 for a text without a word.
+
+        Raises ScoringError where the model cannot be run.
+        """
+        probabilities = self.probabilities(texts)
+        out: npt.NDArray[np.float32] = probabilities[:, 2] - probabilities[:, 0]
+        return out
+
+    def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Calibrated probabilities of ``LABELS``, ``(n, 3)``; a text without a word is neutral."""
+        out = np.tile(np.array([0, 1, 0], np.float32), (len(texts), 1))
+        ids = token_ids(self._tokenizer, texts)
+        lengths = np.array([len(row) for row in ids], np.int64)
+        # A text without a word has the special tokens only, which an empty text has too.
+        steps = np.where(lengths > self._tokenizer.num_special_tokens_to_add(False), -(-lengths // LENGTH_STEP), 0)
+        for step in np.unique(steps[steps > 0]).tolist():
+            rows = np.flatnonzero(steps == step)
+            for begin in range(0, len(rows), self._variant.batch_texts):
+                part = rows[begin : begin + self._variant.batch_texts]
+                logits = self._infer(*padded([ids[row] for row in part.tolist()]))
+                out[part] = softmax(logits.astype(np.float64) / self.manifest.temperature)
+        return out
+
+    def _read(self, folder: Path, name: str) -> bytes:
+        return read_listed(folder / MANIFEST_FILE, name, self.manifest.files[name])
+
+    def _infer(self, ids: Array, mask: Array) -> Array:
+        logits: Array
+        try:
+            (logits,) = self._session.run(["logits"], {"ids": ids, "mask": mask})
+        except Exception as error:
+            raise ScoringError(f"the sentiment model could not be run on a batch of {len(ids)}: {error}") from error
+        if not np.isfinite(logits).all():
+            raise ScoringError(
+                "the sentiment model gave NaN or infinity, expected finite numbers; check the provider's libraries"
+            )
+        return logits
+
+    def _check_golden(self, path: Path, data: bytes) -> None:
+        try:
+            cases = [msgspec.json.decode(line, type=GoldenText) for line in data.splitlines()]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ContractError(f"{path} cannot be read: {error}; {_EXPORT}") from None
+        if not cases:
+            raise ContractError(f"{path} holds no golden text; {_EXPORT}")
+        found = self.probabilities([case.text for case in cases])
+        worst = float(np.abs(found - np.array([case.probabilities for case in cases])).max())
+        if not worst <= self._variant.tolerance:
+            raise ContractError(
+                f"{path}: probabilities differ from the golden texts by {worst:.1e}, expected at most "
+                f"{self._variant.tolerance:.0e}; the model or the runtime is not what was exported: {_EXPORT}"
+            )
+
+
+def open_tokenizer(data: bytes, max_length: int) -> Tokenizer:
+    """The tokenizer in a ``tokenizer.json``, set to cut at ``max_length`` tokens and to pad nothing."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise ConfigError(
+            "sentiment needs tokenizers, which is not installed; pip install 'valuestream[cpu]'"
+        ) from None
+    try:
+        tokenizer = Tokenizer.from_str(data.decode())
+    except Exception as error:
+        raise ContractError(f"{TOKENIZER_FILE} cannot be read: {error}; {_EXPORT}") from None
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    return tokenizer
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token numbers of each text; one at a time, as a batch call would take every core of the machine."""
+    # A lone surrogate is no character: the tokenizer would refuse it.
+    clean = (text[:CHARS_MAX].encode("utf-8", "replace").decode() for text in texts)
+    return [tokenizer.encode(text).ids for text in clean]
+
+
+def padded(ids: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Token numbers and mask, both ``(n, length)`` int32, the length a multiple of ``LENGTH_STEP``.
+
+    >>> padded([[5, 6], [7]])[1].sum(axis=1)
+    array([2, 1])
+    """
+    length = -(-max(len(row) for row in ids) // LENGTH_STEP) * LENGTH_STEP
+    tokens, mask = np.zeros((len(ids), length), np.int32), np.zeros((len(ids), length), np.int32)
+    for i, row in enumerate(ids):
+        tokens[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return tokens, mask
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities of each row, ``(n, k)``; the largest logit is taken off first, so nothing overflows."""
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    out: Array = exp / exp.sum(axis=1, keepdims=True)
+    return out
+
+
+def read_sentiment_manifest(folder: Path, verify: Verify = no_signature) -> tuple[SentimentManifest, str]:
+    """Read and check a sentiment model folder; returns the manifest and its SHA-256.
+
+    Raises ConfigError where a file is missing, ContractError where one was altered or is of another format.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"sentiment model folder {folder} has no {MANIFEST_FILE}; "
+            "give a folder written by `valuestream-model sentiment export`"
+        )
+    data = read_manifest_bytes(path)
+    verify(path, data)
+    try:
+        manifest = msgspec.json.decode(data, type=SentimentManifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ContractError(f"{path} cannot be read: {error}; {_EXPORT}") from None
+    found, ours = (manifest.format_version, manifest.labels), (FORMAT_VERSION, LABELS)
+    if found != ours:
+        raise ContractError(f"{path}: format and labels are {found}, this build serves {ours}; {_EXPORT}")
+    for name in {TOKENIZER_FILE, GOLDEN_FILE, *(v.file for v in manifest.variants.values())} - set(manifest.files):
+        raise ContractError(f"{path} does not list {name}; {_EXPORT}")
+    if min([manifest.temperature, *(v.batch_texts for v in manifest.variants.values())]) <= 0:
+        raise ContractError(f"{path}: temperature and batch_texts must be above 0; {_EXPORT}")
+    for name, expected in manifest.files.items():
+        read_listed(path, name, expected)
+    return manifest, hashlib.sha256(data).hexdigest()

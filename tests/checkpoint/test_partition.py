@@ -1,0 +1,287 @@
+"""Partition: the clock of its events, the ages of silence, and what a commit's metadata says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.checkpoint.partition import QUIET_AFTER_S, Partition, Position
+from stream.clock import ManualClock
+from stream.contract.columns import IDLE_AGES_S
+from stream.score.decide import Decided
+from stream.score.queue import ScoreQueue
+from stream.state.state import PartitionState
+from tests.state.reference import Plain
+from tests.state.test_state import DAY, batch
+
+STAGE_MAX = len(IDLE_AGES_S) - 1
+POSITIONS = st.builds(
+    Position,
+    offset=st.integers(0, 2**62),
+    watermark=st.integers(0, 2**32 - 1),
+    arrival=st.integers(0, 10**12).map(lambda ms: ms / 1000),
+)
+
+
+@dataclass
+class Bench:
+    """A partition, a clock moved by hand, and scores that are made up."""
+
+    clock: ManualClock = field(default_factory=ManualClock)
+    partition: Partition = field(default_factory=lambda: Partition(0, PartitionState(40 * DAY), ScoreQueue(1.0)))
+
+    @property
+    def event_now(self) -> int:
+        return self.partition.event_now(self.clock.time())
+
+    def events(self, *users: str, ago_s: int = 0) -> None:
+        """Take in one event of each user, as the pipeline does."""
+        p, now = self.partition, self.clock.time()
+        identities = range(p.next_offset + 1, p.next_offset + 1 + len(users))
+        events = [Plain(int(now) - ago_s, user, i, 2) for user, i in zip(users, identities, strict=True)]
+        applied = p.state.apply(batch(events, p.next_offset))
+        p.next_offset, p.arrival, p.highwater = p.next_offset + len(users), now, p.next_offset + len(users)
+        p.queue.push(applied.rows, 2, self.clock.monotonic(), now)
+        p.dirty.append(applied.rows)
+
+    def score(self, meanwhile: tuple[str, ...] = ()) -> list[str]:
+        """Score all who wait; ``meanwhile`` come events before the scores are acknowledged."""
+        p = self.partition
+        rows, _ = p.queue.take(1_000, self.clock.monotonic())
+        stages = p.scoring_stage(rows, self.event_now, STAGE_MAX)
+        snapshot = p.state.snapshot(rows)
+        if meanwhile:
+            self.events(*meanwhile)
+        p.note_scores(rows, snapshot, stages, decided(len(rows)))
+        p.queue.release(rows, self.clock.monotonic())
+        return snapshot.ids
+
+    def sweep(self) -> list[str]:
+        """Look for silent users and score them."""
+        self.partition.queue_silent(self.event_now, STAGE_MAX, self.clock.monotonic())
+        return self.score()
+
+
+def decided(n: int, churn: float = 0.25) -> Decided:
+    zeros = np.zeros(n)
+    return Decided(
+        [], [], np.zeros(0, np.int64), np.full(n, churn), zeros + 0.5, zeros + 9, zeros.astype(np.uint8) + 1, zeros + 7
+    )
+
+
+# The clock of events ----------------------------------------------------------------------------------
+
+
+def test_event_time_stands_still_while_events_flow() -> None:
+    bench = Bench()
+    bench.events("u", ago_s=3_600)
+    watermark = bench.partition.state.watermark
+    assert bench.event_now == watermark
+    bench.clock.advance(seconds=QUIET_AFTER_S - 0.5)
+    assert bench.event_now == watermark
+
+
+def test_event_time_goes_on_with_the_wall_clock_when_the_topic_is_quiet() -> None:
+    bench = Bench()
+    bench.events("u", ago_s=3_600)
+    bench.clock.advance(seconds=QUIET_AFTER_S)
+    assert bench.event_now == bench.partition.state.watermark + QUIET_AFTER_S
+    bench.clock.advance(seconds=3 * DAY)
+    assert bench.event_now == bench.partition.state.watermark + QUIET_AFTER_S + 3 * DAY
+
+
+def test_event_time_waits_for_a_backlog_however_quiet() -> None:
+    bench = Bench()
+    bench.events("u")
+    bench.clock.advance(seconds=30 * DAY)
+    for highwater in (None, bench.partition.next_offset + 1):
+        bench.partition.highwater = highwater
+        assert bench.event_now == bench.partition.state.watermark
+    bench.partition.highwater = bench.partition.next_offset
+    assert bench.event_now == bench.partition.state.watermark + 30 * DAY
+
+
+def test_fresh_partition_has_no_event_time_whatever_the_wall_says() -> None:
+    bench = Bench()
+    assert bench.event_now == 0
+    bench.partition.highwater = 0
+    assert bench.event_now == 0
+
+
+def test_wall_clock_that_jumps_back_does_not_take_event_time_with_it() -> None:
+    bench = Bench()
+    bench.events("u")
+    assert bench.partition.event_now(bench.clock.time() - 30 * DAY) == bench.partition.state.watermark
+
+
+def test_lag_is_what_the_broker_has_and_the_partition_has_not() -> None:
+    partition = Partition(0, PartitionState(0), ScoreQueue(1.0), next_offset=5)
+    for highwater, lag in ((None, 0), (5, 0), (9, 4), (3, 0)):
+        partition.highwater = highwater
+        assert partition.lag == lag
+
+
+# The position in the commit ---------------------------------------------------------------------------
+
+
+@given(POSITIONS)
+def test_position_reads_back_from_its_metadata(position: Position) -> None:
+    assert Position.read(position.offset, position.metadata()) == position
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        *("", "v1", "v1:", "v1:7", "v1:7:", "v1:x:y", "v1::", "v1:1:nan", "v1:1:inf", "v1:-1:1.000", "v1:1:1.000:"),
+        *("v2:1700000000:1.500", "v1:١:1.000", "V1:1:1.000", "x" * 4_096, "v1:" + "9" * 5_000 + ":1.000"),
+    ],
+    ids=lambda m: f"{m!r:.24}",
+)
+def test_commit_of_another_tool_has_an_offset_and_no_clock(metadata: str) -> None:
+    assert Position.read(7, metadata) == Position(7)
+
+
+@given(st.text(max_size=20), st.sampled_from(["", "v1:", "v1:17:"]))
+def test_no_metadata_whatever_keeps_a_partition_from_starting(metadata: str, head: str) -> None:
+    position = Position.read(7, head + metadata)
+    assert (position.offset, position.watermark >= 0, position.arrival >= 0) == (7, True, True)
+
+
+@given(POSITIONS)
+def test_partition_goes_on_from_what_was_committed(position: Position) -> None:
+    partition = Partition(0, PartitionState(0), ScoreQueue(1.0))
+    partition.resume(position)
+    assert partition.position() == partition.durable == position
+
+
+def test_silence_is_counted_through_a_restart() -> None:
+    before = Bench()
+    before.events("u")
+    after = Bench(clock=before.clock)
+    after.partition.resume(Position.read(1, before.partition.position().metadata()))
+    after.partition.highwater = 1
+    before.clock.advance(seconds=2 * DAY)
+    assert after.event_now == before.event_now == before.partition.state.watermark + 2 * DAY
+
+
+# Ages of silence --------------------------------------------------------------------------------------
+
+
+def test_silent_user_is_scored_once_at_each_age_while_others_go_on() -> None:
+    bench = Bench()
+    bench.events("silent")
+    assert bench.score() == ["silent"]
+    hours = []
+    for hour in range(1, 40 * 24 + 1):
+        bench.clock.advance(seconds=3_600)
+        bench.events("busy")
+        hours += [hour for user in bench.sweep() if user == "silent"]
+    assert hours == [24 * days for days in (1, 3, 7, 14, 30)]
+
+
+def test_silent_topic_scores_its_user_once_at_each_age() -> None:
+    bench = Bench()
+    bench.events("u")
+    assert bench.score() == ["u"]
+    hours = []
+    for hour in range(1, 40 * 24 + 1):
+        bench.clock.advance(seconds=3_600)
+        hours += [hour] * len(bench.sweep())
+    assert hours == [24 * days for days in (1, 3, 7, 14, 30)]
+
+
+def test_ages_passed_in_one_step_make_one_score_of_the_last() -> None:
+    bench = Bench()
+    bench.events("u")
+    bench.score()
+    bench.clock.advance(seconds=8 * DAY)
+    assert bench.sweep() == ["u"]
+    assert bench.partition.state.users["idle_stage"][0] == IDLE_AGES_S.tolist().index(7 * DAY)
+    assert bench.sweep() == []
+
+
+def test_user_who_comes_back_is_silent_anew() -> None:
+    bench = Bench()
+    bench.events("u")
+    bench.score()
+    for _ in range(2):
+        bench.clock.advance(seconds=3 * DAY)
+        assert bench.sweep() == ["u"]
+        bench.events("u")
+        assert bench.score() == []
+        bench.clock.advance(seconds=1)
+        assert bench.score() == ["u"]
+        assert bench.sweep() == []
+
+
+def test_ages_beyond_the_last_that_the_model_knows_are_not_scored() -> None:
+    bench = Bench()
+    bench.events("u")
+    bench.score()
+    bench.clock.advance(seconds=40 * DAY)
+    partition = bench.partition
+    assert partition.queue_silent(bench.event_now, 2, bench.clock.monotonic()) == 1
+    rows, _ = partition.queue.take(9, bench.clock.monotonic())
+    stages = partition.scoring_stage(rows, bench.event_now, 2)
+    assert stages.tolist() == [2]
+    partition.note_scores(rows, partition.state.snapshot(rows), stages, decided(1))
+    assert partition.queue_silent(bench.event_now, 2, bench.clock.monotonic()) == 0
+
+
+def test_sweep_that_finds_nobody_queues_nobody() -> None:
+    bench = Bench()
+    assert bench.partition.queue_silent(bench.event_now, STAGE_MAX, 0.0) == 0
+    bench.events("u")
+    bench.score()
+    assert bench.partition.queue_silent(bench.event_now, STAGE_MAX, 0.0) == 0
+    assert len(bench.partition.queue) == 0
+
+
+# Scores into state ------------------------------------------------------------------------------------
+
+
+def test_acknowledged_scores_are_noted_and_make_their_users_dirty() -> None:
+    bench = Bench()
+    bench.events("a", "b", "c")
+    bench.partition.take_dirty()
+    bench.score()
+    users = bench.partition.state.users[:3]
+    assert users["scored_sentiment"].tolist() == users["sentiment_offset"].tolist()
+    assert users["scored_offset"].tolist() == users["applied_offset"].tolist() == [0, 1, 2]
+    assert users[["churn", "purchase", "ltv", "alert_band", "alert_time"]].tolist() == [(0.25, 0.5, 9.0, 1, 7)] * 3
+    assert bench.partition.state.unscored().tolist() == []
+    assert bench.partition.take_dirty().tolist() == [0, 1, 2]
+    assert bench.partition.take_dirty().tolist() == []
+
+
+def test_events_that_come_meanwhile_leave_their_users_stale_and_only_them() -> None:
+    bench = Bench()
+    bench.events("a", "b", "c")
+    bench.clock.advance(seconds=1)
+    bench.score(meanwhile=("b",))
+    assert bench.partition.state.unscored().tolist() == [1]
+    bench.clock.advance(seconds=1)
+    assert bench.score() == ["b"]
+    assert bench.partition.state.unscored().tolist() == []
+
+
+def test_event_that_comes_while_silence_is_scored_starts_silence_anew() -> None:
+    bench = Bench()
+    bench.events("u")
+    bench.score()
+    bench.clock.advance(seconds=DAY)
+    bench.partition.queue_silent(bench.event_now, STAGE_MAX, bench.clock.monotonic())
+    bench.score(meanwhile=("u",))
+    assert bench.partition.state.users["idle_stage"][0] == 0
+    assert bench.partition.state.unscored().tolist() == [0]
+
+
+def test_rows_are_dirty_once_however_often_they_change() -> None:
+    bench = Bench()
+    for users in (("b", "a"), ("a",), ("c", "a")):
+        bench.events(*users)
+    assert bench.partition.take_dirty().tolist() == [0, 1, 2]

@@ -1,0 +1,100 @@
+"""Records whose headers have names of any bytes, in batches as the broker hands them over."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from typing import Any
+
+import crc32c
+import pytest
+from aiokafka.consumer import fetcher
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.structs import TopicPartition
+
+from stream.kafka.records import read_records
+
+NONE, GZIP = 0, 1
+
+
+def batch(base_offset: int, names: list[bytes], compression: int = NONE) -> bytes:
+    """A record batch with one header of each of these names (of 4 bytes), in records of their own."""
+    builder = DefaultRecordBatchBuilder(2, NONE, 0, -1, -1, 0, 100_000)
+    for i, _ in enumerate(names):
+        builder.append(i, 0, key=b"k%d" % i, value=b"v%d" % i, headers=[(f"Q{i:03}", b"x")])
+    raw = bytearray(builder.build())
+    for i, name in enumerate(names):
+        raw = raw.replace(b"Q%03d" % i, name)
+    if compression == GZIP:
+        raw = raw[:61] + gzip.compress(bytes(raw[61:]))
+        raw[8:12] = struct.pack(">i", len(raw) - 12)
+        raw[21:23] = struct.pack(">h", GZIP)
+    raw[0:8] = struct.pack(">q", base_offset)
+    raw[17:21] = struct.pack(">I", crc32c.crc32c(bytes(raw[21:])))
+    return bytes(raw)
+
+
+def read(data: bytes, offset: int = 0) -> list[Any]:
+    records = fetcher.PartitionRecords(
+        TopicPartition("t", 0), fetcher.MemoryRecords(data), [], offset, None, None, True, fetcher.READ_UNCOMMITTED
+    )
+    return list(records)
+
+
+@pytest.fixture(autouse=True)
+def _patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MemoryRecords", "PartitionRecords"):
+        monkeypatch.setattr(fetcher, name, getattr(fetcher, name))
+    read_records()
+
+
+@pytest.mark.parametrize("compression", [NONE, GZIP])
+@pytest.mark.parametrize("bad", [b"\xff\xfe\xfd\xfc", b"ab\xc3(", b"\xed\xa0\x80x"])
+def test_record_with_a_header_name_that_is_not_utf_8_is_read_and_so_are_those_around_it(
+    bad: bytes, compression: int
+) -> None:
+    first, last = batch(0, [b"good"] * 3), batch(20, [b"good"] * 2)
+    middle = batch(10, [b"good", bad, b"good", bad], compression)
+    found = read(first + middle + last)
+    assert [r.offset for r in found] == [0, 1, 2, 10, 11, 12, 13, 20, 21]
+    assert [r.value for r in found] == [b"v0", b"v1", b"v2", b"v0", b"v1", b"v2", b"v3", b"v0", b"v1"]
+    assert found[4].headers == [(bad.decode(errors="backslashreplace"), b"x")]
+    assert [r.headers for r in found if r.offset not in (11, 13)] == [[("good", b"x")]] * 7
+    assert [r.offset for r in read(middle + last, offset=12)] == [12, 13, 20, 21]
+
+
+def test_records_of_good_names_are_read_as_aiokafka_reads_them() -> None:
+    data = batch(0, [b"good"] * 3) + batch(7, ["éé".encode()] * 2)
+    found = [(r.offset, r.headers[0][0]) for r in read(data)]
+    assert found == [(0, "good"), (1, "good"), (2, "good"), (7, "éé"), (8, "éé")]
+
+
+def test_who_stops_in_between_has_read_as_far_as_they_got_and_goes_on_there() -> None:
+    data = batch(0, [b"good"] * 5) + batch(9, [b"good"] * 2)
+    records = fetcher.PartitionRecords(
+        TopicPartition("t", 0), fetcher.MemoryRecords(data), [], 1, None, None, True, fetcher.READ_UNCOMMITTED
+    )
+    reached = []
+    for record in records:
+        reached.append((record.offset, records.next_fetch_offset))
+        if len(reached) == 2:
+            break
+    assert reached == [(1, 2), (2, 3)]
+    assert records.next_fetch_offset == 3
+    assert next(records).offset == 3
+    assert [record.offset for record in records] == [4, 9, 10]
+    assert records.next_fetch_offset == 11
+    assert list(records) == []
+
+
+def test_batch_of_which_compaction_left_nothing_is_passed() -> None:
+    empty = bytearray(batch(5, [b"good"]))
+    empty = empty[:57] + struct.pack(">i", 0)
+    empty[8:12] = struct.pack(">i", len(empty) - 12)
+    empty[17:21] = struct.pack(">I", crc32c.crc32c(bytes(empty[21:])))
+    assert [r.offset for r in read(batch(0, [b"good"]) + bytes(empty) + batch(9, [b"good"]))] == [0, 9]
+    records = fetcher.PartitionRecords(
+        TopicPartition("t", 0), fetcher.MemoryRecords(bytes(empty)), [], 5, None, None, True, fetcher.READ_UNCOMMITTED
+    )
+    assert list(records) == []
+    assert records.next_fetch_offset == 6

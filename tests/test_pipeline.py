@@ -1,0 +1,291 @@
+"""The pipeline without Kafka: when users are scored, and what a broker that refuses may not lose."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from stream.checkpoint.partition import Partition
+from stream.checkpoint.reviews import Reviews
+from stream.clock import ManualClock
+from stream.contract.score import Alert
+from stream.decode.decode import Decoder, Money
+from stream.kafka.publish import Outgoing, OutgoingLike
+from stream.metrics import Metrics
+from stream.pipeline import Pipeline, Topics
+from stream.score.decide import AlertRule, Decider
+from stream.score.explain.explain import Explainer
+from stream.score.queue import ScoreQueue
+from stream.score.score import DEMO_MODEL, RawScores, Scorer
+from stream.state.state import PartitionState
+
+DAY = 86_400.0
+TOPICS = Topics(events="events", changelog="changelog", scores="scores", alerts="alerts", dlq="dlq")
+
+
+@dataclass
+class Record:
+    """A consumer record, as far as the stages read it."""
+
+    offset: int
+    value: bytes | None
+    timestamp: int
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass
+class MemorySink:
+    """Keeps what is sent, in the order that a broker would acknowledge it; refuses while told to."""
+
+    sent: dict[str, list[Outgoing]] = field(default_factory=dict)
+    refusing: bool = False
+
+    async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
+        if self.refusing:
+            raise ConnectionError("refused")
+        kept = self.sent.setdefault(topic, [])
+        before = len(kept)
+        kept.extend(map(Outgoing._make, records))
+        return len(kept) - 1 if len(kept) > before else None
+
+
+class Bench:
+    """A pipeline with one partition, a clock that is moved by hand, and events by the second."""
+
+    def __init__(self, scorer: Scorer, refresh_interval_s: float = 1.0, explain_users_max: int = 2) -> None:
+        self.clock, self.sink, self.metrics = ManualClock(), MemorySink(), Metrics()
+        decider = Decider(scorer.manifest, scorer.sha256, AlertRule(0.7, 0.6, DAY))
+        decoder = Decoder("flat", Money("USD"), bytes_max=10_000, future_skew_s=300)
+        reviews = Reviews(None, 1, self.metrics, self.clock)
+        explainer = Explainer(scorer, users_max=explain_users_max)
+        self.pipeline = Pipeline(
+            decoder, scorer, decider, self.sink, TOPICS, self.metrics, self.clock, reviews, explainer
+        )
+        self.partition = Partition(0, PartitionState(DAY), ScoreQueue(refresh_interval_s))
+        self.offset = 0
+
+    def event(self, user: str, kind: str = "view") -> None:
+        now = self.clock.time()
+        value = {"type": kind, "user_id": user, "ts": now, "event_id": f"e{self.offset}", "price": 10}
+        record = Record(self.offset, json.dumps(value).encode(), int(now * 1000))
+        self.offset += 1
+        self.partition.highwater = self.offset
+        self.pipeline.ingest(self.partition, [record])
+
+    async def score(self) -> list[str]:
+        """Score once; the users, in the order of their urgency."""
+        before = len(self.sink.sent.get("scores", []))
+        await self.pipeline.score([self.partition], 100)
+        return [(r.key or b"").decode() for r in self.sink.sent.get("scores", [])[before:]]
+
+    async def sweep(self) -> list[str]:
+        """Look for silent users and score them."""
+        event_now = self.partition.event_now(self.clock.time())
+        self.partition.queue_silent(event_now, self.pipeline.stage_max, self.clock.monotonic())
+        return await self.score()
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return Scorer(DEMO_MODEL)
+
+
+async def test_user_is_scored_once_per_refresh_interval_however_many_events_arrive(scorer: Scorer) -> None:
+    bench = Bench(scorer, refresh_interval_s=1.0)
+    scored = 0
+    for _ in range(50):
+        bench.event("u")
+        scored += len(await bench.score())
+        bench.clock.advance(seconds=0.1)
+    assert scored == 5
+    bench.clock.advance(seconds=1)
+    assert await bench.score() == ["u"]
+    assert await bench.score() == []
+
+
+async def test_purchases_and_carts_are_scored_before_views(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    for user, kind in (("viewer", "view"), ("carter", "cart"), ("buyer", "purchase")):
+        bench.event(user, kind)
+    assert await bench.score() == ["buyer", "carter", "viewer"]
+
+
+async def test_silent_user_is_scored_at_each_age_once_while_others_move_the_watermark(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    bench.event("silent")
+    assert await bench.score() == ["silent"]
+    days = []
+    for day in range(1, 41):
+        bench.clock.advance(seconds=DAY)
+        bench.event("busy")
+        days += [day for user in await bench.sweep() if user == "silent"]
+    assert days == [1, 3, 7, 14, 30]
+    ages = [as_of(r) - as_of(bench.sink.sent["scores"][0]) for r in of_user(bench, "silent")]
+    assert [age // np.timedelta64(1, "D") for age in ages] == [0, 1, 3, 7, 14, 30]
+
+
+async def test_silent_user_is_scored_by_the_wall_clock_when_the_topic_is_silent(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    bench.event("silent")
+    await bench.score()
+    bench.clock.advance(seconds=DAY + 60)
+    assert await bench.sweep() == ["silent"]
+    assert await bench.sweep() == []
+
+
+async def test_bad_and_late_records_do_not_stop_the_clock_of_silence(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    bench.event("silent")
+    await bench.score()
+    scored = []
+    for _ in range(26):
+        bench.clock.advance(seconds=3_600)
+        bench.pipeline.ingest(bench.partition, [Record(bench.offset, b"not json", 0)])
+        bench.offset += 1
+        bench.partition.highwater = bench.offset
+        scored += await bench.sweep()
+    assert scored == ["silent"]
+
+
+async def test_nobody_is_silent_behind_a_backlog(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    bench.event("unheard")
+    await bench.score()
+    bench.partition.highwater = 1_000
+    bench.clock.advance(seconds=3 * DAY)
+    assert await bench.sweep() == []
+
+
+async def test_users_of_a_refused_score_are_scored_again(scorer: Scorer) -> None:
+    bench = Bench(scorer, refresh_interval_s=0)
+    bench.event("u")
+    bench.sink.refusing = True
+    with pytest.raises(ConnectionError):
+        await bench.score()
+    bench.sink.refusing = False
+    assert await bench.score() == ["u"]
+
+
+async def test_checkpoint_that_is_refused_does_not_move_the_position(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    bench.event("u")
+    before = bench.partition.durable
+    bench.sink.refusing = True
+    with pytest.raises(ConnectionError):
+        await bench.pipeline.checkpoint(bench.partition)
+    assert bench.partition.durable == before
+    assert bench.partition.durable != bench.partition.position()
+
+
+async def test_checkpoint_writes_each_changed_user_once_and_then_nothing(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    for user in ("a", "b", "a"):
+        bench.event(user)
+    position, users, offset = await bench.pipeline.checkpoint(bench.partition)
+    assert (position.offset, offset) == (3, 1)
+    assert users.keys == [b"a", b"b"]
+    assert users.rows.tolist() == [0, 1]
+    again, nobody, nothing = await bench.pipeline.checkpoint(bench.partition)
+    assert (again, nobody.keys, nothing) == (position, [], None)
+
+
+async def test_events_that_come_while_a_score_is_made_leave_the_user_stale(scorer: Scorer) -> None:
+    bench = Bench(scorer, refresh_interval_s=0)
+    bench.event("u")
+    send = bench.sink.send
+
+    async def meanwhile(topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
+        if topic == "scores":
+            bench.sink.send = send  # type: ignore[method-assign]
+            bench.event("u", "purchase")
+        return await send(topic, partition, records)
+
+    bench.sink.send = meanwhile  # type: ignore[method-assign]
+    assert await bench.score() == ["u"]
+    assert bench.partition.state.unscored().tolist() == [0]
+    assert await bench.score() == ["u"]
+    assert bench.partition.state.unscored().tolist() == []
+
+
+class SlowModel:
+    """The demo model, which takes a millisecond per event, and notes whether it ran on the thread of the loop."""
+
+    def __init__(self, scorer: Scorer, clock: ManualClock) -> None:
+        self._scorer, self._clock = scorer, clock
+        self.on_the_loop: list[bool] = []
+
+    def run(self, tokens: Any, numbers: Any) -> RawScores:
+        self._clock.advance(seconds=0.001 * np.count_nonzero(tokens[:, :, 0]))
+        self.on_the_loop.append(threading.current_thread() is threading.main_thread())
+        return self._scorer.run(tokens, numbers)
+
+
+async def test_quick_inference_runs_on_the_loop_and_one_that_would_hold_it_up_beside_it(scorer: Scorer) -> None:
+    bench = Bench(scorer, refresh_interval_s=0)
+    model = SlowModel(scorer, bench.clock)
+    bench.pipeline._scorer = model  # type: ignore[assignment]
+    for users in (1, 1, 1, 8, 1, 1):
+        for user in range(users):
+            bench.event(f"u{user}")
+        await bench.score()
+    # Of the first nothing is known yet. The fourth takes 11 ms, and the fifth might for all that is known.
+    assert model.on_the_loop == [False, True, True, False, False, True]
+
+
+def of_user(bench: Bench, user: str) -> list[Outgoing]:
+    return [r for r in bench.sink.sent["scores"] if r.key == user.encode()]
+
+
+def as_of(record: Outgoing) -> np.datetime64:
+    return np.datetime64(json.loads(record.value or b"")["as_of"].removesuffix("Z"))
+
+
+async def silent_alerts(bench: Bench, users: int) -> list[Alert]:
+    """Alerts of so many shoppers who looked around for a week and then stayed away for a month."""
+    for _ in range(7):
+        for user in range(users):
+            bench.event(f"u{user}")
+        bench.clock.advance(seconds=DAY)
+    await bench.score()
+    bench.clock.advance(seconds=30 * DAY)
+    await bench.sweep()
+    return [msgspec.json.decode(r.value or b"", type=Alert) for r in bench.sink.sent.get("alerts", [])]
+
+
+async def test_alert_says_in_words_why(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    (alert,) = await silent_alerts(bench, 1)
+    assert 1 <= len(alert.reasons) <= 4
+    assert any(reason.text.startswith("no visit for ") for reason in alert.reasons)
+    assert unexplained(bench) == {"load": 0, "bound": 0, "error": 0}
+
+
+async def test_reasons_have_a_bound_and_alerts_do_not(scorer: Scorer) -> None:
+    bench = Bench(scorer, explain_users_max=2)
+    alerts = await silent_alerts(bench, 5)
+    assert len(alerts) == 5
+    assert [bool(alert.reasons) for alert in alerts] == [True, True, False, False, False]
+    assert unexplained(bench) == {"load": 0, "bound": 3, "error": 0}
+
+
+async def test_alerts_go_out_without_reasons_while_others_wait_for_a_score(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.pipeline.EXPLAIN_QUEUE_MAX", -1)
+    bench = Bench(scorer)
+    (alert,) = await silent_alerts(bench, 1)
+    assert alert.reasons == []
+    assert unexplained(bench) == {"load": 1, "bound": 0, "error": 0}
+
+
+def unexplained(bench: Bench) -> dict[str, float]:
+    names = ("load", "bound", "error")
+    return {name: bench.metrics.alerts_unexplained.labels(name)._value.get() for name in names}
