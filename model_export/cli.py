@@ -186,7 +186,7 @@ def sign(folder: Path, key: Path) -> None:
       valuestream worker --model-dir models/shop --model-public-key model.pub
     """
     with _training():
-        from model_export.export.sign import read_sign_key, sign_folder
+        from model_export.export.signing import read_sign_key, sign_folder
     click.echo(f"wrote {sign_folder(folder, read_sign_key(key))}")
 
 
@@ -239,10 +239,10 @@ def bench(
     with _training():
         from model_export.bench.bench import BATCHES
         from model_export.bench.bench import bench as run_bench
-        from model_export.bench.bench_int8 import WIDTHS
-        from model_export.bench.bench_material import material
-        from model_export.bench.bench_page import as_markdown, write_json, write_page
-        from model_export.data.history import DataConfig
+        from model_export.bench.int8_speed import WIDTHS
+        from model_export.bench.page import as_markdown, write_json, write_page
+        from model_export.bench.workload import material
+        from model_export.data.event_log import DataConfig
     events = None if data is None else DataConfig(source=str(data), format=form)
     found = run_bench(
         material(folder, events),

@@ -23,13 +23,13 @@ from safetensors.torch import load_file as load_weights
 from safetensors.torch import save_file as save_weights
 
 from model_export.files import replaced
-from model_export.network.model import EventBert, Shape
+from model_export.network.event_bert import EventBert, Shape
 from model_export.settings import Settings
 from stream.contract.manifest import Calibration
 from stream.contract.tokens import CHANNELS, FEATURES_VERSION, TOKENS_VERSION
 from stream.errors import ConfigError, ContractError
 from stream.score.encode import padded_length
-from stream.score.score import RawScores
+from stream.score.scorer import RawScores
 
 __all__ = ["Run", "Sample", "by_length", "load_run", "predict", "save_run"]
 

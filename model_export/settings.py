@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 
-from model_export.data.dataset import Plan
-from model_export.data.history import SIMULATOR, DataConfig
-from model_export.network.model import ModelConfig
+from model_export.data.event_log import SIMULATOR, DataConfig
+from model_export.data.examples import Plan
+from model_export.network.event_bert import ModelConfig
 from model_export.training.fit import FitConfig
 from stream.contract.manifest import Labels
 from stream.errors import ConfigError
-from stream.kafka.topic import Topic, is_topic
+from stream.kafka.events_topic import Topic, is_topic
 
 __all__ = ["EvaluateConfig", "ExportConfig", "RetrainConfig", "Settings", "TextConfig", "as_toml", "read_settings"]
 

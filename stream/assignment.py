@@ -20,12 +20,12 @@ from stream.errors import ContractError, LeaseError
 from stream.score.queue import OWED, ScoreQueue
 
 if TYPE_CHECKING:
-    from stream.checkpoint.segment import Users
+    from stream.checkpoint.journal_blocks import Users
     from stream.clock import Clock
     from stream.kafka.fetches import Records
     from stream.metrics import Metrics
     from stream.pipeline import Pipeline
-    from stream.state.state import PartitionState
+    from stream.state.partition_state import PartitionState
 
 __all__ = ["Assignment", "Store"]
 
@@ -34,7 +34,7 @@ _NAP_S: Final = 0.002
 
 
 class Store(Protocol):
-    """The local store of users; see :class:`stream.kafka.store.UserStore`."""
+    """The local store of users; see :class:`stream.kafka.table.UserStore`."""
 
     async def load(self, partition: int) -> PartitionState:
         """All users of a partition, in memory; they are the caller's then."""

@@ -21,7 +21,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from stream.metric_texts import TEXTS
+from stream.metric_help import TEXTS
 
 __all__ = ["OUTCOMES", "PREFIX", "SLO_SECONDS", "STAGES", "TRIGGERS", "MetricDoc", "Metrics"]
 

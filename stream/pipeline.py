@@ -23,21 +23,21 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.checkpoint import changelog
+from stream.checkpoint.journal_blocks import Users
 from stream.checkpoint.partition import Partition, Position
-from stream.checkpoint.reviews import Reviews
-from stream.checkpoint.segment import Users
+from stream.checkpoint.pending_reviews import Reviews
 from stream.contract.columns import DAY_S, IDLE_AGES_S
-from stream.decode.decode import DeadLetter, Decoded, Decoder
-from stream.decode.pseudonym import check_key
+from stream.decode.decoder import DeadLetter, Decoded, Decoder
+from stream.decode.pseudonyms import check_key
 from stream.errors import LeaseError, ScoringError
-from stream.kafka.publish import Outgoing, OutgoingLike, dead_letter, records_of
+from stream.kafka.producer import Outgoing, OutgoingLike, dead_letter, records_of
 from stream.score.decide import Decided, Decider, encode_json
 from stream.score.encode import encode
-from stream.score.explain.explain import Explainer
+from stream.score.explain.explainer import Explainer
 from stream.score.features import features
 from stream.score.queue import priorities
-from stream.score.score import RawScores, Scorer
-from stream.state.state import Applied, PartitionState, Snapshot
+from stream.score.scorer import RawScores, Scorer
+from stream.state.partition_state import Applied, PartitionState, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,7 @@ _AT_ONCE_S: Final = 0.010
 
 
 class Sink(Protocol):
-    """Where records go; see :class:`stream.kafka.publish.Publisher`."""
+    """Where records go; see :class:`stream.kafka.producer.Publisher`."""
 
     async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
         """Send records and wait for their acknowledgement; the last offset."""

@@ -15,7 +15,7 @@ from stream.clock import ManualClock
 from stream.errors import ContractError
 from stream.kafka.fetches import OneEventPerFetch, Records
 from stream.metrics import Metrics
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 
 TP0 = TP("events", 0)
 

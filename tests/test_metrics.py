@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream.metric_texts import TEXTS
+from stream.metric_help import TEXTS
 from stream.metrics import OUTCOMES, SLO_SECONDS, STAGES, MetricDoc, Metrics, table
 
 #: Labels that would hold one series per customer or event.

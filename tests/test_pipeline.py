@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from stream.checkpoint.partition import Partition
-from stream.checkpoint.reviews import Reviews
+from stream.checkpoint.pending_reviews import Reviews
 from stream.clock import ManualClock
 from stream.contract.score import Alert
-from stream.decode.decode import Decoder, Money
-from stream.kafka.publish import Outgoing, OutgoingLike
+from stream.decode.decoder import Decoder, Money
+from stream.kafka.producer import Outgoing, OutgoingLike
 from stream.metrics import Metrics
 from stream.pipeline import Pipeline, Topics
 from stream.score.decide import AlertRule, Decider
-from stream.score.explain.explain import Explainer
+from stream.score.explain.explainer import Explainer
 from stream.score.queue import ScoreQueue
-from stream.score.score import DEMO_MODEL, RawScores, Scorer
-from stream.state.state import PartitionState
+from stream.score.scorer import DEMO_MODEL, RawScores, Scorer
+from stream.state.partition_state import PartitionState
 
 DAY = 86_400.0
 TOPICS = Topics(events="events", changelog="changelog", scores="scores", alerts="alerts", dlq="dlq")

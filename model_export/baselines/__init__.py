@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from model_export.data.dataset import Examples
+from model_export.data.examples import Examples
 from stream.contract.manifest import Labels
 
 __all__ = ["Baseline", "Predicted", "log_odds"]

@@ -20,8 +20,8 @@ from scipy.optimize import minimize
 from scipy.special import betaln, expit, gammaln, hyp2f1
 
 from model_export.baselines import Predicted, log_odds
-from model_export.data.dataset import Examples
-from model_export.data.history import EventLog
+from model_export.data.event_log import EventLog
+from model_export.data.examples import Examples
 from stream.contract.columns import DAY_S
 from stream.contract.events import VALUE_SCALE, EventType
 from stream.contract.manifest import Labels

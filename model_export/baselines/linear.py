@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from model_export.baselines import Predicted, log_odds
-from model_export.data.dataset import Examples
+from model_export.data.examples import Examples
 from stream.contract.manifest import Labels
 from stream.contract.tokens import FEATURES
 from stream.score.calibration import sigmoid

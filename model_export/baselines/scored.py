@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from model_export.baselines import Baseline
-from model_export.data.dataset import Dataset
-from model_export.evaluation.evaluation import Scores
+from model_export.data.examples import Dataset
+from model_export.evaluation.evaluation_folder import Scores
 from model_export.settings import Settings
-from model_export.training.calibrate import calibrate_heads, follow_factor, follow_heads, has_enough
+from model_export.training.calibration import calibrate_heads, follow_factor, follow_heads, has_enough
 from stream.score.calibration import probabilities, sigmoid
 
 __all__ = ["score_baseline"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_export.baselines import Predicted, log_odds
-from model_export.data.dataset import Examples
+from model_export.data.examples import Examples
 from stream.contract.manifest import Labels
 
 __all__ = ["LightGbm"]

@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model_export.bench.bench_int8 import Int8, int8_gains
-from model_export.bench.bench_material import Material
-from model_export.bench.bench_ways import COMPILED, Layout, Way, Ways, cpu_ways, gpu_ways
+from model_export.bench.int8_speed import Int8, int8_gains
 from model_export.bench.machine import machine
-from model_export.export.compress import outputs
+from model_export.bench.runners import COMPILED, Layout, Way, Ways, cpu_ways, gpu_ways
+from model_export.bench.workload import Material
+from model_export.export.variants import outputs
 from model_export.metrics.measures import auc
-from model_export.metrics.tally import tally
-from model_export.network.model import ModelConfig
+from model_export.metrics.sorted_outcomes import tally
+from model_export.network.event_bert import ModelConfig
 from stream.contract.tokens import CHANNELS
 
 __all__ = ["BATCHES", "GPU", "Bench", "Measured", "bench", "flop"]

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file, save_file
 
-from model_export.data import dataset, history
-from model_export.data.dataset import Dataset, Examples
-from model_export.data.history import fingerprint
+from model_export.data import event_log as history
+from model_export.data import examples as dataset
+from model_export.data.event_log import fingerprint
+from model_export.data.examples import Dataset, Examples
 from model_export.files import replaced
 from model_export.settings import Settings
 from stream.contract.tokens import FEATURES_VERSION, TOKENS_VERSION

@@ -28,14 +28,14 @@ from model_export.baselines.bgnbd import BgNbd
 from model_export.baselines.linear import Logistic, Recency
 from model_export.baselines.scored import score_baseline
 from model_export.baselines.trees import LightGbm
-from model_export.data.dataset import Dataset, Examples
-from model_export.data.history import EventLog
-from model_export.evaluation.evaluation import Scores
-from model_export.network.model import EventBert
+from model_export.data.event_log import EventLog
+from model_export.data.examples import Dataset, Examples
+from model_export.evaluation.evaluation_folder import Scores
+from model_export.network.event_bert import EventBert
 from model_export.run_folder import by_length, predict
 from model_export.settings import Settings
 from model_export.text.products import ProductTable
-from model_export.training.calibrate import predicted, predicted_value
+from model_export.training.calibration import predicted, predicted_value
 from model_export.training.train import Model, learn
 from stream.score.calibration import sigmoid
 from stream.score.expectation import expected_value

@@ -17,10 +17,10 @@ import click
 import msgspec
 from rich.console import Console
 
-from model_export.data import history
+from model_export.data import event_log as history
+from model_export.evaluation.churn_regret import churn_regret
 from model_export.evaluation.evaluate import evaluate
-from model_export.evaluation.evaluation import Bounds, Evaluation, load_evaluation
-from model_export.evaluation.truth import churn_regret
+from model_export.evaluation.evaluation_folder import Bounds, Evaluation, load_evaluation
 from model_export.metrics.bootstrap import Interval
 from model_export.report import summary, write_report
 from model_export.settings import read_settings
@@ -149,7 +149,7 @@ def _regret(regret: dict[str, Interval]) -> str:
     rows = [
         "Regret of churn: mean log-loss less that of the true hazard, in nats. The truth knows each shopper's session",
         "rate and hazard, not whether a silent one has left, nor how one who is about to leave behaves; a model that",
-        "sees the latter can be better than it (`model_export/evaluation/truth.py`).",
+        "sees the latter can be better than it (`model_export/evaluation/churn_regret.py`).",
         "",
         "| model | regret |",
         "|---|---:|",

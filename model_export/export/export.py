@@ -18,17 +18,17 @@ import onnx
 import torch
 from torch import nn
 
-from model_export.export.card import model_card
-from model_export.export.compress import Loss, fused, half, loss, outputs, quantised
-from model_export.export.sign import read_sign_key, sign_folder
+from model_export.export.model_card import model_card
+from model_export.export.signing import read_sign_key, sign_folder
+from model_export.export.variants import Loss, fused, half, loss, outputs, quantised
 from model_export.files import replaced
-from model_export.network.model import EventBert
-from model_export.network.serving import ORT_DOMAIN, Serving
+from model_export.network.event_bert import EventBert
+from model_export.network.serving_graph import ORT_DOMAIN, Serving
 from model_export.run_folder import Run, Sample, load_run, predict
 from stream.contract.manifest import MANIFEST_FILE, MODEL_FILE, GoldenCase, Manifest, Variant
 from stream.contract.tokens import CHANNELS, LENGTHS
 from stream.errors import ContractError
-from stream.score.score import RawScores, Scorer, golden_file
+from stream.score.scorer import RawScores, Scorer, golden_file
 
 __all__ = ["VARIANTS", "export", "to_onnx"]
 

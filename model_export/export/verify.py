@@ -12,13 +12,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from model_export.data import dataset, history
-from model_export.export.compress import ALONE_MAX, Fusions, fusions
+from model_export.data import event_log as history
+from model_export.data import examples as dataset
+from model_export.export.variants import ALONE_MAX, Fusions, fusions
 from model_export.metrics.measures import auc, spearman
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
 from model_export.run_folder import Run, Sample, load_run, predict
 from stream.errors import ContractError
-from stream.score.score import RawScores, Scorer
+from stream.score.scorer import RawScores, Scorer
 
 __all__ = ["BOUNDS", "Parity", "check", "parity_table", "verify"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_export.metrics.measures import METRICS, SIGNED, Kind, ece
-from model_export.metrics.tally import Ranking, Tally
+from model_export.metrics.sorted_outcomes import Ranking, Tally
 
 __all__ = ["Interval", "Measured", "Snapshot", "measure"]
 

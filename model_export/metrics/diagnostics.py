@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_export.metrics.tally import BINS, tally
+from model_export.metrics.sorted_outcomes import BINS, tally
 
 __all__ = ["Bin", "ClassReport", "Tenth", "classification_report", "lift_and_gain", "reliability"]
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from model_export.metrics.tally import Tally, ratio
+from model_export.metrics.sorted_outcomes import Tally, ratio
 
 __all__ = [
     "METRICS", "SIGNED", "Kind", "auc", "brier", "decile_mape", "ece", "gini", "log_loss", "pr_auc", "rmse",

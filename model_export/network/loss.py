@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model_export.data.dataset import Examples
-from model_export.network.encoder import HASH_BUCKETS
+from model_export.data.examples import Examples
+from model_export.network.event_encoder import HASH_BUCKETS
 
 __all__ = ["LossConfig", "Objective", "Targets"]
 

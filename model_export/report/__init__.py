@@ -14,6 +14,6 @@ page       the order of it all
 """
 
 from model_export.report.page import write_report
-from model_export.report.words import summary
+from model_export.report.wording import summary
 
 __all__ = ["summary", "write_report"]

@@ -7,14 +7,14 @@ from typing import Final
 
 import numpy as np
 
-from model_export.evaluation.evaluation import Evaluation
+from model_export.evaluation.evaluation_folder import Evaluation
 from model_export.metrics.diagnostics import lift_and_gain, reliability
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
 from model_export.report.markup import details, figure, grid, note, paragraph, section, table, verdict
 from model_export.report.material import FUSED, VALUE, Array, Material
 from model_export.report.plots import gain, reliability_diagram, value_by_decile
 from model_export.report.shares import Shares
-from model_export.report.words import (
+from model_export.report.wording import (
     RIVAL,
     compared,
     main_metric,

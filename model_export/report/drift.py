@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from model_export.metrics.measures import auc, ece
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
 from model_export.report.markup import figure, grid, paragraph, section, table
 from model_export.report.material import FUSED, Material
 from model_export.report.plots import PSI_MODERATE, PSI_STRONG, bars_of_psi, snapshots
 from model_export.report.shares import Shares
-from model_export.report.words import number, task_titles
+from model_export.report.wording import number, task_titles
 from stream.contract.tokens import FEATURES
 
 __all__ = ["drift", "psi"]

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from model_export.evaluation.evaluation import (
+from model_export.evaluation.evaluation_folder import (
     METRICS_FILE,
     Evaluation,
     Outcomes,
@@ -25,7 +25,7 @@ from model_export.evaluation.evaluation import (
     load_outcomes,
     load_scores,
 )  # fmt: skip
-from model_export.metrics.tally import Tally, tally
+from model_export.metrics.sorted_outcomes import Tally, tally
 from model_export.network.heads import head_names
 from stream.errors import ConfigError
 

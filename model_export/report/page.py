@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from model_export.evaluation.evaluation import Evaluation
+from model_export.evaluation.evaluation_folder import Evaluation
 from model_export.report.answers import calibration, contact, headlines, value
 from model_export.report.drift import drift
 from model_export.report.markup import document, note, paragraph

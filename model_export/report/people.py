@@ -7,16 +7,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from model_export.data.dataset import Examples
-from model_export.evaluation.evaluation import Outcomes
-from model_export.evaluation.sanity import one_time_buyers
+from model_export.data.examples import Examples
+from model_export.evaluation.evaluation_folder import Outcomes
+from model_export.evaluation.one_time_buyers import one_time_buyers
 from model_export.metrics.measures import auc, ece
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
 from model_export.report.markup import figure, grid, note, paragraph, section, table
 from model_export.report.material import Material, best_f1_threshold
 from model_export.report.plots import buyers, cohorts
 from model_export.report.shares import Shares, shares_of
-from model_export.report.words import number, percent, task_titles
+from model_export.report.wording import number, percent, task_titles
 from stream.contract.columns import DAY_S
 from stream.contract.tokens import CHANNELS, FEATURES
 

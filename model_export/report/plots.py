@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from model_export.metrics.tally import Tally
+from model_export.metrics.sorted_outcomes import Tally
 from model_export.report.shares import Shares
 from model_export.report.svg import drawn
 

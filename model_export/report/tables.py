@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from model_export.evaluation.evaluation import Evaluation
+from model_export.evaluation.evaluation_folder import Evaluation
 from model_export.metrics.diagnostics import classification_report
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
 from model_export.report.markup import code, details, figure, grid, listing, note, paragraph, section, table
 from model_export.report.material import FUSED, VALUE, Material, best_f1_threshold
 from model_export.report.plots import precision_recall, roc
-from model_export.report.words import metric_name, model_name, rows_of, task_titles, with_interval
+from model_export.report.wording import metric_name, model_name, rows_of, task_titles, with_interval
 from model_export.settings import as_toml
 
 __all__ = ["ablations", "all_models", "curves", "errors_by_class", "how_measured"]

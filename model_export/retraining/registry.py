@@ -27,7 +27,7 @@ import msgspec
 from safetensors.torch import load_file, save_file
 
 from model_export.export.export import export
-from model_export.network.model import EventBert
+from model_export.network.event_bert import EventBert
 from model_export.run_folder import WEIGHTS_FILE, Run, Sample, load_run, save_run
 from stream.contract.manifest import MANIFEST_FILE, Variant
 from stream.errors import ConfigError

@@ -17,11 +17,11 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from model_export.data.dataset import Dataset, Windows
+from model_export.data.examples import Dataset, Windows
 from model_export.data.prepare import check_enough, prepare
 from model_export.export.export import VARIANTS
+from model_export.network.event_bert import EventBert
 from model_export.network.heads import head_names
-from model_export.network.model import EventBert
 from model_export.retraining.challenge import Comparison, compare, decide
 from model_export.retraining.registry import Champion, Registry
 from model_export.settings import Settings

@@ -17,13 +17,13 @@ import numpy.typing as npt
 from model_export.text.encoder import TextBert
 from model_export.text.tables import read_rows
 from stream.datasets.events import Event, RawEvent
-from stream.decode.decode import hash_bucket
+from stream.decode.decoder import hash_bucket
 from stream.errors import ConfigError
 
 __all__ = ["BUCKETS", "Product", "ProductTable", "catalogue_of_events", "product_table", "read_catalogue"]
 
 Array = npt.NDArray[Any]
-#: Of ``stream.decode.decode.hash_bucket``: 0 (not given) to 65535.
+#: Of ``stream.decode.decoder.hash_bucket``: 0 (not given) to 65535.
 BUCKETS: Final = 65_536
 #: Bounds memory: their vectors of 384 numbers are 770 MB.
 PRODUCTS_MAX: Final = 500_000

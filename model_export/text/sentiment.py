@@ -25,7 +25,7 @@ from sklearn.metrics import f1_score, log_loss
 
 from model_export.files import replaced
 from model_export.metrics.measures import ece
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
 from model_export.text.encoder import TextBert
 from model_export.text.labelled import Columns, LabelledTexts, Split, read_labelled, span, split
 from model_export.text.settings import TextFit

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_export.network.model import ROW_COPIES
+from model_export.network.event_bert import ROW_COPIES
 from model_export.text.encoder import TextBert
 from model_export.text.settings import TextFit
 from stream.score.sentiment import LABELS, padded

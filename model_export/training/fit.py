@@ -18,14 +18,14 @@ import numpy.typing as npt
 import torch
 from rich.progress import Progress
 
-from model_export.data.dataset import Examples
+from model_export.data.examples import Examples
+from model_export.network.event_bert import EventBert, ModelConfig, Shape
+from model_export.network.linear_start import fresh
 from model_export.network.loss import Objective
-from model_export.network.model import EventBert, ModelConfig, Shape
-from model_export.network.start import fresh
 from model_export.text.products import ProductTable
-from model_export.training.calibrators import fit_platt
+from model_export.training.calibration_curves import fit_platt
+from model_export.training.dp_sgd import PrivateConfig, PrivateGradients, scaled_like
 from model_export.training.pretrain import pretrain
-from model_export.training.private import PrivateConfig, PrivateGradients, scaled_like
 from stream.contract.tokens import CHANNELS
 from stream.errors import ConfigError
 from stream.score.calibration import log_odds

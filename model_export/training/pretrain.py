@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model_export.network.encoder import EventEncoder
+from model_export.network.event_encoder import EventEncoder
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS
 from stream.score.encode import padded_length
 

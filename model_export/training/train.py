@@ -1,7 +1,7 @@
 """Train: labelled examples → a calibrated model, and a data set → a run folder.
 
 A model is trained on the training window and stopped early and calibrated on the validation window. Then it is
-trained anew, for as many epochs, on the recent window: see :mod:`model_export.data.dataset`.
+trained anew, for as many epochs, on the recent window: see :mod:`model_export.data.examples`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from rich.progress import Progress
 from model_export.baselines import Baseline
 from model_export.baselines.linear import Logistic, Recency
 from model_export.baselines.scored import score_baseline
-from model_export.data.dataset import Dataset, Examples
-from model_export.data.history import SIMULATOR
+from model_export.data.event_log import SIMULATOR
+from model_export.data.examples import Dataset, Examples
 from model_export.data.prepare import WINDOWS, check_enough, examples_key, prepare
 from model_export.metrics.measures import METRICS
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
+from model_export.network.event_bert import EventBert
 from model_export.network.heads import head_names
-from model_export.network.model import EventBert
 from model_export.run_folder import Run, Sample, predict, save_run
 from model_export.settings import Settings
 from model_export.text.encoder import TextBert
 from model_export.text.products import ProductTable, catalogue_of_events, product_table, read_catalogue
-from model_export.training.calibrate import calibrate, follow, predicted, predicted_value
-from model_export.training.calibrators import fit_temperature
+from model_export.training.calibration import calibrate, follow, predicted, predicted_value
+from model_export.training.calibration_curves import fit_temperature
 from model_export.training.fit import Task, fit, frequent_categories, refit
 from stream.contract.manifest import Calibration
 from stream.contract.tokens import CHANNELS

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from stream.checkpoint.blob import Blob, cut, windows
+from stream.checkpoint.byte_strings import Blob, cut, windows
 from stream.contract.columns import (
     BUCKET,
     BUCKET_SLOTS,
@@ -32,8 +32,8 @@ from stream.contract.columns import (
 )
 from stream.errors import ContractError
 from stream.state.erasure import Erasures, marker_key, read_marker
+from stream.state.partition_state import PartitionState
 from stream.state.rings import Runs, beginnings, distinct, oldest_first, opaque, opaque_rows
-from stream.state.state import PartitionState
 
 __all__ = ["ROOM", "applied_offset", "applied_offsets", "erased", "load", "load_blob", "pack"]
 

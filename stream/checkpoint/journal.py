@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.checkpoint.blob import Blob, cut
+from stream.checkpoint.byte_strings import Blob, cut
 from stream.checkpoint.changelog import ROOM, applied_offsets
-from stream.checkpoint.segment import ENTRY, Block, Users, blocks, packed_block
+from stream.checkpoint.journal_blocks import ENTRY, Block, Users, blocks, packed_block
 
 __all__ = ["GROWTH", "Journal", "Piece"]
 

@@ -4,7 +4,7 @@ The group waits one session timeout after a member's last heartbeat before it gi
 has been answered within less than that can send; who has not, because it was paused or cut off, may have been replaced,
 and what it sent late would overwrite what its successor wrote. Kleppmann, "How to do distributed locking" (2016),
 shows that a lease alone cannot exclude a message that was under way when the pause began; for those, recovery keeps
-of two values of a user the one that has seen more (:meth:`stream.kafka.store.UserStore.apply_changelog_batch`).
+of two values of a user the one that has seen more (:meth:`stream.kafka.table.UserStore.apply_changelog_batch`).
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.contract.columns import IDLE_AGES_S
-from stream.decode.decode import DeadLetter
+from stream.decode.decoder import DeadLetter
 from stream.score.decide import Decided
 from stream.score.queue import OWED, SILENCE, ScoreQueue
 from stream.state.erasure import Erasure
+from stream.state.partition_state import PartitionState, Snapshot
 from stream.state.rings import distinct
-from stream.state.state import PartitionState, Snapshot
 
 __all__ = ["Partition", "Position", "Review"]
 

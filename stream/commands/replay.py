@@ -20,10 +20,10 @@ from rich.progress import Progress as Bar
 
 from stream.clock import SystemClock
 from stream.commands.options import GroupedCommand, settings_options
-from stream.commands.sender import Progress, Rate, Stop, send_events
 from stream.datasets.events import event_stream
 from stream.datasets.formats import FORMATS, ReadSummary, read_events
 from stream.errors import ConfigError
+from stream.kafka.sender import Progress, Rate, Stop, send_events
 from stream.settings import Settings
 
 __all__ = ["SignalStop", "rate_option", "replay", "shown_progress", "stopped_by_signals"]

@@ -13,10 +13,10 @@ import msgspec
 from stream.clock import Clock, SystemClock
 from stream.commands.options import GroupedCommand, settings_options
 from stream.commands.replay import rate_option, shown_progress, stopped_by_signals
-from stream.commands.sender import Rate, send_events
 from stream.datasets.events import event_stream
 from stream.datasets.shoppers import Market
 from stream.errors import ConfigError
+from stream.kafka.sender import Rate, send_events
 from stream.settings import Settings
 
 __all__ = ["parse_start", "simulate", "write_truth"]

@@ -16,11 +16,11 @@ from kafka import KafkaConsumer, TopicPartition
 from stream.clock import Clock, SystemClock
 from stream.commands.options import GroupedCommand, settings_options
 from stream.commands.replay import stopped_by_signals
-from stream.commands.sender import Stop
 from stream.contract.score import Alert, Score
-from stream.kafka.kafka import kafka_python_config
+from stream.kafka.clients import kafka_python_config
 from stream.kafka.reading import open_consumer
 from stream.kafka.rights import Right, check_rights
+from stream.kafka.sender import Stop
 from stream.kafka.topics import require_topic
 from stream.settings import Settings
 

@@ -18,12 +18,12 @@ from stream.commands.options import GroupedCommand, settings_options
 from stream.errors import ConfigError, PublishError
 from stream.kafka.rights import named_refusal
 from stream.kafka.topics import check_topics, worker_rights
-from stream.score.score import DEMO_MODEL, Scorer
+from stream.score.scorer import DEMO_MODEL, Scorer
 from stream.score.sentiment import Sentiment
 from stream.score.signature import Verify, verifier
 from stream.service import logs
-from stream.service.garbage import collect_rarely, spare_the_living
-from stream.service.runtime import Worker
+from stream.service.garbage_collection import collect_rarely, spare_the_living
+from stream.service.worker import Worker
 from stream.settings import Settings
 
 __all__ = ["run_worker", "worker"]

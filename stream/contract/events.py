@@ -1,6 +1,6 @@
 """What an event is, once its envelope is off: one row of small integers.
 
-The service never carries dicts past :mod:`stream.decode.decode`. A batch of events is a numpy array of
+The service never carries dicts past :mod:`stream.decode.decoder`. A batch of events is a numpy array of
 :data:`EVENT` rows beside the list of user ids; state, features and training all read that.
 """
 

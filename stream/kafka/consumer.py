@@ -17,8 +17,8 @@ from faust.types import TP
 from stream.checkpoint.lease import MembershipLease
 from stream.checkpoint.partition import Position
 from stream.errors import ConfigError
+from stream.kafka.fetcher import Reader
 from stream.kafka.fetches import OneEventPerFetch
-from stream.kafka.reader import Reader
 
 __all__ = ["PositionConsumer"]
 

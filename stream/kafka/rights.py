@@ -18,7 +18,7 @@ from kafka.admin import MemberToRemove
 from kafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 
 from stream.errors import ConfigError, PublishError, ValuestreamError
-from stream.kafka.kafka import connect
+from stream.kafka.clients import connect
 from stream.settings import Settings
 
 __all__ = ["Operation", "Right", "check_rights", "missing_right", "named_refusal", "require_rights"]

@@ -20,7 +20,7 @@ from kafka.errors import (
 
 from stream.commands.options import GroupedCommand, settings_options
 from stream.errors import ConfigError
-from stream.kafka.kafka import connect
+from stream.kafka.clients import connect
 from stream.kafka.reading import alike
 from stream.kafka.rights import Operation, Right, missing_right, require_rights
 from stream.settings import Settings

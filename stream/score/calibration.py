@@ -1,6 +1,6 @@
 """Calibration: logits → probabilities, how well each is known, and where it stands among users.
 
-Training fits with, and evaluation measures, these same functions (:mod:`model_export.training.calibrate`).
+Training fits with, and evaluation measures, these same functions (:mod:`model_export.training.calibration`).
 """
 
 from __future__ import annotations

@@ -21,9 +21,9 @@ import xxhash
 from stream.contract.columns import DAY_S
 from stream.contract.manifest import Manifest
 from stream.contract.score import Alert, Churn, LifetimeValue, ModelRef, Purchase, Score
-from stream.score.figures import FigureMaker, Figures, date_of
-from stream.score.score import RawScores
-from stream.state.state import Snapshot
+from stream.score.predictions import FigureMaker, Figures, date_of
+from stream.score.scorer import RawScores
+from stream.state.partition_state import Snapshot
 
 __all__ = ["AlertRule", "Band", "Decided", "Decider", "encode_json", "score_id"]
 

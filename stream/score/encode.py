@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from stream.contract.columns import HISTORY_LEN
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, LENGTHS
-from stream.state.state import Snapshot
+from stream.state.partition_state import Snapshot
 
 __all__ = ["encode", "padded_length"]
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from stream.contract.columns import BUCKET_LEVELS, BUCKET_SLOTS, DAY_S, HISTORY_LEN, SENTIMENT_SCALE, WINDOWS
 from stream.contract.events import N_TYPES, VALUE_SCALE
 from stream.contract.tokens import FEATURES
-from stream.state.state import Snapshot
+from stream.state.partition_state import Snapshot
 
 __all__ = ["features", "windows"]
 

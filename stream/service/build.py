@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from stream.checkpoint.lease import Lease
-from stream.checkpoint.reviews import Reviews
+from stream.checkpoint.pending_reviews import Reviews
 from stream.clock import Clock
-from stream.decode.decode import Decoder, Money
-from stream.decode.pseudonym import pseudonyms_of
-from stream.kafka.kafka import aiokafka_config, faust_credentials
-from stream.kafka.publish import Publisher
-from stream.kafka.source import Source, build_app
+from stream.decode.decoder import Decoder, Money
+from stream.decode.pseudonyms import pseudonyms_of
+from stream.kafka.app import Source, build_app
+from stream.kafka.clients import aiokafka_config, faust_credentials
+from stream.kafka.producer import Publisher
 from stream.kafka.topics import changelog_topic
 from stream.metrics import Metrics
 from stream.pipeline import Pipeline, Topics
 from stream.score.decide import AlertRule, Decider
-from stream.score.explain.explain import Explainer
-from stream.score.score import Scorer
+from stream.score.explain.explainer import Explainer
+from stream.score.scorer import Scorer
 from stream.settings import Settings
 
 __all__ = ["build_pipeline", "build_publisher", "build_source"]

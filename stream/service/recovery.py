@@ -6,7 +6,7 @@ from faust.types import TP
 
 from stream.assignment import Assignment
 from stream.errors import ContractError
-from stream.kafka.source import Source
+from stream.kafka.app import Source
 
 __all__ = ["check_recovered", "check_source"]
 

@@ -13,7 +13,7 @@ from typing import Final
 from click.testing import CliRunner
 
 from stream.commands.plan.plan import plan
-from stream.commands.plan.plan_costs import read_figures
+from stream.commands.plan.unit_costs import read_figures
 
 __all__ = ["PAGE", "examples", "refreshed"]
 

@@ -18,7 +18,7 @@ from stream.checkpoint import changelog
 from stream.contract.columns import BUCKET_LEVELS, HISTORY_LEN, WINDOWS
 from stream.contract.events import N_TYPES, SEGMENT_NAMES
 from stream.score.features import windows
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 from tests.broker.harness import Message
 
 __all__ = ["UserCounts", "differences", "expected", "of_bytewax", "of_faust", "of_quix", "of_valuestream"]

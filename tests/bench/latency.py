@@ -22,7 +22,7 @@ from confluent_kafka import Producer
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.kafka.kafka import kafka_python_config
+from stream.kafka.clients import kafka_python_config
 from stream.kafka.topics import ensure_topics
 from stream.settings import Settings
 from tests.bench.events import clicks

@@ -18,12 +18,12 @@ import msgspec
 import numpy as np
 
 from stream.checkpoint import changelog
-from stream.commands.plan.plan_capacity import Load, changed_users_per_s, user_memory_bytes
-from stream.commands.plan.plan_costs import COST_NAMES, COSTS_FILE, Costs, Figure, costs_of
+from stream.commands.plan.capacity import Load, changed_users_per_s, user_memory_bytes
+from stream.commands.plan.unit_costs import COST_NAMES, COSTS_FILE, Costs, Figure, costs_of
 from stream.contract.columns import DAY_S, HISTORY_LEN
 from stream.contract.events import EVENT, EventBatch
 from stream.score.queue import ScoreQueue
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 from tests.bench.capacity_page import PAGE, refreshed
 from tests.bench.results import RESULTS
 from tests.costs.workload import Workload

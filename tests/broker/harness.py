@@ -25,17 +25,17 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import CoordinatorNotAvailableError
 from kafka.partitioner.default import murmur2
 
-from stream.checkpoint.reviews import SentimentModel
+from stream.checkpoint.pending_reviews import SentimentModel
 from stream.commands.broker.processes import free_port
 from stream.contract.columns import IDLE_AGES_S
-from stream.decode.decode import Decoder, Money
-from stream.kafka.kafka import aiokafka_config, kafka_python_config
+from stream.decode.decoder import Decoder, Money
+from stream.kafka.clients import aiokafka_config, kafka_python_config
 from stream.score.decide import AlertRule, Decider, encode_json
 from stream.score.encode import encode
 from stream.score.features import features
-from stream.score.score import DEMO_MODEL, Scorer
+from stream.score.scorer import DEMO_MODEL, Scorer
 from stream.settings import Settings
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 
 PARTITIONS = 4
 WAIT_S = 60.0

@@ -15,7 +15,7 @@ from stream.commands.broker.broker import EmbeddedBroker
 from stream.commands.broker.jars import KAFKA_VERSION, java_and_classpath
 from stream.commands.broker.processes import Running, free_port, listening, running
 from stream.errors import ConfigError
-from stream.kafka.kafka import answers, connect
+from stream.kafka.clients import answers, connect
 from stream.settings import Settings
 from tests.broker.command import valuestream
 

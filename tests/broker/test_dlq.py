@@ -24,17 +24,17 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.partitioner.default import murmur2
 
 from stream.clock import ManualClock
-from stream.commands.dlq import dlq_replay
+from stream.commands.dlq import replay as dlq_replay
 from stream.commands.dlq.dlq import dlq
-from stream.commands.dlq.dlq_headers import read_letter
-from stream.commands.dlq.dlq_read import Place
-from stream.commands.dlq.dlq_replay import Pace, Replayed, replay_letters
-from stream.commands.dlq.dlq_route import Event
+from stream.commands.dlq.letters import read_letter
+from stream.commands.dlq.read import Place
+from stream.commands.dlq.replay import Pace, Replayed, replay_letters
+from stream.commands.dlq.route import Event
 from stream.contract.columns import USER
-from stream.decode.decode import DeadLetter
+from stream.decode.decoder import DeadLetter
 from stream.errors import ValuestreamError
-from stream.kafka.kafka import aiokafka_config, kafka_python_config
-from stream.kafka.publish import dead_letter
+from stream.kafka.clients import aiokafka_config, kafka_python_config
+from stream.kafka.producer import dead_letter
 from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import PARTITIONS, WorkerProcess, partition_of, produce, track, wait_for

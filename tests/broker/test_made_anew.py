@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from stream.checkpoint import changelog
-from stream.decode.decode import Decoder, Money
+from stream.decode.decoder import Decoder, Money
 from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 from tests.broker import harness
 from tests.broker.harness import WorkerProcess, partition_of, wait_for
-from tests.kafka.test_publish import Record
+from tests.kafka.test_producer import Record
 
 pytestmark = pytest.mark.broker
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_export.data.history import DataConfig, EventLog, load
+from model_export.data.event_log import DataConfig, EventLog, load
 from stream.contract.events import EventBatch
 from stream.datasets.formats import read_events
 from stream.score.decide import AlertRule, Decider
 from stream.score.encode import encode
 from stream.score.features import features
-from stream.score.score import DEMO_MODEL, Scorer
-from stream.state.state import PartitionState
+from stream.score.scorer import DEMO_MODEL, Scorer
+from stream.state.partition_state import PartitionState
 from tests.broker import harness
 from tests.broker.harness import WorkerProcess, produce
 

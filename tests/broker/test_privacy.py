@@ -15,9 +15,9 @@ from kafka import KafkaProducer
 from stream.commands.segments import segments
 from stream.commands.user.user import user
 from stream.contract.score import Churn
-from stream.decode.pseudonym import pseudonyms_of
+from stream.decode.pseudonyms import pseudonyms_of
 from stream.errors import ValuestreamError
-from stream.kafka.kafka import kafka_python_config
+from stream.kafka.clients import kafka_python_config
 from stream.kafka.topics import changelog_topic
 from stream.score.decide import encode_json
 from stream.settings import Settings

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from stream.errors import LeaseError
-from stream.kafka.kafka import aiokafka_config
-from stream.kafka.publish import Outgoing, Publisher
+from stream.kafka.clients import aiokafka_config
+from stream.kafka.producer import Outgoing, Publisher
 from stream.settings import Settings
 from tests.broker import harness
 

@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from stream.clock import ManualClock, SystemClock
-from stream.commands import sender
 from stream.commands.broker.broker import EmbeddedBroker
 from stream.commands.replay import replay
-from stream.commands.sender import Rate, paced, send_events
 from stream.commands.simulate import parse_start, simulate
 from stream.datasets.events import Record, event_stream
 from stream.datasets.formats import read_events
 from stream.datasets.shoppers import Market
 from stream.errors import ConfigError, ValuestreamError
-from stream.kafka.kafka import kafka_python_config
+from stream.kafka import sender
+from stream.kafka.clients import kafka_python_config
+from stream.kafka.sender import Rate, paced, send_events
 from stream.settings import Settings
 
 NOW_S = 1_735_689_600

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from model_export.data.history import DataConfig, EventLog, fingerprint, load
+from model_export.data.event_log import DataConfig, EventLog, fingerprint, load
 from stream.commands.broker.processes import free_port
 from stream.datasets.shoppers import Market
 from stream.errors import ConfigError
-from stream.kafka.topic import Topic, end_offsets, read_topic
+from stream.kafka.events_topic import Topic, end_offsets, read_topic
 from stream.settings import Settings
 from tests.broker.harness import Message, partition_of, produce
 

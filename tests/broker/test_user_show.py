@@ -13,16 +13,16 @@ from click.testing import CliRunner
 from kafka import KafkaProducer
 
 from stream.checkpoint import changelog
+from stream.commands.user.read import partition_of
 from stream.commands.user.user import show
-from stream.commands.user.user_read import partition_of
 from stream.contract.columns import STATE_VERSION
 from stream.contract.events import EVENT, EventBatch, EventType
 from stream.errors import ContractError
-from stream.kafka.kafka import kafka_python_config
+from stream.kafka.clients import kafka_python_config
 from stream.kafka.topics import changelog_topic
 from stream.score.decide import encode_json
 from stream.settings import Settings
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 from tests.broker.command import assert_one_line, valuestream
 from tests.broker.examples import score_of
 from tests.state.reference import WINDOWS, Plain, window

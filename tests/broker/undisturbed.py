@@ -13,7 +13,7 @@ from stream.checkpoint import changelog
 from stream.contract.columns import USER
 from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 from tests.broker import harness
 from tests.broker.harness import Message, track
 

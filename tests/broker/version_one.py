@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from stream.checkpoint import changelog
-from stream.checkpoint.blob import Blob
+from stream.checkpoint.byte_strings import Blob
 from stream.commands import cli
 from stream.contract.columns import USER, USER_BYTES
 from stream.errors import ContractError

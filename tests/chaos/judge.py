@@ -13,7 +13,7 @@ import msgspec
 from stream.checkpoint.changelog import applied_offset, load
 from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 from tests.broker import harness
 from tests.broker.undisturbed import expected_states
 

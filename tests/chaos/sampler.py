@@ -11,8 +11,8 @@ from typing import Any, Self
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from stream.checkpoint.changelog import applied_offset
-from stream.checkpoint.segment import blocks
-from stream.kafka.kafka import kafka_python_config
+from stream.checkpoint.journal_blocks import blocks
+from stream.kafka.clients import kafka_python_config
 from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
 from stream.state.erasure import Erasures

@@ -11,7 +11,7 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 from kafka import KafkaProducer
 
-from stream.kafka.kafka import aiokafka_config, kafka_python_config
+from stream.kafka.clients import aiokafka_config, kafka_python_config
 from stream.settings import Settings
 from tests.broker.harness import Message, partition_of, track
 from tests.broker.undisturbed import NAMES

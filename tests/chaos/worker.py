@@ -16,11 +16,11 @@ from typing import Any, Final
 from stream.checkpoint import journal
 from stream.checkpoint.journal import Journal
 from stream.commands import cli
-from stream.decode.decode import Decoder
-from stream.kafka import store
+from stream.decode.decoder import Decoder
+from stream.kafka import table as store
 from stream.kafka.consumer import PositionConsumer
-from stream.kafka.publish import Publisher
-from stream.kafka.store import UserStore
+from stream.kafka.producer import Publisher
+from stream.kafka.table import UserStore
 from stream.pipeline import Pipeline
 
 __all__ = ["POINTS"]

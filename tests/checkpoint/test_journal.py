@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from stream.checkpoint import journal as journals
 from stream.checkpoint.journal import Journal
-from stream.checkpoint.segment import Users
+from stream.checkpoint.journal_blocks import Users
 
 Moment = tuple[int | None, dict[bytes, bytes]]
 NAMES = [f"user-{i}".encode() for i in range(40)]

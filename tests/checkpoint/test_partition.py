@@ -14,9 +14,9 @@ from stream.clock import ManualClock
 from stream.contract.columns import IDLE_AGES_S
 from stream.score.decide import Decided
 from stream.score.queue import ScoreQueue
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 from tests.state.reference import Plain
-from tests.state.test_state import DAY, batch
+from tests.state.test_partition_state import DAY, batch
 
 STAGE_MAX = len(IDLE_AGES_S) - 1
 POSITIONS = st.builds(

@@ -10,7 +10,7 @@ import pytest
 
 from stream.commands.broker.processes import free_port
 from stream.contract.manifest import MANIFEST_FILE, MODEL_FILE
-from stream.score.score import DEMO_MODEL
+from stream.score.scorer import DEMO_MODEL
 from tests.broker.command import assert_one_line, valuestream
 
 

@@ -19,7 +19,7 @@ from kafka import KafkaProducer
 from stream.commands.tail import alerts, printable, scores
 from stream.contract.score import Alert, Reason
 from stream.errors import ConfigError
-from stream.kafka.kafka import kafka_python_config
+from stream.kafka.clients import kafka_python_config
 from stream.score.decide import encode_json
 from stream.settings import Settings
 from tests.broker.examples import score_of

@@ -26,7 +26,7 @@ from stream.contract.manifest import (
     read_manifest,
 )
 from stream.errors import ConfigError, ContractError, ValuestreamError
-from stream.score.score import DEMO_MODEL
+from stream.score.scorer import DEMO_MODEL
 
 FILES = {MODEL_FILE: b"a model", GOLDEN_FILE: b"golden cases"}
 HEAD = HeadCalibration(

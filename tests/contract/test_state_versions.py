@@ -24,8 +24,8 @@ from stream.contract.score import Alert, Score
 from stream.contract.tokens import FEATURES_VERSION, TOKENS_VERSION
 from stream.errors import ContractError
 from stream.score.features import features
-from stream.score.score import DEMO_MODEL
-from stream.state.state import PartitionState
+from stream.score.scorer import DEMO_MODEL
+from stream.state.partition_state import PartitionState
 from tests.contract.fixtures import make_state
 from tests.contract.fixtures.make_state import DAY_S, HISTORIES, holds
 

@@ -17,20 +17,20 @@ import numpy as np
 import stream
 from stream.checkpoint import changelog
 from stream.checkpoint.partition import Partition
-from stream.checkpoint.reviews import Reviews
+from stream.checkpoint.pending_reviews import Reviews
 from stream.clock import ManualClock
 from stream.contract.columns import DAY_S
 from stream.contract.manifest import MANIFEST_FILE, Manifest
-from stream.decode.decode import Decoder, Money
-from stream.kafka.publish import OutgoingLike
+from stream.decode.decoder import Decoder, Money
+from stream.kafka.producer import OutgoingLike
 from stream.metrics import Metrics
 from stream.pipeline import Pipeline, Topics
 from stream.score.decide import AlertRule, Decider, encode_json
 from stream.score.encode import encode
 from stream.score.features import features
 from stream.score.queue import ScoreQueue, priorities
-from stream.score.score import RawScores
-from stream.state.state import PartitionState
+from stream.score.scorer import RawScores
+from stream.state.partition_state import PartitionState
 
 __all__ = ["Record", "Stage", "Workload"]
 

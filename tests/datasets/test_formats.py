@@ -21,7 +21,7 @@ from stream.contract.events import SEGMENT_NAMES, EventType
 from stream.datasets import formats
 from stream.datasets.events import Event, event_stream
 from stream.datasets.formats import FORMATS, ReadSummary, read_events
-from stream.decode.decode import Decoder, Money
+from stream.decode.decoder import Decoder, Money
 from stream.errors import ConfigError
 
 REES46_HEADER = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stream.contract.events import EventType
 from stream.datasets.events import Event, event_stream
 from stream.datasets.shoppers import Habits, Market, Shopper
-from stream.decode.decode import Decoder, Money
+from stream.decode.decoder import Decoder, Money
 from stream.errors import ConfigError
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from stream.checkpoint.partition import Position
-from stream.decode.decode import DeadLetter
-from tests.decode.test_decode import MAKERS
+from stream.decode.decoder import DeadLetter
+from tests.decode.test_decoder import MAKERS
 from tests.fuzz import promises
 
 

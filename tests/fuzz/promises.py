@@ -16,14 +16,14 @@ from stream.commands.tail import printable
 from stream.contract.columns import STATE_VERSION
 from stream.contract.events import EVENT, EventType
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
-from stream.decode.decode import DeadLetter, Decoded, Decoder, Money
+from stream.decode.decoder import DeadLetter, Decoded, Decoder, Money
 from stream.errors import ContractError
-from stream.kafka.publish import Outgoing, dead_letter
+from stream.kafka.producer import Outgoing, dead_letter
 from stream.kafka.topics import required_topics
 from stream.score.decide import encode_json
 from stream.settings import Settings
-from stream.state.state import PartitionState
-from tests.decode.test_decode import ISO, MAKERS, NOW, REASONS, SKEW_S
+from stream.state.partition_state import PartitionState
+from tests.decode.test_decoder import ISO, MAKERS, NOW, REASONS, SKEW_S
 
 RATES = {"EUR": 1.1, "JPY": 0.0065, "BIG": 1e300}
 BYTES_MAX = 65_536

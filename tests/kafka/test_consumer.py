@@ -14,7 +14,7 @@ from aiokafka.errors import GroupAuthorizationFailedError, KafkaConnectionError
 from faust.types import TP
 
 from stream.kafka.consumer import PositionConsumer
-from tests.kafka.test_store import source_at
+from tests.kafka.test_table import source_at
 
 
 class Coordinator:

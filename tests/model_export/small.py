@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 from rich.progress import Progress
 
-from model_export.data.dataset import Dataset, Examples, Plan
-from model_export.data.history import DataConfig
-from model_export.network.model import ModelConfig
+from model_export.data.event_log import DataConfig
+from model_export.data.examples import Dataset, Examples, Plan
+from model_export.network.event_bert import ModelConfig
 from model_export.settings import EvaluateConfig, LabelConfig, Settings
 from model_export.training.fit import FitConfig, Task
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 import model_export
-from model_export.data.history import SIMULATOR
-from model_export.network.model import ModelConfig
+from model_export.data.event_log import SIMULATOR
+from model_export.network.event_bert import ModelConfig
 from model_export.settings import Settings, as_toml, read_settings
 from stream.datasets.formats import FORMATS
 from stream.errors import ConfigError

@@ -22,10 +22,10 @@ from stream.contract.columns import USER
 from stream.contract.manifest import Calibration, Calibrator, HeadCalibration, Labels, Manifest
 from stream.contract.score import Alert, Churn, Purchase, Score, json_schema
 from stream.score.decide import AlertRule, Band, Decided, Decider, encode_json, score_id
-from stream.score.score import RawScores
-from stream.state.state import Snapshot
+from stream.score.scorer import RawScores
+from stream.state.partition_state import Snapshot
 from tests.score.test_encode import event, fold_users
-from tests.state.test_state import DAY, START
+from tests.state.test_partition_state import DAY, START
 
 SHA256 = "a" * 64
 HUNDREDTHS = tuple(i / 100 for i in range(101))

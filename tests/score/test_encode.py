@@ -14,9 +14,9 @@ from stream.contract.columns import HISTORY_LEN
 from stream.contract.events import VALUE_LIMIT, EventType
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, LENGTHS
 from stream.score.encode import encode, padded_length
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 from tests.state.reference import Plain
-from tests.state.test_state import DAY, START, fold
+from tests.state.test_partition_state import DAY, START, fold
 
 #: 2023-11-14 22:13:20 UTC, a Tuesday; hour 0 of the week is Monday 00:00.
 START_HOUR_OF_WEEK = 24 + 22

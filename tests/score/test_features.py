@@ -13,10 +13,10 @@ from stream.contract.columns import BUCKET_LEVELS, WINDOWS
 from stream.contract.events import VALUE_LIMIT, EventType
 from stream.contract.tokens import FEATURES
 from stream.score.features import features
-from stream.state.state import PartitionState
+from stream.state.partition_state import PartitionState
 from tests.score.test_encode import AGES, USERS, event, fold_users
 from tests.state.reference import Plain
-from tests.state.test_state import DAY, START
+from tests.state.test_partition_state import DAY, START
 
 
 def features_of(state: PartitionState, rows: list[int], age_s: int = 0) -> np.ndarray:

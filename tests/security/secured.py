@@ -32,7 +32,7 @@ from kafka.admin import (
 
 from stream.commands.broker.broker import EmbeddedBroker
 from stream.commands.broker.processes import HOST, free_port
-from stream.kafka.kafka import connect
+from stream.kafka.clients import connect
 from stream.kafka.rights import Right
 from stream.settings import Settings
 from tests.broker.harness import WorkerProcess

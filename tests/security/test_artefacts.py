@@ -23,8 +23,8 @@ from model_export.cli import cli
 from stream.contract import files
 from stream.contract.manifest import MANIFEST_FILE, MODEL_FILE
 from stream.errors import ConfigError, ContractError, ValuestreamError
-from stream.score.graph import FIELDS, check_self_contained
-from stream.score.score import DEMO_MODEL, Scorer, open_session
+from stream.score.external_data import FIELDS, check_self_contained
+from stream.score.scorer import DEMO_MODEL, Scorer, open_session
 from stream.score.signature import verifier
 from tests.broker.command import assert_one_line, valuestream
 
@@ -105,7 +105,7 @@ def test_file_that_changes_after_it_was_checked_is_not_loaded(folder: Path, monk
         (folder / MODEL_FILE).write_bytes(b"slipped in")
         return open_session(path, graph, *how)
 
-    monkeypatch.setattr("stream.score.score.open_session", spy)
+    monkeypatch.setattr("stream.score.scorer.open_session", spy)
     scorer = Scorer(folder)
     assert handed_over == [scorer.manifest.files[MODEL_FILE]]
 
@@ -173,7 +173,7 @@ def test_onnxruntime_itself_opens_no_file_that_bytes_name(tmp_path: Path, monkey
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Add", ["x", "outside"], ["y"])], "g", [x], [y], [outside("numbers")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    monkeypatch.setattr("stream.score.score.check_self_contained", lambda *_: None)
+    monkeypatch.setattr("stream.score.scorer.check_self_contained", lambda *_: None)
     for location in ("numbers", "../numbers", str(tmp_path / "numbers")):
         model.graph.initializer[0].external_data[0].value = location
         data = model.SerializeToString()

@@ -14,7 +14,7 @@ import pytest
 
 from stream.commands.options import load_settings
 from stream.errors import ConfigError
-from stream.kafka.kafka import aiokafka_config, connect
+from stream.kafka.clients import aiokafka_config, connect
 from tests.broker.command import assert_one_line, valuestream
 from tests.security.secured import PASSWORD, Secured
 

@@ -15,11 +15,11 @@ from kafka import KafkaProducer
 
 from stream.clock import SystemClock
 from stream.commands.dlq.dlq import dlq
-from stream.commands.sender import Rate, send_events
 from stream.commands.tail import open_topics
 from stream.errors import ConfigError, ValuestreamError
-from stream.kafka.kafka import kafka_python_config
+from stream.kafka.clients import kafka_python_config
 from stream.kafka.rights import Right, check_rights
+from stream.kafka.sender import Rate, send_events
 from stream.kafka.topics import (
     changelog_topic,
     check_topics,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-_LOAD_THE_MODEL = "from stream.score.score import DEMO_MODEL, Scorer; Scorer(DEMO_MODEL, provider='cpu', threads=1)"
+_LOAD_THE_MODEL = "from stream.score.scorer import DEMO_MODEL, Scorer; Scorer(DEMO_MODEL, provider='cpu', threads=1)"
 
 
 def _run(code: str, home: Path) -> None:

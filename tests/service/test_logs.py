@@ -145,7 +145,7 @@ def test_faust_does_not_speak_in_our_name_below_warnings(capsys: pytest.CaptureF
     for level in ("debug", "info", "warning"):
         code = compile(f"log.{level}('of Faust')", str(Path(faust.__file__).parent / "app" / "base.py"), "exec")
         exec(code, {"log": app.log})
-    logging.getLogger("stream.service.runtime").debug("ours")
+    logging.getLogger("stream.service.worker").debug("ours")
     assert [line.split(": ")[-1] for line in capsys.readouterr().err.splitlines()] == ["of Faust", "ours"]
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stream.kafka.publish import Outgoing
+from stream.kafka.producer import Outgoing
 
 __all__ = ["CHANGELOG", "DLQ", "EVENTS", "SCORES", "Broker", "Stored"]
 

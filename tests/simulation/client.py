@@ -11,7 +11,7 @@ from faust.types import TP
 
 from stream.checkpoint.lease import Lease
 from stream.kafka.consumer import PositionConsumer
-from stream.kafka.publish import Outgoing, Publisher
+from stream.kafka.producer import Outgoing, Publisher
 from tests.simulation.broker import CHANGELOG, EVENTS
 from tests.simulation.network import Reply
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from faust.types import TP
 
-from stream.checkpoint.segment import Users
-from stream.kafka.store import UserStore
+from stream.checkpoint.journal_blocks import Users
+from stream.kafka.table import UserStore
 from tests.simulation.broker import CHANGELOG, Stored
 from tests.simulation.shop import LATENESS_S
 

@@ -16,8 +16,8 @@ import xxhash
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
 from stream.pipeline import Pipeline
 from stream.score.decide import Decided, score_id
-from stream.score.score import RawScores
-from stream.state.state import Snapshot
+from stream.score.scorer import RawScores
+from stream.state.partition_state import Snapshot
 
 __all__ = ["HashedDecider", "HashedModel", "HashedPipeline", "HashedSentiment"]
 

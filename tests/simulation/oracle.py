@@ -8,10 +8,10 @@ import numpy as np
 
 from stream.checkpoint import changelog
 from stream.contract.columns import IDLE_AGES_S, USER
-from stream.decode.decode import Decoder, Money
+from stream.decode.decoder import Decoder, Money
 from stream.score.decide import encode_json
-from stream.score.score import RawScores
-from stream.state.state import PartitionState
+from stream.score.scorer import RawScores
+from stream.state.partition_state import PartitionState
 from tests.simulation.broker import Stored
 from tests.simulation.model import HashedDecider, HashedSentiment
 

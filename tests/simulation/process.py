@@ -1,5 +1,5 @@
 """One simulated worker process: the real assignment, pipeline, commits and lease, and around them what
-:mod:`stream.service.runtime`, Faust and aiokafka do, task by task.
+:mod:`stream.service.worker`, Faust and aiokafka do, task by task.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from faust.types import TP
 
 from stream.assignment import Assignment
 from stream.checkpoint.lease import MembershipLease
-from stream.checkpoint.reviews import Reviews
+from stream.checkpoint.pending_reviews import Reviews
 from stream.errors import ScoringError
 from stream.kafka.fetches import OneEventPerFetch, Records
 from stream.pipeline import Topics
@@ -123,7 +123,7 @@ class Process(Member):
         if not (self._ended.done() and self._ended.exception()):
             await self.assignment.drain()
 
-    # -- jobs: as in stream.service.jobs ------------------------------------------------------------------------------
+    # -- jobs: as in stream.service.loops ------------------------------------------------------------------------------
 
     async def _fetch_forever(self) -> None:
         while True:

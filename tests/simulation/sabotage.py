@@ -13,10 +13,10 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream.checkpoint import changelog
+from stream.checkpoint.journal_blocks import Users
 from stream.checkpoint.partition import Partition, Position
-from stream.checkpoint.segment import Users
 from stream.errors import LeaseError, PublishError
-from stream.kafka.publish import Outgoing
+from stream.kafka.producer import Outgoing
 from stream.pipeline import Decided
 from stream.score.queue import ScoreQueue
 from tests.simulation.broker import CHANGELOG, DLQ, EVENTS

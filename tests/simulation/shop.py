@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Final
 
-from stream.kafka.publish import Outgoing
+from stream.kafka.producer import Outgoing
 
 __all__ = ["LATENESS_S", "START", "events"]
 

@@ -17,21 +17,21 @@ from hypothesis import strategies as st
 
 from stream.checkpoint import changelog
 from stream.checkpoint.partition import Partition, Position
-from stream.checkpoint.reviews import Reviews
+from stream.checkpoint.pending_reviews import Reviews
 from stream.clock import ManualClock
 from stream.contract.columns import USER
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
 from stream.errors import ContractError
-from stream.kafka.publish import Outgoing, OutgoingLike
+from stream.kafka.producer import Outgoing, OutgoingLike
 from stream.metrics import Metrics
 from stream.pipeline import Pipeline
 from stream.score.decide import Decided
 from stream.score.queue import ScoreQueue
 from stream.state.erasure import COMMAND_HEADER, ERASE, Erasure, Erasures, Marker, marker_key, read_marker
-from stream.state.state import PartitionState
-from tests.checkpoint.test_reviews import Texts, Untold, a_decoder
+from stream.state.partition_state import PartitionState
+from tests.checkpoint.test_pending_reviews import Texts, Untold, a_decoder
 from tests.state.reference import Plain
-from tests.state.test_state import START, batch
+from tests.state.test_partition_state import START, batch
 from tests.test_pipeline import TOPICS, MemorySink, Record
 
 NEVER_LATE_S = 10_000 * 86_400

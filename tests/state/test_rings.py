@@ -14,7 +14,7 @@ from stream.contract.columns import EVENT_PARTS, HISTORY
 from stream.contract.events import EVENT
 from stream.state.rings import Runs, fault_in, grown, order_by_user, zeros
 from tests.state.reference import Plain
-from tests.state.test_state import START, fold
+from tests.state.test_partition_state import START, fold
 
 
 def test_entry_of_the_history_is_the_end_of_an_event_as_it_stands() -> None:

@@ -18,7 +18,7 @@ import click
 from stream.commands.broker.jars import KAFKA_VERSION, java_and_classpath
 from stream.commands.broker.processes import HOST, POLL_S, STOP_TIMEOUT_S, Running, free_port, listening, running, taken
 from stream.errors import ConfigError
-from stream.kafka.kafka import answers
+from stream.kafka.clients import answers
 
 __all__ = ["EmbeddedBroker", "broker"]
 

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from stream.clock import SystemClock
-from stream.commands.demo.demo_run import DemoRun, Options
+from stream.commands.demo.run import DemoRun, Options
 from stream.errors import ConfigError
 
 __all__ = ["demo"]

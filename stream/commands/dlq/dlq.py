@@ -14,10 +14,10 @@ import msgspec
 from kafka import KafkaConsumer
 
 from stream.clock import Clock, SystemClock
-from stream.commands.dlq.dlq_read import Place, Selection, clear_errors, iso, letters, moment_ms, require_one
-from stream.commands.dlq.dlq_replay import Pace, Replayed, replay_letters
-from stream.commands.dlq.dlq_route import Router
-from stream.commands.dlq.dlq_words import (
+from stream.commands.dlq.read import Place, Selection, clear_errors, iso, letters, moment_ms, require_one
+from stream.commands.dlq.replay import Pace, Replayed, replay_letters
+from stream.commands.dlq.route import Router
+from stream.commands.dlq.tables import (
     group_facts,
     grouped,
     letter_facts,
@@ -31,7 +31,7 @@ from stream.commands.options import GroupedCommand, settings_options
 from stream.commands.replay import shown_progress, stopped_by_signals
 from stream.commands.tail import open_topics
 from stream.errors import ConfigError, ValuestreamError
-from stream.kafka.kafka import kafka_python_config
+from stream.kafka.clients import kafka_python_config
 from stream.kafka.reading import open_consumer
 from stream.kafka.rights import check_rights
 from stream.settings import Settings

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import click
 
-from stream.commands.plan.plan_capacity import Capacity, Load, capacity
-from stream.commands.plan.plan_costs import Figure, costs_of, read_figures
+from stream.commands.plan.capacity import Capacity, Load, capacity
+from stream.commands.plan.unit_costs import Figure, costs_of, read_figures
 from stream.errors import ConfigError
 from stream.settings import Settings
 

@@ -9,10 +9,10 @@ import msgspec
 
 from stream.commands.options import GroupedCommand, settings_options, user_argument
 from stream.commands.tail import printable, score_words, shown_time
-from stream.commands.user.user_erase import erase
-from stream.commands.user.user_export import export
-from stream.commands.user.user_facts import facts
-from stream.commands.user.user_read import find
+from stream.commands.user.erase import erase
+from stream.commands.user.export import export
+from stream.commands.user.facts import facts
+from stream.commands.user.read import find
 from stream.commands.words import score_details
 from stream.contract.score import Score
 from stream.errors import ValuestreamError

@@ -13,7 +13,7 @@ from stream.contract.columns import DAY_S
 from stream.contract.events import VALUE_SCALE, EventType
 from stream.contract.tokens import FEATURES
 from stream.score.features import windows
-from stream.state.state import Snapshot
+from stream.state.partition_state import Snapshot
 
 __all__ = ["SENTENCES", "Facts", "facts_of"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from stream.decode.decode import Decoder, Money
-from stream.kafka.kafka import aiokafka_config
-from stream.score.score import DEMO_MODEL, Scorer
+from stream.decode.decoder import Decoder, Money
+from stream.kafka.clients import aiokafka_config
+from stream.score.scorer import DEMO_MODEL, Scorer
 from stream.settings import Settings
 from tests.bench.meter import Meter
 from tests.broker.harness import PARTITIONS

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from stream.kafka.store import UserStore
-from stream.service.runtime import Worker
+from stream.kafka.table import UserStore
+from stream.service.worker import Worker
 
 __all__ = ["timed_recovery"]
 

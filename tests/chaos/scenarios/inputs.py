@@ -10,7 +10,7 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.kafka.kafka import connect, kafka_python_config
+from stream.kafka.clients import connect, kafka_python_config
 from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import PARTITIONS, Message, WorkerProcess, produce, wait_for

@@ -8,7 +8,7 @@ from typing import Final
 
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.kafka.kafka import connect
+from stream.kafka.clients import connect
 from stream.kafka.topics import changelog_topic, ensure_topics, required_topics
 from stream.settings import Settings
 from tests.broker import harness

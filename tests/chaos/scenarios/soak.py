@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.kafka.kafka import connect
+from stream.kafka.clients import connect
 from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
 from tests.broker.harness import WorkerProcess

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from stream.commands.plan import plan_costs
+from stream.commands.plan import unit_costs as plan_costs
+from stream.commands.plan.capacity import Load, capacity, changed_users_per_s, scores_per_s
 from stream.commands.plan.plan import plan
-from stream.commands.plan.plan_capacity import Load, capacity, changed_users_per_s, scores_per_s
-from stream.commands.plan.plan_costs import COST_NAMES, Costs, Figure, costs_of, read_figures
+from stream.commands.plan.unit_costs import COST_NAMES, Costs, Figure, costs_of, read_figures
 from stream.errors import ConfigError, ContractError
 
 #: Round figures, made up, so that results can be worked out by hand.

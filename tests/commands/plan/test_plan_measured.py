@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream.commands.plan.plan_capacity import capacity, user_memory_bytes
-from stream.commands.plan.plan_costs import Costs, costs_of, read_figures
+from stream.commands.plan.capacity import capacity, user_memory_bytes
+from stream.commands.plan.unit_costs import Costs, costs_of, read_figures
 from tests.bench.events import zipf
 from tests.bench.unit_costs import bench_load, derive
 

@@ -18,10 +18,10 @@ from model_export.baselines import Baseline, log_odds
 from model_export.baselines.bgnbd import BgNbd, GammaGamma, Orders, Summaries, summaries
 from model_export.baselines.linear import Logistic, Recency
 from model_export.baselines.trees import LightGbm
-from model_export.data.dataset import Examples
-from model_export.data.history import DataConfig, EventLog, load
+from model_export.data.event_log import DataConfig, EventLog, load
+from model_export.data.examples import Examples
 from model_export.metrics.measures import auc, gini
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
 from stream.contract.columns import DAY_S
 from stream.contract.events import EVENT, EventType
 from stream.contract.manifest import Labels

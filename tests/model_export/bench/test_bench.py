@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model_export.bench import bench as bench_module
 from model_export.bench.bench import GPU, Bench, bench, flop
-from model_export.bench.bench_int8 import Int8, int8_gains
-from model_export.bench.bench_material import material
-from model_export.bench.bench_page import BEGIN, END, as_markdown, read_json, write_json, write_page
-from model_export.bench.bench_ways import (
+from model_export.bench.int8_speed import Int8, int8_gains
+from model_export.bench.machine import machine
+from model_export.bench.page import BEGIN, END, as_markdown, read_json, write_json, write_page
+from model_export.bench.runners import (
     COMPILED,
     CUDA,
     EAGER,
@@ -32,12 +32,12 @@ from model_export.bench.bench_ways import (
     Way,
     Ways,
 )  # fmt: skip
-from model_export.bench.machine import machine
+from model_export.bench.workload import material
 from model_export.cli import cli
-from model_export.data.history import DataConfig
+from model_export.data.event_log import DataConfig
 from stream.contract.tokens import CHANNELS
 from stream.errors import ConfigError, ContractError
-from stream.score.score import DEMO_MODEL
+from stream.score.scorer import DEMO_MODEL
 from tests.model_export.export.test_export import CONFIG, network, sample, write_run
 
 BATCHES = (1, 16)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from model_export.data.dataset import Dataset, Examples
+from model_export.data.examples import Dataset, Examples
 from model_export.data.prepare import WINDOWS, check_enough, counts_table, prepare
 from model_export.network.heads import head_names
 from model_export.settings import Settings
 from stream.errors import ConfigError
-from tests.model_export.data.test_dataset import LABELS, PLAN, shoppers
+from tests.model_export.data.test_examples import LABELS, PLAN, shoppers
 from tests.model_export.small import SHOP, changed, data_set
 
 
@@ -55,7 +55,7 @@ def test_kept_examples_are_those_that_were_made_and_nothing_is_read_again(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = prepare(of_file(file), tmp_path / "dataset", quiet())
-    monkeypatch.setattr("model_export.data.history.load", lambda _: pytest.fail("the data was read again"))
+    monkeypatch.setattr("model_export.data.event_log.load", lambda _: pytest.fail("the data was read again"))
     kept = prepare(of_file(file), tmp_path / "dataset", quiet())
     assert same(made, kept)
     assert (made.names, made.span, made.categories) == (kept.names, kept.span, kept.categories)

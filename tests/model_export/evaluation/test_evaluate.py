@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from model_export.data.dataset import build
-from model_export.data.history import load
+from model_export.data.event_log import load
+from model_export.data.examples import build
 from model_export.evaluation.candidates import CANDIDATES
 from model_export.evaluation.evaluate import evaluate
-from model_export.evaluation.evaluation import Evaluation, load_evaluation, load_outcomes, load_scores
+from model_export.evaluation.evaluation_folder import Evaluation, load_evaluation, load_outcomes, load_scores
 from model_export.settings import Settings
 from stream.contract.columns import DAY_S
 from stream.errors import ConfigError
@@ -128,7 +128,7 @@ def test_scores_made_with_other_settings_are_dropped(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("model_export.data.history.load", stop)
+    monkeypatch.setattr("model_export.data.event_log.load", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate(SETTINGS, mine, quiet())
     assert times(mine) == before

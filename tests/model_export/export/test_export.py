@@ -16,16 +16,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from safetensors.numpy import load_file, save_file
 
-from model_export.export.compress import ALONE_MAX, Fusions, fused, fusions, half, loss, outputs, quantised
 from model_export.export.export import export, to_onnx
+from model_export.export.variants import ALONE_MAX, Fusions, fused, fusions, half, loss, outputs, quantised
 from model_export.export.verify import BOUNDS, Parity, check, parity_table, verify
-from model_export.network.model import EventBert, ModelConfig, Shape
+from model_export.network.event_bert import EventBert, ModelConfig, Shape
 from model_export.run_folder import Run, Sample, load_run, save_run
 from model_export.settings import Settings
 from stream.contract.manifest import Calibration, Calibrator, HeadCalibration, Manifest, read_manifest
 from stream.contract.tokens import CHANNEL_SIZES, FEATURES
 from stream.errors import ConfigError, ContractError
-from stream.score.score import Scorer
+from stream.score.scorer import Scorer
 from stream.score.signature import verifier
 
 CONFIG = ModelConfig(hidden=16, layers=2, heads=2)

@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from model_export.export.compress import fused, loss, outputs
 from model_export.export.export import to_onnx
 from model_export.export.int8 import after_features, in_int8
-from model_export.network.serving import Serving
+from model_export.export.variants import fused, loss, outputs
+from model_export.network.serving_graph import Serving
 from tests.model_export.export.test_export import CONFIG, network, sample
 
 ROWS = sample()

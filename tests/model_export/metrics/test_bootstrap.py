@@ -10,7 +10,7 @@ from scipy.special import ndtr
 
 from model_export.metrics.bootstrap import Snapshot, measure
 from model_export.metrics.measures import METRICS, Kind, auc
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
 from tests.model_export.metrics.test_measures import SAMPLES
 
 

@@ -8,7 +8,7 @@ from sklearn import metrics as reference
 
 from model_export.metrics.diagnostics import classification_report, lift_and_gain, reliability
 from model_export.metrics.measures import ece
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
 from tests.model_export.metrics.test_measures import probabilities
 
 

@@ -14,7 +14,7 @@ from sklearn import metrics as reference
 
 from model_export.metrics import measures
 from model_export.metrics.measures import METRICS, Kind
-from model_export.metrics.tally import Tally, tally
+from model_export.metrics.sorted_outcomes import Tally, tally
 
 Array = npt.NDArray[Any]
 SEEDS = range(8)

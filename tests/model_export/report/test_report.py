@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from model_export.evaluation.evaluation import (
+from model_export.evaluation.evaluation_folder import (
     METRICS_FILE,
     Evaluation,
     Outcomes,
@@ -23,14 +23,14 @@ from model_export.evaluation.evaluation import (
     measured,
     save_arrays,
 )  # fmt: skip
-from model_export.metrics.tally import tally
+from model_export.metrics.sorted_outcomes import tally
 from model_export.network.heads import head_names
 from model_export.report import summary, write_report
 from model_export.report.answers import headlines
 from model_export.report.drift import psi
 from model_export.report.material import best_f1_threshold, read_material
 from model_export.report.people import USERS_MIN
-from model_export.report.words import compared, verdict_of, with_interval
+from model_export.report.wording import compared, verdict_of, with_interval
 from model_export.settings import EvaluateConfig, Settings
 from stream.contract.columns import DAY_S
 from stream.contract.tokens import FEATURES

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from rich.console import Console
 
 from model_export.cli import cli
-from model_export.network.model import EventBert, Shape
+from model_export.network.event_bert import EventBert, Shape
 from model_export.retraining import registry as registry_module
 from model_export.retraining import retrain as retrain_module
 from model_export.retraining.challenge import Comparison, decide
@@ -31,7 +31,7 @@ from model_export.training import train as train_module
 from stream.contract.manifest import Variant
 from stream.datasets.shoppers import Habits, Market
 from stream.errors import ConfigError
-from stream.score.score import Scorer
+from stream.score.scorer import Scorer
 from stream.score.signature import verifier
 from tests.model_export.small import SHOP, changed
 

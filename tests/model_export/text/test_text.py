@@ -30,7 +30,7 @@ from model_export.text.products import BUCKETS, Product, product_table, read_cat
 from model_export.text.sentiment import fit_sentiment, fit_temperature, load_sentiment_run, text_metrics
 from model_export.text.settings import Mode, TextFit
 from model_export.text.tune import logits
-from stream.decode.decode import hash_bucket
+from stream.decode.decoder import hash_bucket
 from stream.errors import ConfigError
 from stream.score.sentiment import LABELS, MANIFEST_FILE, MODEL_FILE, Sentiment, softmax, token_ids
 from tests.score.test_sentiment import MAX_LENGTH, WORDS, write_checkpoint, write_reviews, write_run

@@ -14,11 +14,11 @@ from rich.progress import Progress, TaskID
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from model_export.data.dataset import Examples
-from model_export.network.encoder import EventEncoder
+from model_export.data.examples import Examples
+from model_export.network.event_bert import EventBert
+from model_export.network.event_encoder import EventEncoder
+from model_export.network.linear_start import fresh
 from model_export.network.loss import LossConfig, Objective
-from model_export.network.model import EventBert
-from model_export.network.start import fresh
 from model_export.run_folder import predict
 from model_export.text.products import BUCKETS, ProductTable
 from model_export.training.fit import FitConfig, fit, frequent_categories, refit

@@ -14,9 +14,9 @@ from rich.progress import Progress
 from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 
-from model_export.data.dataset import Examples
+from model_export.data.examples import Examples
 from model_export.data.prepare import prepare
-from model_export.network.model import ModelConfig
+from model_export.network.event_bert import ModelConfig
 from model_export.run_folder import Run, load_run, predict
 from model_export.settings import Settings
 from model_export.training import train as training
@@ -93,7 +93,7 @@ def test_an_interrupted_training_goes_on_to_the_same_run(
     assert list(kept.rglob("*.pt"))
     with monkeypatch.context() as patch:
         # What is done is not done again: neither the examples nor the first fit.
-        patch.setattr("model_export.data.history.load", interrupt)
+        patch.setattr("model_export.data.event_log.load", interrupt)
         train(SHOP, folder, quiet())
     assert digest(folder) == digest(run_folder)
     assert (folder / "run.json").read_bytes() == (run_folder / "run.json").read_bytes()

@@ -1,0 +1,183 @@
+"""History: the events of a data set, decoded by the serving code, in event-time order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream.contract.events import EVENT
+from stream.datasets.formats import FORMATS, read_events
+from stream.datasets.shoppers import CURRENCY, Market
+from stream.decode.decoder import Decoder, Money
+from stream.errors import ConfigError
+from stream.kafka.events_topic import end_offsets, is_topic, read_topic
+from stream.score.sentiment import Sentiment
+
+__all__ = ["SIMULATOR", "DataConfig", "EventLog", "fingerprint", "load", "read_log"]
+
+Array = npt.NDArray[Any]
+#: Texts → sentiments ``(n,)``.
+Reader = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+SIMULATOR: Final = "simulator"
+#: The simulated market opens on this Monday; a fixed one, so that a seed names one history.
+SIMULATION_START: Final = datetime(2024, 1, 1, tzinfo=UTC)
+#: Currency of each known format; the file itself says it only where orders carry one.
+_CURRENCIES: Final = {SIMULATOR: CURRENCY, "uci-online-retail": "GBP", "tmall": "CNY"}
+_CHUNK: Final = 10_000
+_EVENT_BYTES_MAX: Final = 1 << 20
+#: Training reads history: no event is too far in the future.
+_NOW: Final = float(2**32)
+
+
+class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the events come from: a file of a known format, ``kafka://host:port/topic``, or the simulator."""
+
+    source: str = SIMULATOR
+    format: str = "jsonl"
+    #: Envelope of a JSON-lines file or a topic; all other formats are read as Segment events.
+    envelope: str = "segment"
+    #: Reporting currency; empty: that of the format, else USD.
+    currency: str = ""
+    #: Simulator: shoppers living at any time, and days simulated.
+    users: int = 2_500
+    days: int = 210
+    seed: int = 7
+    #: Most events read: about 100 bytes of memory each.
+    events_max: int = 20_000_000
+    #: Folder of the sentiment model that the worker reads reviews with; empty: it does not.
+    sentiment: str = ""
+    #: CSV of user, group: evaluation reports fairness by group; no model ever sees it.
+    groups: str = ""
+
+    @property
+    def name(self) -> str:
+        """The data set without its folder."""
+        return Path(self.source).name
+
+    @property
+    def money(self) -> str:
+        """The reporting currency."""
+        key = SIMULATOR if self.source == SIMULATOR else self.format
+        return self.currency or _CURRENCIES.get(key, "USD")
+
+
+@dataclass(frozen=True, slots=True)
+class EventLog:
+    """Usable events by event time: ``users[i]`` (index into ``names``) did ``rows[i]``; why others were dropped.
+
+    The offset of an event is its place in this order, as if the file had been replayed into one partition.
+    """
+
+    names: list[str]
+    users: npt.NDArray[np.int64]
+    rows: Array
+    dropped: Counter[str]
+    #: hash bucket → name of the categories seen.
+    categories: dict[int, str]
+    #: Sentiment of each event's review, -1 to 1; nan where there is none.
+    sentiment: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last event time, in seconds."""
+        return int(self.rows["time"][0]), int(self.rows["time"][-1])
+
+    def until(self, end: int) -> EventLog:
+        """The history as it was known at ``end`` (seconds): what an earlier evaluation would have seen."""
+        n = int(np.searchsorted(self.rows["time"], end, "right"))
+        return replace(self, users=self.users[:n], rows=self.rows[:n], sentiment=self.sentiment[:n])
+
+
+@dataclass(slots=True)
+class _Record:
+    offset: int
+    value: bytes | None
+
+
+def load(config: DataConfig) -> EventLog:
+    """Read a data set; raises ConfigError where nothing usable is found, or more than ``events_max`` events."""
+    envelope = "segment" if config.source == SIMULATOR or config.format != "jsonl" else config.envelope
+    reader = Sentiment(Path(config.sentiment)).run if config.sentiment else None
+    return read_log(
+        _values(config), envelope=envelope, currency=config.money, events_max=config.events_max, read_texts=reader
+    )
+
+
+def fingerprint(config: DataConfig) -> bytes:
+    """What tells these events from others under the same name; for a topic, where it ends now."""
+    if config.source == SIMULATOR:
+        return b""
+    if is_topic(config.source):
+        return msgspec.json.encode(list(end_offsets(config.source).items()))
+    return Path(config.source).read_bytes()
+
+
+def read_log(
+    values: Iterable[bytes], *, envelope: str, currency: str, events_max: int, read_texts: Reader | None = None
+) -> EventLog:
+    """Decode event bytes as the service would and sort them by event time (stable); ``read_texts`` reads reviews."""
+    decoder = Decoder(envelope, Money(currency), bytes_max=_EVENT_BYTES_MAX, future_skew_s=0)
+    index: dict[str, int] = {}
+    users: list[Array] = []
+    rows: list[Array] = []
+    texts: dict[int, str] = {}
+    dropped: Counter[str] = Counter()
+    records = (_Record(offset, value) for offset, value in enumerate(values))
+    while chunk := list(islice(records, _CHUNK)):
+        if chunk[-1].offset >= events_max:
+            raise ConfigError(
+                f"data set has more than {events_max:,} events; give a smaller file or raise data.events_max"
+            )
+        decoded = decoder.decode(chunk, _NOW)
+        dropped.update(dead.reason for dead in decoded.dead)
+        dropped["ignored"] += decoded.n_ignored
+        if read_texts is not None:
+            begin = sum(map(len, rows))
+            texts.update((begin + i, text) for i, text in decoded.reviews)
+        users.append(np.array([index.setdefault(user, len(index)) for user in decoded.batch.users], np.int64))
+        rows.append(decoded.batch.rows)
+    if not index:
+        raise ConfigError(
+            f"data set has no usable event (dropped: {_reasons(dropped)}); "
+            "check data.source, data.format and data.envelope"
+        )
+    sentiment = np.full(sum(map(len, rows)), np.nan, np.float32)
+    if read_texts is not None and texts:
+        sentiment[list(texts)] = read_texts(list(texts.values()))
+    log = EventLog(list(index), np.concatenate(users), np.concatenate(rows), +dropped, decoder.categories, sentiment)
+    return _sorted(log)
+
+
+def _sorted(log: EventLog) -> EventLog:
+    order = np.argsort(log.rows["time"], kind="stable")
+    rows = log.rows[order].astype(EVENT)
+    rows["offset"] = np.arange(len(rows))
+    return replace(log, users=log.users[order], rows=rows, sentiment=log.sentiment[order])
+
+
+def _values(config: DataConfig) -> Iterator[bytes]:
+    if config.source == SIMULATOR:
+        market = Market(config.users, SIMULATION_START, config.seed)
+        until = SIMULATION_START + timedelta(days=config.days)
+        return (event.encode() for event in market.events(until))
+    if is_topic(config.source):
+        return read_topic(config.source, records_max=config.events_max)
+    if config.format not in FORMATS:
+        raise ConfigError(f"format is {config.format!r}, expected one of {', '.join(FORMATS)}; set data.format")
+    return (event.record()[1] for event in read_events(Path(config.source), config.format))
+
+
+def _reasons(dropped: Counter[str]) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in sorted((+dropped).items())) or "none"

@@ -1,0 +1,178 @@
+"""``valuestream user export``: all that is held of a user, as one JSON document (schema: ``docs/privacy.md``)."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
+from typing import Any, Final
+
+import click
+import msgspec
+from kafka import KafkaConsumer, TopicPartition
+
+from stream.clock import Clock, SystemClock
+from stream.commands.options import GroupedCommand, settings_options, user_argument
+from stream.commands.tail import open_topics
+from stream.commands.user.facts import facts, history, iso, reviews
+from stream.commands.user.read import Held, Retention, find, partitions_of, retentions, stored_id
+from stream.decode.decoder import Decoder, Money
+from stream.kafka.reading import read_partition
+from stream.kafka.topics import changelog_topic, required_topics
+from stream.settings import Settings
+
+__all__ = ["export"]
+
+#: A few minutes of reading; who has more events gets the newest, and is told.
+_EVENTS_MAX: Final = 5_000_000
+_DECODED_AT_ONCE: Final = 1_000
+#: Amounts are not exported from the decoded event, so any currency will do.
+_ANY_MONEY: Final = Money("USD")
+
+_Matches = Callable[[Any], bool]
+
+
+@click.command(cls=GroupedCommand)
+@settings_options("Kafka", "Topics", "Events", "Privacy")
+@user_argument
+@click.option("--no-events", is_flag=True, help="Leave out the raw events, which take the longest to find.")
+@click.option(
+    "--events-max",
+    type=click.IntRange(1),
+    default=_EVENTS_MAX,
+    show_default=True,
+    help="Records of the events topic to look through in each partition, the newest.",
+)
+def export(user_id: str, no_events: bool, events_max: int, settings: Settings) -> None:
+    """Print all that is held of user ID, with the place, time and retention of each piece, as one JSON document."""
+    exported = _export(settings, user_id, None if no_events else events_max, SystemClock())
+    click.echo(msgspec.json.format(msgspec.json.encode(exported), indent=2))
+
+
+def _export(settings: Settings, user_id: str, events_max: int | None, clock: Clock) -> dict[str, Any]:
+    held, stored = find(settings, user_id, everywhere=True), stored_id(settings, user_id)
+    topics = [settings.events_topic, settings.alerts_topic, settings.dlq_topic]
+    by_id, by_stored = _keyed(user_id), _keyed(stored)
+    with closing(open_topics(settings, topics, from_beginning=True)) as consumer:
+        expected = partitions_of(consumer, settings.events_topic, user_id)[0]
+        numbers = sorted({expected, *(found.partition for found in held)})
+        return {
+            "schema": "valuestream.user.v1",
+            "user_id": user_id,
+            "stored_as": stored,
+            "exported_at": iso(clock.time()),
+            "partitions": numbers,
+            "states": [_state(user_id, found) for found in held if found.snapshot is not None],
+            "erasures": [_erasure(settings, found) for found in held if found.marker is not None],
+            "scores": [_record(found.score_record) for found in held if found.score_record is not None],
+            "alerts": _records(consumer, settings.alerts_topic, numbers, by_stored),
+            "dead_letters": _records(consumer, settings.dlq_topic, numbers, by_id),
+            "events": None
+            if events_max is None
+            else [_events(consumer, n, clock, settings, user_id, events_max) for n in numbers],
+            "kept": [_kept(kept) for kept in retentions(settings, [s.name for s in required_topics(settings, 0)])],
+        }
+
+
+# -- state ----------------------------------------------------------------------------------------------------
+
+
+def _state(user_id: str, found: Held) -> dict[str, Any]:
+    snapshot = found.snapshot
+    assert snapshot is not None
+    known = facts(user_id, found, snapshot)
+    for elsewhere in ("user_id", "partition", "last_events", "score_record"):
+        del known[elsewhere]
+    return {
+        **_place(found.state_record),
+        **known,
+        "history": history(snapshot),
+        "reviews": reviews(snapshot),
+        "event_hashes": int(snapshot.users[0]["seen_len"]),
+        "packed": b64encode(found.state_record.value).decode() if found.state_record else None,
+    }
+
+
+def _erasure(settings: Settings, found: Held) -> dict[str, Any]:
+    assert found.marker is not None
+    return {
+        "topic": changelog_topic(settings),
+        "partition": found.partition,
+        "events_dropped_up_to": iso(found.marker.time),
+        "request_offset": found.marker.offset,
+    }
+
+
+# -- records --------------------------------------------------------------------------------------------------
+
+
+def _keyed(user_id: str) -> _Matches:
+    key = user_id.encode()
+    return lambda record: record.key == key
+
+
+def _records(consumer: KafkaConsumer, topic: str, numbers: list[int], matches: _Matches) -> list[dict[str, Any]]:
+    found = (record for n in numbers for record in read_partition(consumer, TopicPartition(topic, n)))
+    return [_record(record) for record in found if matches(record)]
+
+
+def _events(
+    consumer: KafkaConsumer, number: int, clock: Clock, settings: Settings, user_id: str, events_max: int
+) -> dict[str, Any]:
+    """The user's events in one partition: those with the id as their key, and those that name it inside."""
+    tp = TopicPartition(settings.events_topic, number)
+    first, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
+    start = max(first, end - events_max)
+    decoder = Decoder(
+        settings.envelope, _ANY_MONEY, bytes_max=settings.event_bytes_max, future_skew_s=settings.future_skew_s
+    )
+    found: list[dict[str, Any]] = []
+    records = read_partition(consumer, tp, start, end)
+    while chunk := list(islice(records, _DECODED_AT_ONCE)):
+        found += _of_user(decoder, chunk, user_id, clock)
+    return {"topic": tp.topic, "partition": number, "from_offset": start, "all_read": start == first, "records": found}
+
+
+def _of_user(decoder: Decoder, records: list[Any], user_id: str, clock: Clock) -> list[dict[str, Any]]:
+    decoded = decoder.decode(records, clock.time())
+    named = {r.offset for r, user in zip(decoded.records, decoded.batch.users, strict=True) if user == user_id}
+    keyed = _keyed(user_id)
+    return [_record(record) for record in records if record.offset in named or keyed(record)]
+
+
+def _record(record: Any) -> dict[str, Any]:
+    return {
+        **_place(record),
+        "headers": [[name, _text(content)] for name, content in record.headers],
+        "value": _value(record.value),
+    }
+
+
+def _place(record: Any) -> dict[str, Any]:
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "time": iso(max(0, record.timestamp) / 1000),
+    }
+
+
+def _value(value: bytes | None) -> Any:
+    """JSON as it is; other text as a string; other bytes as base64 in an object of their own."""
+    try:
+        return None if value is None else msgspec.json.decode(value)
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return _text(value)
+
+
+def _text(content: bytes | None) -> Any:
+    try:
+        return None if content is None else content.decode()
+    except UnicodeDecodeError:
+        return {"base64": b64encode(content or b"").decode()}
+
+
+def _kept(kept: Retention) -> dict[str, Any]:
+    days = None if kept.kept_ms is None else round(kept.kept_ms / 86_400_000, 2)
+    return {"topic": kept.topic, "policy": kept.policy, "days_at_most": days}

@@ -1,0 +1,99 @@
+"""What is known of one user, as plain values for JSON and for words."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+
+from stream.commands.user.read import Held
+from stream.contract.columns import IDLE_AGES_S, SENTIMENT_SCALE, WINDOWS
+from stream.contract.events import VALUE_SCALE, EventType
+from stream.score.features import windows
+from stream.state.partition_state import Snapshot
+
+__all__ = ["facts", "history", "iso", "reviews"]
+
+_LAST_EVENTS: Final = 10
+
+
+def facts(user_id: str, found: Held, snapshot: Snapshot) -> dict[str, Any]:
+    """What ``user show`` says of a state; windows end at the last event."""
+    state = snapshot.users[0]
+    last_time = np.array([state["last_time"]], np.int64)
+    counts, revenue = windows(snapshot, last_time)
+    return {
+        "user_id": user_id,
+        "partition": found.partition,
+        "applied_offset": int(state["applied_offset"]),
+        "first_seen": iso(state["first_time"]),
+        "last_event": iso(state["last_time"]),
+        "events": int(state["n_events"]),
+        "orders": int(state["orders"]),
+        "revenue": _money(state["revenue"]),
+        "windows": {
+            name: {
+                "events": {t.name.lower(): int(counts[0, w, t - 1]) for t in EventType if counts[0, w, t - 1]},
+                "revenue": _money(revenue[0, w]),
+            }
+            for w, name in enumerate(WINDOWS)
+        },
+        "last_events": [
+            {key: event[key] for key in ("time", "type", "value")} for event in history(snapshot)[:_LAST_EVENTS]
+        ],
+        "last_score": _last_score(state),
+        "score_record": found.score,
+    }
+
+
+def history(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The events kept one by one, the newest first; category and item are hash buckets, their names are not kept."""
+    kept = snapshot.history[0][: snapshot.users[0]["history_len"]][::-1]
+    return [
+        {
+            "time": iso(e["time"]),
+            "type": EventType(int(e["type"])).name.lower(),
+            "value": _money(e["value"]),
+            "category_hash": int(e["category"]),
+            "item_hash": int(e["item"]),
+        }
+        for e in kept
+    ]
+
+
+def reviews(snapshot: Snapshot) -> dict[str, Any]:
+    """How many reviews were read, and what they say on the whole: sentiments from -1 to 1."""
+    state = snapshot.users[0]
+    n = int(state["reviews"])
+    return {
+        "read": n,
+        "sentiment_mean": round(int(state["sentiment_sum"]) / (n * SENTIMENT_SCALE), 4) if n else None,
+        "sentiment_last": int(state["sentiment_last"]) / SENTIMENT_SCALE if n else None,
+    }
+
+
+def _last_score(state: Any) -> dict[str, Any] | None:
+    if state["scored_offset"] < 0:
+        return None
+    return {
+        "scored_offset": int(state["scored_offset"]),
+        "has_seen_last_event": bool(state["scored_offset"] >= state["applied_offset"]),
+        "silence_days": int(IDLE_AGES_S[state["idle_stage"]]) // 86_400,
+        "churn": round(float(state["churn"]), 6),
+        "purchase": round(float(state["purchase"]), 6),
+        "ltv": round(float(state["ltv"]), 4),
+    }
+
+
+def _money(hundredths: Any) -> float:
+    return int(hundredths) / VALUE_SCALE
+
+
+def iso(seconds: Any) -> str:
+    """Seconds since 1970 as an ISO time.
+
+    >>> iso(1_735_689_600)
+    '2025-01-01T00:00:00Z'
+    """
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

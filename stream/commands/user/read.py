@@ -1,0 +1,153 @@
+"""Finds what the topics hold of one user: state, score, and where it is kept until when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from kafka import KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError
+from kafka.partitioner.default import murmur2
+
+from stream.checkpoint import changelog
+from stream.commands.tail import open_topics
+from stream.contract.score import Score
+from stream.decode.pseudonyms import pseudonyms_of
+from stream.errors import ConfigError, ContractError
+from stream.kafka.clients import connect
+from stream.kafka.reading import read_partition
+from stream.kafka.topics import changelog_topic
+from stream.settings import Settings
+from stream.state.erasure import Marker, marker_key, read_marker
+from stream.state.partition_state import PartitionState, Snapshot
+
+__all__ = ["Held", "Retention", "find", "partition_of", "partitions_of", "retentions", "stored_id"]
+
+#: Kafka's word for "no bound" in ``max.compaction.lag.ms``.
+_NO_BOUND_MS: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one partition of the changelog and of the scores topic hold of a user; records are those of Kafka."""
+
+    partition: int
+    snapshot: Snapshot | None
+    state_record: Any | None
+    marker: Marker | None
+    score: Score | None
+    score_record: Any | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long a topic keeps a record, in milliseconds at most; None: no bound is set."""
+
+    topic: str
+    policy: str
+    kept_ms: int | None
+
+
+def partition_of(user_id: str, partitions: int) -> int:
+    """The partition that Kafka's default partitioner gives a key: murmur2, as in the Java client."""
+    return int(murmur2(user_id.encode()) & 0x7FFFFFFF) % partitions
+
+
+def partitions_of(consumer: KafkaConsumer, topic: str, user_id: str) -> list[int]:
+    """All partitions of an opened topic, first the one where the user is expected.
+
+    Events are keyed by the id as it is, and everything else has the partition of the events; a producer with a
+    partitioner of its own may have put the user elsewhere.
+    """
+    count = sum(tp.topic == topic for tp in consumer.assignment())
+    expected = partition_of(user_id, count)
+    return sorted(range(count), key=lambda number: number != expected)
+
+
+def stored_id(settings: Settings, user_id: str) -> str:
+    """What stands for this user in state, scores and alerts: the id, or its pseudonym where there is a key."""
+    pseudonyms = pseudonyms_of(settings.pseudonym_key.get_secret_value(), settings.pseudonym_key_id)
+    return pseudonyms.of(user_id) if pseudonyms else user_id
+
+
+def find(settings: Settings, user_id: str, *, everywhere: bool) -> list[Held]:
+    """What is held of a user, partition by partition; unless ``everywhere`` only the first where there is anything."""
+    topic, stored = changelog_topic(settings), stored_id(settings, user_id)
+    found: list[Held] = []
+    with closing(open_topics(settings, [topic, settings.scores_topic], from_beginning=True)) as consumer:
+        for number in partitions_of(consumer, topic, user_id):
+            newest = _newest(consumer, TopicPartition(topic, number), [stored, marker_key(stored)])
+            state, marker = newest.get(stored), newest.get(marker_key(stored))
+            if state is None and marker is None:
+                continue
+            score = _newest(consumer, TopicPartition(settings.scores_topic, number), [stored]).get(stored)
+            found.append(_held(number, stored, state, marker, score))
+            if state is not None and not everywhere:
+                break
+    return found
+
+
+def _held(number: int, stored: str, state: Any | None, marker: Any | None, score: Any | None) -> Held:
+    snapshot = None if state is None else _snapshot(stored, state.value)
+    erased = None if marker is None else read_marker(marker.value)
+    return Held(number, snapshot, state, erased, _score(score), score)
+
+
+def _newest(consumer: KafkaConsumer, tp: TopicPartition, keys: Sequence[str]) -> dict[str, Any]:
+    """The newest record of each of these keys that has one and was not erased."""
+    wanted = {key.encode(): key for key in keys}
+    newest: dict[str, Any] = {}
+    for record in read_partition(consumer, tp):
+        if record.key in wanted:
+            newest[wanted[record.key]] = record
+    return {key: record for key, record in newest.items() if record.value is not None}
+
+
+def _score(record: Any | None) -> Score | None:
+    try:
+        return None if record is None else msgspec.json.decode(record.value, type=Score)
+    except msgspec.MsgspecError as error:
+        raise ContractError(
+            f"the user's record in the scores topic is not one of ours ({error}); expected valuestream.score.v1;"
+            " check --scores-topic"
+        ) from None
+
+
+def _snapshot(user: str, value: bytes) -> Snapshot:
+    """Unpack one changelog value. Raises ContractError for one that a newer release wrote."""
+    state = PartitionState(lateness_s=0)
+    return state.snapshot(changelog.load(state, [user], [value]))
+
+
+# -- how long -------------------------------------------------------------------------------------------------
+
+
+def retentions(settings: Settings, topics: Iterable[str]) -> list[Retention]:
+    """How long each of these topics keeps a record, by its configuration now."""
+    names = list(topics)
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    with closing(connect(settings)) as admin:
+        try:
+            configs = admin.describe_configs(resources, config_filter="all")["topic"]
+        except KafkaError as error:
+            raise ConfigError(
+                f"the broker did not say how long topics are kept ({error}); expected leave to describe their"
+                " configuration; check its health and the access rights of our user"
+            ) from error
+    return [_retention(name, {key: entry["value"] for key, entry in configs[name].items()}) for name in names]
+
+
+def _retention(topic: str, config: dict[str, str]) -> Retention:
+    """A record leaves with its whole segment, so it stays up to the age of a segment longer than is set.
+
+    >>> _retention("alerts", {"cleanup.policy": "delete", "retention.ms": "1000", "segment.ms": "200"}).kept_ms
+    1200
+    """
+    policy = config["cleanup.policy"]
+    bound = int(config["retention.ms"]) if "delete" in policy else int(config["max.compaction.lag.ms"])
+    unbounded = bound < 0 or bound >= _NO_BOUND_MS
+    return Retention(topic, policy, None if unbounded else bound + int(config["segment.ms"]))

@@ -1,0 +1,375 @@
+"""Publish, without a broker: a dead letter keeps what came and says why, and who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError, ProducerFenced
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.memory_records import MemoryRecords
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.checkpoint.journal_blocks import Users
+from stream.decode.decoder import DeadLetter
+from stream.errors import LeaseError
+from stream.kafka.producer import Outgoing, Publisher, dead_letter, records_of
+from stream.kafka.topics import required_topics
+from stream.settings import Settings
+
+OURS = [
+    *("valuestream.error.reason", "valuestream.error.message", "valuestream.error.stage"),
+    *("valuestream.source.topic", "valuestream.source.partition", "valuestream.source.offset"),
+    *("valuestream.source.timestamp", "valuestream.attempt"),
+]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A consumer record, as aiokafka gives it."""
+
+    value: bytes | None = b"{"
+    key: bytes | None = b"u"
+    headers: Sequence[tuple[str, bytes | None]] = ()
+    offset: int = 42
+    timestamp: int = 1_700_000_000_123
+
+
+def dead(record: Record, reason: str = "malformed", message: str = "value is not JSON") -> Outgoing:
+    return dead_letter(DeadLetter(record, reason, message), "events", 3)
+
+
+def header(outgoing: Outgoing, name: str) -> str:
+    (value,) = [v for n, v in outgoing.headers if n == name]
+    return (value or b"").decode()
+
+
+def test_dead_letter_says_what_was_wrong_and_where_it_came_from() -> None:
+    found = dead(Record())
+    expected = ["malformed", "value is not JSON", "decode", "events", "3", "42", "1700000000123", "1"]
+    assert [header(found, name) for name in OURS] == expected
+    assert [name for name, _ in found.headers] == OURS
+
+
+def test_dead_letter_of_a_later_stage_names_it() -> None:
+    found = dead_letter(DeadLetter(Record(), "late", "…", stage="state"), "events", 3)
+    assert header(found, "valuestream.error.stage") == "state"
+
+
+@pytest.mark.parametrize("value", [None, b"", b"\xff\x00", b"{}"])
+@pytest.mark.parametrize("key", [None, b"", b"\xff"])
+def test_key_and_value_are_kept_as_they_came(key: bytes | None, value: bytes | None) -> None:
+    found = dead(Record(key=key, value=value))
+    assert (found.key, found.value) == (key, value)
+
+
+def test_headers_are_kept_in_their_order_before_ours_repeated_and_empty_ones_too() -> None:
+    came = [("trace", b"1"), ("trace", b"2"), ("empty", b""), ("null", None), ("bytes", b"\xff")]
+    found = dead(Record(headers=came))
+    assert list(found.headers[:5]) == came
+    assert [name for name, _ in found.headers[5:]] == OURS
+
+
+def test_attempt_counts_up_and_our_headers_are_those_of_the_last_time() -> None:
+    record = Record(headers=(("trace", b"1"),))
+    for attempt in range(1, 13):
+        found = dead(record, message=f"attempt {attempt}")
+        assert header(found, "valuestream.attempt") == str(attempt)
+        assert header(found, "valuestream.error.message") == f"attempt {attempt}"
+        assert [name for name, _ in found.headers] == ["trace", *OURS]
+        record = replace(record, headers=found.headers)
+
+
+@pytest.mark.parametrize("before", [None, b"", b"x", b"-1", b"1.5", b"\xff", b"9" * 5_000, "١".encode()])
+def test_attempt_that_we_did_not_write_counts_as_none(before: bytes | None) -> None:
+    assert header(dead(Record(headers=(("valuestream.attempt", before),))), "valuestream.attempt") == "1"
+
+
+def test_of_several_attempts_the_last_counts() -> None:
+    several = (("valuestream.attempt", b"7"), ("valuestream.attempt", b"2"))
+    assert header(dead(Record(headers=several)), "valuestream.attempt") == "3"
+
+
+def test_long_message_is_cut() -> None:
+    assert len(header(dead(Record(), message="x" * 10_000), "valuestream.error.message")) == 500
+
+
+def size(outgoing: Outgoing) -> int:
+    """Bytes of the record batch that Kafka compares with the topic's limit."""
+    builder = BatchBuilder(100_000_000, 0)
+    builder.append(key=outgoing.key, value=outgoing.value, timestamp=0, headers=list(outgoing.headers))
+    builder.close()
+    return builder.size()
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record(value=b"x" * (MIB - 101)),
+        Record(value=b"x" * (5 * MIB)),
+        Record(key=b"x" * (5 * MIB)),
+        Record(headers=[("h", b"x" * (5 * MIB))]),
+        Record(headers=[("", b"")] * 500_000),
+        Record(headers=[("é" * 1_000, None)] * 1_000),
+        Record(value=b"x" * (MIB // 2), headers=[("", b"")] * 50_000),
+    ],
+    ids=["largest whole", "value", "key", "header", "many headers", "header names", "both"],
+)
+def test_dead_letter_of_an_event_of_any_size_fits_its_topic(record: Record) -> None:
+    (topic,) = [t for t in required_topics(Settings(), 1) if t.name == Settings().dlq_topic]
+    made = dead_letter(DeadLetter(record, "malformed", "ü" * 1_000), "t" * 249, 3)
+    assert 0 < size(made) <= int(topic.config["max.message.bytes"])
+
+
+def test_event_too_large_for_its_topic_keeps_its_beginning_and_says_how_large_it_was() -> None:
+    record = Record(value=bytes(range(256)) * 20_000, key=b"k" * 5_000, headers=(("valuestream.attempt", b"4"),))
+    found = dead(record, reason="oversized")
+    assert (record.value or b"").startswith(found.value or b"?")
+    assert (record.key or b"").startswith(found.key or b"?")
+    assert int(header(found, "valuestream.source.bytes")) >= 5_120_000 + 5_000
+    assert header(found, "valuestream.attempt") == "5"
+    whole = dead(Record(value=b"x" * 1_000_000))
+    assert "valuestream.source.bytes" not in [name for name, _ in whole.headers]
+
+
+HEADERS = st.lists(
+    st.tuples(st.one_of(st.sampled_from(OURS), st.text(max_size=5)), st.none() | st.binary(max_size=12)), max_size=5
+)
+
+
+@given(HEADERS, st.none() | st.binary(max_size=9), st.none() | st.binary(max_size=9), st.text(max_size=9))
+def test_nothing_whatever_keeps_a_dead_letter_from_being_made(
+    headers: list[tuple[str, bytes | None]], key: bytes | None, value: bytes | None, message: str
+) -> None:
+    found = dead(Record(headers=headers, key=key, value=value), message=message)
+    names = [name for name, _ in found.headers]
+    assert [names.count(name) for name in OURS] == [1] * len(OURS)
+    assert [h for h in found.headers if h[0] not in OURS] == [h for h in headers if h[0] not in OURS]
+    assert size(found) > 0
+
+
+class Client:
+    """A client of one broker, and what reached that; connecting may take its time."""
+
+    def __init__(self) -> None:
+        self.received: list[object] = []
+        self.connect: Callable[[], None] = lambda: None
+
+    async def ready(self, _node: int) -> bool:
+        self.connect()
+        return True
+
+    async def send(self, _node: int, request: object) -> None:
+        self.received.append(request)
+
+
+class OneAtATime:
+    """A producer with one request under way: an acknowledgement waits for those before it; of a changelog for ever."""
+
+    def __init__(self, **_: Any) -> None:
+        self.client = Client()
+        self.stopped = False
+        self._last: asyncio.Future[Any] | None = None
+
+    async def start(self) -> None:
+        """Connecting takes some turns of the loop."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(1_000_000, 0)
+
+    async def send_batch(self, _batch: BatchBuilder, topic: str, **_: int) -> asyncio.Future[Any]:
+        self._last = asyncio.ensure_future(self._acknowledged(self._last, topic))
+        return self._last
+
+    async def _acknowledged(self, before: asyncio.Future[Any] | None, topic: str) -> SimpleNamespace:
+        if before is not None:
+            await before
+        if topic == "changelog":
+            await asyncio.Event().wait()
+        return SimpleNamespace(offset=0)
+
+
+@dataclass
+class Held:
+    """A lease, as it is told."""
+
+    held: bool = True
+    term: int = 0
+
+    def end_term(self) -> None:
+        self.term += 1
+
+
+@pytest.fixture
+def producers(monkeypatch: pytest.MonkeyPatch) -> list[OneAtATime]:
+    """All producers that a publisher makes from now on."""
+    made: list[OneAtATime] = []
+
+    def make(**_: Any) -> OneAtATime:
+        made.append(OneAtATime())
+        return made[-1]
+
+    monkeypatch.setattr("stream.kafka.producer.AIOKafkaProducer", make)
+    monkeypatch.setattr("stream.kafka.producer._NAP_S", 0.0)
+    return made
+
+
+SCORE = [Outgoing(b"u", b"score")]
+PRODUCE = ProduceRequest(transactional_id=None, required_acks=-1, timeout=1_000, topics=[])
+
+
+async def test_score_does_not_wait_behind_a_checkpoint(producers: list[OneAtATime]) -> None:
+    publisher = Publisher(Held(), 5.0, "changelog")
+    checkpoint = asyncio.ensure_future(publisher.send("changelog", 0, [Outgoing(b"u", b"state")]))
+    await asyncio.sleep(0)
+    assert await publisher.send("scores", 0, SCORE) == 0
+    assert not checkpoint.done()
+    checkpoint.cancel()
+
+
+async def test_lease_that_ends_while_the_client_connects_holds_the_request_back(producers: list[OneAtATime]) -> None:
+    lease = Held()
+    await Publisher(lease, 5.0, "changelog").start()
+    client, held = producers[0].client, iter([False, False, True])
+    client.connect = lambda: setattr(lease, "held", next(held))
+    sending = asyncio.create_task(client.send(1, PRODUCE))
+    await asyncio.sleep(0)
+    assert client.received == []
+    await sending
+    assert client.received == [PRODUCE]
+    assert next(held, None) is None
+
+
+async def test_request_of_a_term_that_ended_is_never_sent_though_the_lease_is_held_again(
+    producers: list[OneAtATime],
+) -> None:
+    lease = Held()
+    await Publisher(lease, 5.0, "changelog").start()
+    client = producers[0].client
+    client.connect = lease.end_term
+    for _ in range(2):  # The second waited in the producer behind the first, and is made a request after it.
+        with pytest.raises(ProducerFenced):
+            await client.send(1, PRODUCE)
+    assert client.received == []
+
+
+async def test_requests_that_write_nothing_need_no_lease(producers: list[OneAtATime]) -> None:
+    await Publisher(Held(held=False), 5.0, "changelog").start()
+    await producers[0].client.send(1, "metadata")
+    assert producers[0].client.received == ["metadata"]
+
+
+async def test_each_term_has_producers_of_its_own(producers: list[OneAtATime]) -> None:
+    lease = Held()
+    publisher = Publisher(lease, 5.0, "changelog")
+    await publisher.start()
+    for term in (1, 2):
+        lease.end_term()
+        assert [await publisher.send("scores", 0, SCORE) for _ in range(2)] == [0, 0]
+        assert len(producers) == 2 * (term + 1)
+    await publisher.stop()
+    assert all(producer.stopped for producer in producers)
+
+
+async def test_send_that_waits_for_a_producer_as_the_term_ends_is_refused(producers: list[OneAtATime]) -> None:
+    lease = Held()
+    publisher = Publisher(lease, 5.0, "changelog")
+    other = asyncio.create_task(publisher.start())
+    await asyncio.sleep(0)
+    sending = asyncio.create_task(publisher.send("scores", 0, SCORE))
+    await asyncio.sleep(0)
+    lease.end_term()
+    await other
+    with pytest.raises(LeaseError):
+        await sending
+
+
+async def test_where_one_producer_cannot_connect_neither_is_left_running(
+    producers: list[OneAtATime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(producer: OneAtATime) -> None:
+        if producer is producers[1]:
+            raise KafkaConnectionError("no broker")
+
+    monkeypatch.setattr(OneAtATime, "start", start)
+    publisher = Publisher(Held(), 5.0, "changelog")
+    with pytest.raises(KafkaConnectionError):
+        await publisher.start()
+    assert [producer.stopped for producer in producers] == [True, True]
+    assert await publisher.send("scores", 0, SCORE) == 0
+
+
+class Kept(OneAtATime):
+    """A producer that keeps what its batches hold, and acknowledges each at the offset after those before it."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
+        self.batches: list[list[Any]] = []
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(2_000, 0)
+
+    async def send_batch(self, batch: BatchBuilder, topic: str, **_: int) -> asyncio.Future[Any]:
+        first = sum(map(len, self.batches))
+        records = MemoryRecords(bytes(batch._build()))
+        self.batches += [[*records.next_batch()]]
+        acknowledged: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        acknowledged.set_result(SimpleNamespace(offset=first))
+        return acknowledged
+
+
+@pytest.fixture
+def kept(producers: list[OneAtATime], monkeypatch: pytest.MonkeyPatch) -> list[Kept]:
+    """All producers that a publisher makes from now on."""
+    made: list[Kept] = []
+
+    def make(**_: Any) -> Kept:
+        made.append(Kept())
+        return made[-1]
+
+    monkeypatch.setattr("stream.kafka.producer.AIOKafkaProducer", make)
+    return made
+
+
+async def test_batches_have_all_records_in_order_whatever_their_sizes(kept: list[Kept]) -> None:
+    sizes = [0, 1, 700, 1_500, 5_000, 1_999, 10, 10, 3_000, 600, 600, 600, 600]
+    sent = [
+        Outgoing(b"k%d" % i, bytes(size) if size else None, [("a", b"1"), ("b", None)] if i % 2 else (), 1_000 + i)
+        for i, size in enumerate(sizes)
+    ]
+    publisher = Publisher(Held(), 5.0, "changelog")
+    assert await publisher.send("scores", 0, sent) == len(sent) - 1
+    found = [record for batch in kept[0].batches for record in batch]
+    assert [(r.key, r.value, list(r.headers), r.timestamp) for r in found] == [(*s[:2], list(s[2]), s[3]) for s in sent]
+    assert [r.offset for batch in kept[0].batches for r in batch] == [i for b in kept[0].batches for i in range(len(b))]
+    assert len(kept[0].batches) > 5
+
+
+async def test_users_are_sent_with_their_values_and_who_is_gone_as_a_tombstone(kept: list[Kept]) -> None:
+    publisher = Publisher(Held(), 5.0, "changelog")
+    users = Users.without_rows([b"ann", b"bob"], [b"value", None])
+    before_ms = time.time() * 1000
+    assert await publisher.send("changelog", 0, records_of(users)) == 1
+    (batch,) = kept[1].batches
+    assert [(r.key, r.value, list(r.headers)) for r in batch] == [(b"ann", b"value", []), (b"bob", None, [])]
+    assert all(before_ms - 1 <= r.timestamp <= time.time() * 1000 for r in batch)
+
+
+async def test_nothing_is_sent_of_no_records(kept: list[Kept]) -> None:
+    assert await Publisher(Held(), 5.0, "changelog").send("scores", 0, []) is None
+    assert not kept[0].batches

@@ -1,0 +1,342 @@
+"""State against a plain reference, under every order, repetition and batching of the same events."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream.checkpoint import changelog
+from stream.contract.columns import HISTORY_LEN, SEEN_LEN, USER, WINDOWS
+from stream.contract.events import EVENT, N_TYPES, EventBatch, EventType
+from stream.contract.tokens import FEATURES
+from stream.errors import ContractError
+from stream.score.features import features, windows
+from stream.state.partition_state import PartitionState
+from tests.state import reference
+from tests.state.reference import Plain
+
+START = 1_700_000_000
+DAY = 86_400
+
+
+def batch(events: list[Plain], first_offset: int) -> EventBatch:
+    rows = np.zeros(len(events), EVENT)
+    rows["offset"] = first_offset + np.arange(len(events))
+    for name in ("identity", "time", "type", "value", "category", "item"):
+        rows[name] = [getattr(e, name) for e in events]
+    return EventBatch([e.user for e in events], rows)
+
+
+def fold(batches: list[list[Plain]], lateness_s: float = 10_000 * DAY) -> PartitionState:
+    state = PartitionState(lateness_s)
+    offset = 0
+    for events in batches:
+        state.apply(batch(events, offset))
+        offset += len(events)
+    return state
+
+
+def same_second_key(e: Plain) -> tuple[int, ...]:
+    return (e.time, e.type, e.value, e.category, e.item)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[list[Plain], list[list[Plain]]]:
+    """Events of a few users, and the same events shuffled, repeated and cut into batches."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    n = draw(st.integers(1, 400))
+    span = draw(st.sampled_from([60, 3_600, 2 * DAY, 45 * DAY]))
+    users = draw(st.integers(1, 4))
+    events = [
+        Plain(
+            time=START + rng.randrange(span),
+            user=f"u{rng.randrange(users)}",
+            identity=i + 1,
+            type=rng.randrange(1, N_TYPES + 1),
+            value=rng.randrange(-5_000, 50_000),
+            category=rng.randrange(4),
+            item=rng.randrange(9),
+        )
+        for i in range(n)
+    ]
+    arriving = _repeated_nearby(_shuffled(events, draw(st.sampled_from(["none", "near", "all"])), rng), rng)
+    cuts = sorted(rng.randrange(len(arriving) + 1) for _ in range(draw(st.integers(0, 12))))
+    batches = [arriving[a:b] for a, b in zip([0, *cuts], [*cuts, len(arriving)], strict=True)]
+    return events, batches
+
+
+def _shuffled(events: list[Plain], how: str, rng: random.Random) -> list[Plain]:
+    if how == "none":
+        return sorted(events)
+    if how == "near":
+        return sorted(events, key=lambda e: e.time + rng.randrange(600))
+    return rng.sample(events, len(events))
+
+
+def _repeated_nearby(events: list[Plain], rng: random.Random) -> list[Plain]:
+    """Repeat a third of the events, each within the number of events that identities are remembered for."""
+    out: list[Plain] = []
+    by_user: dict[str, list[Plain]] = defaultdict(list)
+    for e in events:
+        out.append(e)
+        by_user[e.user].append(e)
+        if rng.random() < 0.33:
+            out.append(rng.choice(by_user[e.user][-SEEN_LEN:]))
+    return out
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(streams())
+def test_state_is_that_of_the_sorted_deduplicated_stream(stream: tuple[list[Plain], list[list[Plain]]]) -> None:
+    events, batches = stream
+    state = fold(batches)
+    for user in {e.user for e in events}:
+        expected = reference.events_of(events, user)
+        snapshot = state.snapshot(np.array([state.index.row(user)]))
+        row = snapshot.users[0]
+        assert row["n_events"] == len(expected)
+        assert row["revenue"] == sum(e.value for e in expected)
+        assert row["orders"] == len(reference.orders(expected))
+        assert (row["first_time"], row["last_time"]) == (expected[0].time, expected[-1].time)
+        assert row["last_order_time"] == max((e.time for e in reference.orders(expected)), default=0)
+        assert_history(snapshot, expected)
+        for as_of in (expected[-1].time, expected[-1].time + 3 * DAY, expected[-1].time + 30 * DAY):
+            assert_windows(snapshot, expected, as_of)
+
+
+def assert_history(snapshot, expected: list[Plain]) -> None:
+    kept = [tuple(e) for e in snapshot.history[0][["time", "type", "value", "category", "item"]].tolist()]
+    kept = kept[: int(snapshot.users[0]["history_len"])]
+    assert [t[0] for t in kept] == [e.time for e in expected][-HISTORY_LEN:]
+    # Which of several events of the oldest kept second stay is not promised; all later ones are there.
+    oldest = kept[0][0]
+    assert sorted(t for t in kept if t[0] > oldest) == sorted(same_second_key(e) for e in expected if e.time > oldest)
+
+
+def assert_windows(snapshot, expected: list[Plain], as_of: int) -> None:
+    counts, revenue = windows(snapshot, np.array([as_of]))
+    row = dict(zip(FEATURES, features(snapshot, np.array([as_of]))[0].tolist(), strict=True))
+    for w, name in enumerate(WINDOWS):
+        by_type, value = reference.window(expected, name, as_of)
+        assert counts[0, w].tolist() == [by_type[t] for t in EventType], name
+        assert revenue[0, w] == value, name
+    assert row["active_days_7d"] == reference.active_days(expected, 7, as_of)
+    assert row["active_days_30d"] == reference.active_days(expected, 30, as_of)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(streams())
+def test_packed_state_reads_back_the_same_and_goes_on_the_same(
+    stream: tuple[list[Plain], list[list[Plain]]],
+) -> None:
+    _, batches = stream
+    half = len(batches) // 2
+    straight, interrupted = fold(batches), fold(batches[:half])
+    rows = np.arange(len(interrupted))
+    recovered = PartitionState(10_000 * DAY)
+    changelog.load(recovered, interrupted.ids, changelog.pack(interrupted, rows))
+    recovered.watermark = interrupted.watermark
+    offset = sum(map(len, batches[:half]))
+    for events in batches[half:]:
+        recovered.apply(batch(events, offset))
+        offset += len(events)
+    assert packed(recovered) == packed(straight)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(streams(), st.integers(0, 10_000))
+def test_replaying_any_part_again_changes_nothing(stream: tuple[list[Plain], list[list[Plain]]], seed: int) -> None:
+    _, batches = stream
+    state = fold(batches)
+    before = packed(state)
+    arriving = [e for events in batches for e in events]
+    start = random.Random(seed).randrange(len(arriving))
+    applied = state.apply(batch(arriving[start:], start))
+    assert packed(state) == before
+    assert applied.n_accepted == 0
+
+
+def packed(state: PartitionState) -> dict[str, bytes]:
+    values = changelog.pack(state, np.arange(len(state)))
+    return dict(zip(state.ids, values, strict=True))
+
+
+def test_event_behind_the_lateness_is_left_out_and_named() -> None:
+    state = PartitionState(lateness_s=3_600)
+    on_time, newest, late = Plain(START, "a", 1, 2), Plain(START + 7_200, "b", 2, 2), Plain(START + 3_599, "c", 3, 2)
+    applied = state.apply(batch([on_time, newest, late], 0))
+    assert applied.late.tolist() == [2]
+    assert sorted(state.ids) == ["a", "b"]
+
+
+def test_lateness_is_judged_the_same_however_the_stream_is_cut() -> None:
+    rng = random.Random(5)
+    events = [Plain(START + rng.randrange(10_000), f"u{i % 7}", i + 1, 2) for i in range(300)]
+    whole = fold([events], lateness_s=1_000)
+    single = fold([[e] for e in events], lateness_s=1_000)
+    assert packed(whole) == packed(single)
+    assert sum(whole.users["n_events"]) < len(events)
+
+
+def test_identity_is_forgotten_after_that_many_others_and_not_before() -> None:
+    first = Plain(START, "u", 1, 2)
+    others = [Plain(START + i, "u", 1 + i, 2) for i in range(1, SEEN_LEN + 1)]
+    remembered = fold([[first, *others[:-1], first]])
+    forgotten = fold([[first, *others, first]])
+    assert remembered.users[0]["n_events"] == SEEN_LEN
+    assert forgotten.users[0]["n_events"] == SEEN_LEN + 2
+
+
+def test_a_newer_packed_state_is_refused_with_both_versions() -> None:
+    state = fold([[Plain(START, "u", 1, 2)]])
+    value = changelog.pack(state, np.array([0]))[0]
+    with pytest.raises(ContractError, match="state version is 9, this build reads 1 to 2"):
+        changelog.load(PartitionState(0), ["u"], [b"\x09" + value[1:]])
+
+
+def test_packed_value_of_a_new_user_is_small() -> None:
+    state = fold([[Plain(START, "u", 1, 2)]])
+    assert len(changelog.pack(state, np.array([0]))[0]) < 200
+
+
+#: ``USER`` as version 1 wrote it; written out again here on purpose, as those values lie in people's topics.
+USER_V1 = np.dtype(
+    [
+        *(("applied_offset", "<i8"), ("scored_offset", "<i8"), ("revenue", "<i8"), ("n_events", "<u4")),
+        *(("orders", "<u4"), ("first_time", "<u4"), ("last_time", "<u4"), ("last_order_time", "<u4")),
+        *(("alert_time", "<u4"), ("churn", "<f4"), ("purchase", "<f4"), ("ltv", "<f4"), ("history_len", "u1")),
+        *(("history_next", "u1"), ("seen_len", "u1"), ("seen_next", "u1"), ("idle_stage", "u1"), ("alert_band", "u1")),
+    ]
+)
+
+
+def as_version_1(value: bytes) -> bytes:
+    """A packed value as version 1 would have written it."""
+    head = np.frombuffer(value[1 : 1 + USER.itemsize], USER)
+    old = np.zeros(1, USER_V1)
+    for name in USER_V1.names or ():
+        old[name] = head[name]
+    return b"\x01" + old.tobytes() + value[1 + USER.itemsize :]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(streams(), st.integers(0, 2**32))
+def test_values_of_version_1_are_read_and_know_of_no_sentiment(
+    stream: tuple[list[Plain], list[list[Plain]]], seed: int
+) -> None:
+    state = fold(stream[1])
+    state.users["scored_offset"][: len(state)] = state.users["applied_offset"][: len(state)]
+    values = changelog.pack(state, np.arange(len(state)))
+    mixed = [as_version_1(v) if random.Random(seed + i).random() < 0.7 else v for i, v in enumerate(values)]
+    recovered = PartitionState(10_000 * DAY)
+    changelog.load(recovered, state.ids, mixed)
+    assert packed(recovered) == packed(state)
+    assert recovered.unscored().tolist() == []
+
+
+# Sentiments -------------------------------------------------------------------------------------------
+
+
+@st.composite
+def noted(draw: st.DrawFn) -> tuple[list[tuple[int, int, float]], list[list[tuple[int, int, float]]]]:
+    """Reviews (row, offset, sentiment), and the same cut into calls, shuffled in each and some told again later."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    rows = draw(st.integers(1, 4))
+    offsets = sorted(rng.sample(range(1_000), draw(st.integers(1, 40))))
+    reviews = [(rng.randrange(rows), offset, rng.randrange(-100, 101) / 100) for offset in offsets]
+    calls, told = [], 0
+    while told < len(reviews):
+        start = rng.randrange(told + 1)
+        told = rng.randrange(told, len(reviews)) + 1
+        again = rng.choices(reviews[start:told], k=3)
+        calls.append(rng.sample([*reviews[start:told], *again], told - start + 3))
+    return reviews, calls
+
+
+def note(state: PartitionState, reviews: list[tuple[int, int, float]]) -> None:
+    rows, offsets, sentiments = zip(*reviews, strict=True)
+    state.note_sentiments(np.array(rows), np.array(offsets), np.array(sentiments, np.float32))
+
+
+def four_users() -> PartitionState:
+    return fold([[Plain(START, f"u{i}", i + 1, 2) for i in range(4)]])
+
+
+@settings(max_examples=200, deadline=None)
+@given(noted())
+def test_each_review_counts_once_in_whatever_batches_and_order_its_sentiment_comes(
+    stream: tuple[list[tuple[int, int, float]], list[list[tuple[int, int, float]]]],
+) -> None:
+    reviews, calls = stream
+    state = four_users()
+    for call in calls:
+        note(state, call)
+    for row in range(4):
+        mine = [(offset, round(100 * sentiment)) for r, offset, sentiment in reviews if r == row]
+        last_offset, last = mine[-1] if mine else (-1, 0)
+        user = state.users[row]
+        assert (user["reviews"], user["sentiment_sum"]) == (len(mine), sum(hundredths for _, hundredths in mine))
+        assert (user["sentiment_offset"], user["sentiment_last"]) == (last_offset, last)
+
+
+def test_no_sentiments_change_nothing() -> None:
+    state = four_users()
+    before = packed(state)
+    state.note_sentiments(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+    assert packed(state) == before
+
+
+def test_newer_values_take_the_place_of_those_that_were_loaded_before() -> None:
+    full = [Plain(START + i, "u", i + 1, 2) for i in range(HISTORY_LEN + 9)]
+    before = fold([[*full, Plain(START, "v", 99, 2)]])
+    before.await_sentiment(0, 3)
+    after = fold([[Plain(START + DAY, "u", 500, 2)]])
+    assert len(before.buckets) == 1
+    both, fresh = PartitionState(10_000 * DAY), PartitionState(10_000 * DAY)
+    changelog.load(both, before.ids, changelog.pack(before, np.arange(2)))
+    changelog.load(both, after.ids, changelog.pack(after, np.arange(1)))
+    changelog.load(fresh, ["u", "v"], [*changelog.pack(after, np.arange(1)), *changelog.pack(before, np.array([1]))])
+    assert packed(both) == packed(fresh)
+
+
+def test_awaited_reviews_read_back_and_are_awaited_until_their_sentiment_comes() -> None:
+    state = fold([[Plain(START + i, "u", i + 1, 2) for i in range(HISTORY_LEN + 9)]])
+    for offset in (3, 7, 9):
+        state.await_sentiment(0, offset)
+    recovered = PartitionState(10_000 * DAY)
+    changelog.load(recovered, state.ids, changelog.pack(state, np.arange(1)))
+    assert packed(recovered) == packed(state)
+    assert recovered.awaited == {0: [3, 7, 9]}
+    note(recovered, [(0, 7, 0.5), (0, 3, -1.0)])
+    assert recovered.awaited == {0: [9]}
+    note(recovered, [(0, 9, 0.5)])
+    assert recovered.awaited == {}
+
+
+def test_sentiment_that_the_last_score_has_not_seen_makes_the_score_stale() -> None:
+    state = four_users()
+    users = state.users[:4]
+    users["scored_offset"] = users["applied_offset"]
+    assert state.unscored().tolist() == []
+    note(state, [(2, 2, 0.5)])
+    assert state.unscored().tolist() == [2]
+    users["scored_sentiment"] = users["sentiment_offset"]
+    assert state.unscored().tolist() == []
+
+
+def test_windows_of_a_hot_user_stay_exact_past_the_history() -> None:
+    rng = random.Random(3)
+    events = [Plain(START + rng.randrange(40 * DAY), "hot", i + 1, 1 + i % N_TYPES, value=i) for i in range(20_000)]
+    by_batch = defaultdict(list)
+    for i, e in enumerate(rng.sample(events, len(events))):
+        by_batch[i // 3_000].append(e)
+    state = fold(list(by_batch.values()))
+    snapshot = state.snapshot(np.array([0]))
+    expected = reference.events_of(events, "hot")
+    for as_of in (expected[-1].time, expected[-1].time + 5 * DAY):
+        assert_windows(snapshot, expected, as_of)
