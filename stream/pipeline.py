@@ -127,7 +127,7 @@ class Pipeline:
         self._last_run: _Run | None = None
         eligible_s = scorer.manifest.labels.eligible_days * DAY_S
         #: The last age of silence at which a user is still eligible, as an index into IDLE_AGES_S.
-        self.stage_max: Final = int(np.searchsorted(IDLE_AGES_S, eligible_s, side="left")) - 1
+        self.idle_stage_max: Final = int(np.searchsorted(IDLE_AGES_S, eligible_s, side="left")) - 1
 
     def check_state(self, state: PartitionState) -> None:
         """Refuse a state just read whose users are not named as ours will be. Raises ContractError."""
@@ -193,7 +193,7 @@ class Pipeline:
         if not taken:
             return
         now = self._clock.time()
-        stages = [t.partition.scoring_stage(t.rows, t.partition.event_now(now), self.stage_max) for t in taken]
+        stages = [t.partition.idle_stage_at(t.rows, t.partition.event_now(now), self.idle_stage_max) for t in taken]
         snapshots = [t.partition.state.snapshot(t.rows) for t in taken]
         as_of = [
             s.users["last_time"].astype(np.int64) + IDLE_AGES_S[stage]

@@ -89,7 +89,7 @@ class Bench:
     async def sweep(self) -> list[str]:
         """Look for silent users and score them."""
         event_now = self.partition.event_now(self.clock.time())
-        self.partition.queue_silent(event_now, self.pipeline.stage_max, self.clock.monotonic())
+        self.partition.queue_silent(event_now, self.pipeline.idle_stage_max, self.clock.monotonic())
         return await self.score()
 
 

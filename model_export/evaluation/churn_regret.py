@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from model_export.data.event_log import SIMULATION_START, SIMULATOR, DataConfig, EventLog
 from model_export.evaluation.evaluation_folder import Evaluation, load_outcomes, load_scores
-from model_export.metrics.bootstrap import Interval, Snapshot, measure
+from model_export.metrics.bootstrap import Interval, TestSet, measure
 from stream.contract.tokens import FEATURES
 from stream.datasets.shoppers import Market
 from stream.errors import ConfigError
@@ -63,7 +63,7 @@ def churn_regret(evaluation: Evaluation, folder: Path, log: EventLog) -> dict[st
         rate, hazard = rates[outcomes.user].T
         oracle = true_churn(rate, hazard, silent, settings.labels.churn_days)
         predicted: dict[str, list[Array]] = {m: [s.p[:, 0] for s in of[k]] for m, of in scores.items()}
-        snapshots.append(Snapshot(outcomes.user, outcomes.labels[:, 0], {**predicted, _ORACLE: [oracle]}))
+        snapshots.append(TestSet(outcomes.user, outcomes.labels[:, 0], {**predicted, _ORACLE: [oracle]}))
     measured = measure(snapshots, "probability", settings.evaluate.resamples, settings.seed)
     return {model: measured.difference(model, _ORACLE, "log_loss") for model in models}
 

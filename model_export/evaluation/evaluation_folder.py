@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
-from model_export.metrics.bootstrap import Interval, Measured, Snapshot, measure
+from model_export.metrics.bootstrap import Interval, Measured, TestSet, measure
 from model_export.metrics.measures import Kind
 from model_export.network.heads import head_names
 from model_export.settings import Settings
@@ -164,7 +164,7 @@ def _measure(
     kind: Kind,
 ) -> Measured:
     snapshots = [
-        Snapshot(o.user, y, {model: [column(s) for s in of[k]] for model, of in scores.items()})
+        TestSet(o.user, y, {model: [column(s) for s in of[k]] for model, of in scores.items()})
         for k, (o, y) in enumerate(zip(outcomes, actual, strict=True))
     ]
     return measure(snapshots, kind, settings.evaluate.resamples, settings.seed)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model_export.metrics.measures import METRICS, SIGNED, Kind, ece
-from model_export.metrics.sorted_outcomes import Ranking, Tally
+from model_export.metrics.ordered import Ordered, Ranking
 
-__all__ = ["Interval", "Measured", "Snapshot", "measure"]
+__all__ = ["Interval", "Measured", "TestSet", "measure"]
 
 Array = npt.NDArray[Any]
 #: Both ends of a 95 % interval.
@@ -20,7 +20,7 @@ _QUANTILES: Final = (0.025, 0.975)
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class TestSet:
     """One task at one instant: user ids ``(n,)``, outcomes ``(n,)``, and per model one prediction ``(n,)`` a seed."""
 
     user: Array
@@ -56,7 +56,7 @@ class Measured:
         return _interval(self.draws[a][metric] - self.draws[b][metric], -np.inf)
 
 
-def measure(snapshots: Sequence[Snapshot], kind: Kind, resamples: int = 300, seed: int = 0) -> Measured:
+def measure(snapshots: Sequence[TestSet], kind: Kind, resamples: int = 300, seed: int = 0) -> Measured:
     """Metrics of every model, averaged over its seeds and over snapshots, with intervals from resampling users.
 
     ECE alone is of all snapshots together: of 800 users, a tenth of 80 is off by four points by chance alone, which
@@ -75,12 +75,12 @@ def measure(snapshots: Sequence[Snapshot], kind: Kind, resamples: int = 300, see
     for r, weights in enumerate(_resampled(len(names), resamples, seed)):
         for s, user in enumerate(users):
             of_snapshot = weights[user]
-            best = Tally(actual[s], of_snapshot)
+            best = Ordered(actual[s], of_snapshot)
             for m, seeds in enumerate(rankings[s]):
-                tallies = [Tally(ranking, of_snapshot, best) for ranking in seeds]
+                tallies = [Ordered(ranking, of_snapshot, best) for ranking in seeds]
                 draws[r, s, m] = np.mean([[metric(t) for metric in metrics.values()] for t in tallies], axis=0)
         if kind == "probability":
-            pooled[r] = [np.mean([ece(Tally(ranking, weights[place])) for ranking in seeds]) for seeds in together]
+            pooled[r] = [np.mean([ece(Ordered(ranking, weights[place])) for ranking in seeds]) for seeds in together]
     average = _mean_of_defined(draws)
     out = {model: dict(zip(metrics, average[:, i].T, strict=True)) for i, model in enumerate(models)}
     if kind == "probability":
@@ -89,7 +89,7 @@ def measure(snapshots: Sequence[Snapshot], kind: Kind, resamples: int = 300, see
     return Measured(out)
 
 
-def _together(snapshots: Sequence[Snapshot], model: str) -> list[Ranking]:
+def _together(snapshots: Sequence[TestSet], model: str) -> list[Ranking]:
     """One ranking a seed, of the examples of all snapshots."""
     actual = np.concatenate([s.actual for s in snapshots])
     seeds = zip(*(s.predicted[model] for s in snapshots), strict=True)

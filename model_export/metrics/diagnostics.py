@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_export.metrics.sorted_outcomes import BINS, tally
+from model_export.metrics.ordered import BINS, ordered
 
 __all__ = ["Bin", "ClassReport", "Tenth", "classification_report", "lift_and_gain", "reliability"]
 
@@ -56,7 +56,7 @@ def lift_and_gain(p: Array, y: Array) -> list[Tenth]:
     >>> lift_and_gain(np.arange(100.0), np.arange(100) >= 90)[0]
     Tenth(lift=10.0, gain=1.0)
     """
-    captured = tally(p, y).by_decile()[1][::-1]
+    captured = ordered(p, y).by_decile()[1][::-1]
     if not captured.sum():
         return []
     shares = captured / captured.sum()
@@ -79,5 +79,5 @@ def reliability(p: Array, y: Array) -> list[Bin]:
     Bin(predicted=0.25, observed=0.3, n=1.0)
     """
     n = len(y) / BINS
-    predicted, observed = (sums / n for sums in tally(p, y).by_decile())
+    predicted, observed = (sums / n for sums in ordered(p, y).by_decile())
     return [Bin(float(a), float(b), n) for a, b in zip(predicted, observed, strict=True)]

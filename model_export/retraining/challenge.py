@@ -10,7 +10,7 @@ from rich.table import Table
 
 from model_export.data.examples import Examples
 from model_export.evaluation.evaluation_folder import Bounds
-from model_export.metrics.bootstrap import Interval, Measured, Snapshot, measure
+from model_export.metrics.bootstrap import Interval, Measured, TestSet, measure
 from model_export.metrics.measures import METRICS
 from model_export.network.event_bert import EventBert
 from model_export.network.heads import head_names
@@ -46,7 +46,7 @@ def compare(champion: Champion, run: Run, network: EventBert, test: Examples) ->
     settings, outcomes = run.settings, test.outcomes.T
     measured = [
         measure(
-            [Snapshot(test.user, y, {name: [of[:, h]] for name, of in p.items()})],
+            [TestSet(test.user, y, {name: [of[:, h]] for name, of in p.items()})],
             "probability",
             settings.evaluate.resamples,
             settings.seed,

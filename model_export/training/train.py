@@ -26,7 +26,7 @@ from model_export.data.event_log import SIMULATOR
 from model_export.data.examples import Dataset, Examples
 from model_export.data.prepare import WINDOWS, check_enough, examples_key, prepare
 from model_export.metrics.measures import METRICS
-from model_export.metrics.sorted_outcomes import tally
+from model_export.metrics.ordered import ordered
 from model_export.network.event_bert import EventBert
 from model_export.network.heads import head_names
 from model_export.run_folder import Run, Sample, predict, save_run
@@ -220,9 +220,9 @@ def _metrics(p: Array, value: Array, test: Examples, settings: Settings) -> dict
     out = {}
     for head, predictions, y in zip(head_names(settings.labels), p.T, test.outcomes.T, strict=True):
         out[f"{head}.base_rate"] = float(y.mean())
-        out.update({f"{head}.{m}": metric(tally(predictions, y)) for m, metric in METRICS["probability"].items()})
+        out.update({f"{head}.{m}": metric(ordered(predictions, y)) for m, metric in METRICS["probability"].items()})
     if test.value.any():
-        out.update({f"value.{m}": metric(tally(value, test.value)) for m, metric in METRICS["value"].items()})
+        out.update({f"value.{m}": metric(ordered(value, test.value)) for m, metric in METRICS["value"].items()})
     return {name: round(number, 5) for name, number in out.items()}
 
 

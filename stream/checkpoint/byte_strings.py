@@ -1,4 +1,4 @@
-"""Blob: many byte strings one after the other in one, so that numpy can look into all of them at once."""
+"""ByteStrings: many byte strings one after the other in one, so that numpy can look into all of them at once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Blob", "cut", "windows"]
+__all__ = ["ByteStrings", "cut", "every_slice"]
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
+class ByteStrings:
     """Byte strings in ``data``: where each starts, and its size; shapes ``(n,)``. Between them may be others."""
 
     data: bytes | memoryview
@@ -23,10 +23,10 @@ class Blob:
     sizes: Array
 
     @classmethod
-    def of(cls, strings: Sequence[bytes]) -> Blob:
+    def joined(cls, strings: Sequence[bytes]) -> ByteStrings:
         """These, joined.
 
-        >>> Blob.of([b"ann", b"", b"bo"]).strings()
+        >>> ByteStrings.joined([b"ann", b"", b"bo"]).strings()
         [b'ann', b'', b'bo']
         """
         sizes = np.fromiter(map(len, strings), np.int64, len(strings))
@@ -50,7 +50,7 @@ def _slices(data: bytes, starts: Array, ends: Array) -> list[bytes]:
     return [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
-def windows(data: bytes | memoryview | Array, size: int) -> Array:
+def every_slice(data: bytes | memoryview | Array, size: int) -> Array:
     """Every piece of this many bytes, as one item each: element i begins at byte i."""
     if len(data) < size:
         return np.empty(0, f"V{size}")

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from stream.checkpoint.byte_strings import Blob, cut, windows
+from stream.checkpoint.byte_strings import ByteStrings, cut, every_slice
 from stream.contract.columns import (
     BUCKET,
     BUCKET_SLOTS,
@@ -35,7 +35,7 @@ from stream.state.erasure import Erasures, marker_key, read_marker
 from stream.state.partition_state import PartitionState
 from stream.state.rings import Runs, beginnings, distinct, oldest_first, opaque, opaque_rows
 
-__all__ = ["ROOM", "applied_offset", "applied_offsets", "erased", "load", "load_blob", "pack"]
+__all__ = ["ROOM", "applied_offset", "applied_offsets", "erased", "load", "load_strings", "pack"]
 
 Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
@@ -62,7 +62,7 @@ def pack(state: PartitionState, rows: Array) -> list[bytes]:
     # The rings are written from their oldest entry on, so their next slots are those of a ring that begins at 0.
     users["history_next"] = users["seen_next"] = lengths % HISTORY_LEN
     data[starts] = STATE_VERSION
-    windows(data, USER.itemsize)[starts + 1] = opaque(users)
+    every_slice(data, USER.itemsize)[starts + 1] = opaque(users)
     return cut(data.tobytes(), sizes)
 
 
@@ -79,7 +79,7 @@ def _put_rings(state: PartitionState, rows: Array, users: Array, at: Array, data
                 entries = beginnings(rings, n_bytes)[rows[alike]]
             else:
                 entries = opaque_rows(oldest_first(rings, rows[alike], users[following][order[alike]]))
-            windows(data, n_bytes)[at[alike]] = entries
+            every_slice(data, n_bytes)[at[alike]] = entries
             at[alike] += n_bytes
 
 
@@ -117,7 +117,7 @@ class _Rest(NamedTuple):
         nth = np.arange(len(self.buckets)) - np.repeat(np.cumsum(self.n_buckets) - self.n_buckets, self.n_buckets)
         size = _USED_BUCKET.itemsize
         if len(nth):
-            windows(data, size)[np.repeat(at + 1, self.n_buckets) + nth * size] = opaque(self.buckets)
+            every_slice(data, size)[np.repeat(at + 1, self.n_buckets) + nth * size] = opaque(self.buckets)
         for i, offsets in self.awaited.items():
             end = int(at[i] + self.sizes[i])
             data[end - len(offsets) : end] = np.frombuffer(offsets, np.uint8)
@@ -127,7 +127,7 @@ def erased(state: PartitionState, users: Iterable[str]) -> list[tuple[bytes, byt
     """Keys and values of erased users: a marker of each, and a tombstone for those who did not come back."""
     items: list[tuple[bytes, bytes | None]] = []
     for user in dict.fromkeys(users):
-        marker = state.erasures.of(user)
+        marker = state.erasures.marker_of(user)
         if marker is not None:
             items.append((marker_key(user).encode(), marker.packed()))
         if state.index.row(user) < 0:
@@ -141,16 +141,16 @@ def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:
     Keys and values may come in any order and any parts, each key once in a call; a user whose value an erasure covers
     has no row. Raises ContractError for another version, and for values that were cut or altered.
     """
-    return load_blob(state, users, Blob.of(values))
+    return load_strings(state, users, ByteStrings.joined(values))
 
 
-def load_blob(state: PartitionState, users: list[str], values: Blob, *, all_new: bool = False) -> Array:
+def load_strings(state: PartitionState, users: list[str], values: ByteStrings, *, all_new: bool = False) -> Array:
     """The same for values that lie in one piece of memory; ``all_new`` where the state has none of the users."""
     markers: dict[str, bytes] = {}
     if Erasures.any_marker(users):
         strings = values.strings()
         markers = {key: value for key, value in zip(users, strings, strict=True) if Erasures.is_marker(key)}
-        values = Blob.of([value for key, value in zip(users, strings, strict=True) if key not in markers])
+        values = ByteStrings.joined([value for key, value in zip(users, strings, strict=True) if key not in markers])
         users = [key for key in users if key not in markers]
     for key, value in markers.items():
         state.erasures.put(key, read_marker(value))
@@ -162,7 +162,7 @@ def load_blob(state: PartitionState, users: list[str], values: Blob, *, all_new:
     return rows[state.living(rows)]
 
 
-def _load_users(state: PartitionState, users: list[str], values: Blob, all_new: bool) -> Array:
+def _load_users(state: PartitionState, users: list[str], values: ByteStrings, all_new: bool) -> Array:
     if not users:
         return np.zeros(0, np.int64)
     packed = _Packed.of(values)
@@ -173,8 +173,8 @@ def _load_users(state: PartitionState, users: list[str], values: Blob, all_new: 
         alike = np.flatnonzero(packed.lengths == length)
         begin = packed.starts[alike] + _HEAD_BYTES
         history_bytes, seen_bytes = length * HISTORY.itemsize, length * state.seen.itemsize
-        beginnings(state.history, history_bytes)[rows[alike]] = windows(packed.data, history_bytes)[begin]
-        beginnings(state.seen, seen_bytes)[rows[alike]] = windows(packed.data, seen_bytes)[begin + history_bytes]
+        beginnings(state.history, history_bytes)[rows[alike]] = every_slice(packed.data, history_bytes)[begin]
+        beginnings(state.seen, seen_bytes)[rows[alike]] = every_slice(packed.data, seen_bytes)[begin + history_bytes]
     state.buckets.put(rows[packed.bucketed], packed.buckets["slot"], packed.buckets["bucket"])
     for i in np.flatnonzero(packed.ends < packed.sizes).tolist():
         start, n_bytes = int(packed.starts[i] + packed.ends[i]), int(packed.sizes[i] - packed.ends[i])
@@ -210,11 +210,11 @@ class _Packed(NamedTuple):
     buckets: Array
 
     @classmethod
-    def of(cls, values: Blob) -> _Packed:
+    def of(cls, values: ByteStrings) -> _Packed:
         """Find the parts of these values. Raises ContractError for another version, and where they are damaged."""
         values = _of_this_version(values)
         data, starts, sizes = values.data, values.starts, values.sizes
-        heads = windows(data, USER.itemsize)[starts + 1].view(USER)
+        heads = every_slice(data, USER.itemsize)[starts + 1].view(USER)
         lengths = np.minimum(heads["history_len"], HISTORY_LEN).astype(np.int64)
         number_at = _HEAD_BYTES + lengths * _RING_BYTES
         n_buckets = np.frombuffer(data, np.uint8)[starts + number_at].astype(np.int64)
@@ -224,13 +224,13 @@ class _Packed(NamedTuple):
         bucketed = np.repeat(np.arange(len(values)), n_buckets)
         nth = np.arange(len(bucketed)) - np.repeat(np.cumsum(n_buckets) - n_buckets, n_buckets)
         bucket_at = (starts + number_at + 1)[bucketed] + nth * _USED_BUCKET.itemsize
-        buckets = windows(data, _USED_BUCKET.itemsize)[bucket_at].view(_USED_BUCKET)
+        buckets = every_slice(data, _USED_BUCKET.itemsize)[bucket_at].view(_USED_BUCKET)
         whole[bucketed[buckets["slot"] >= BUCKET_SLOTS]] = False
         _check_whole(whole)
         return cls(data, starts, sizes, ends, heads, lengths, bucketed, buckets)
 
 
-def _of_this_version(values: Blob) -> Blob:
+def _of_this_version(values: ByteStrings) -> ByteStrings:
     """The same as this release writes them, with room to look for what a value that was cut lacks."""
     data = values.data
     if len(data) < values.starts.max(initial=0) + ROOM:
@@ -239,7 +239,7 @@ def _of_this_version(values: Blob) -> Blob:
     if (versions == STATE_VERSION).all():
         return replace(values, data=data)
     _check_versions(set(versions.tolist()))
-    upgraded = Blob.of([v if v[0] == STATE_VERSION else _upgraded(v) for v in values.strings()])
+    upgraded = ByteStrings.joined([v if v[0] == STATE_VERSION else _upgraded(v) for v in values.strings()])
     return replace(upgraded, data=bytes(upgraded.data) + bytes(ROOM))
 
 
@@ -282,8 +282,8 @@ def applied_offset(value: bytes) -> int:
     return offset
 
 
-def applied_offsets(values: Blob) -> Array:
+def applied_offsets(values: ByteStrings) -> Array:
     """:func:`applied_offset` of each of these values, -1 where one is too short to have any; shape ``(n,)``."""
     offsets, has_one = np.full(len(values), -1, np.int64), values.sizes >= _BEGINNING.size
-    offsets[has_one] = windows(values.data, 8)[values.starts[has_one] + 1].view("<i8")
+    offsets[has_one] = every_slice(values.data, 8)[values.starts[has_one] + 1].view("<i8")
     return offsets

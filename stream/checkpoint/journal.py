@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.checkpoint.byte_strings import Blob, cut
+from stream.checkpoint.byte_strings import ByteStrings, cut
 from stream.checkpoint.changelog import ROOM, applied_offsets
 from stream.checkpoint.journal_blocks import ENTRY, Block, Users, blocks, packed_block
 
@@ -42,11 +42,11 @@ class Piece(NamedTuple):
     """Some of ``n_users``: their keys and packed values. One without users only gives others their turn."""
 
     keys: list[bytes]
-    values: Blob
+    values: ByteStrings
     n_users: int = 0
 
 
-_TURN: Final = Piece([], Blob.of([]))
+_TURN: Final = Piece([], ByteStrings.joined([]))
 
 
 class Journal:
@@ -182,7 +182,7 @@ class Journal:
             begin, end = int(starts[0]), int(starts[-1] + max(sizes[-1], ROOM))
             with self._path(number).open("rb") as file:
                 file.seek(begin)
-                yield Piece(keys, Blob(file.read(end - begin), starts - begin, sizes), len(index))
+                yield Piece(keys, ByteStrings(file.read(end - begin), starts - begin, sizes), len(index))
 
     # -- merging --------------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class _Index:
         self._places, self._sizes, self._seen = (_with_room(of, n) for of in (self._places, self._sizes, self._seen))
         sizes = block.entries["value_size"].astype(np.int64)
         starts = np.cumsum(sizes) - sizes
-        seen = applied_offsets(Blob(block.values, starts, sizes))
+        seen = applied_offsets(ByteStrings(block.values, starts, sizes))
         counts = (sizes == 0) | (self._sizes[numbers] == 0) | (seen >= self._seen[numbers])
         which = numbers[counts]
         self._places[which] = (self._segment << _PLACE_BITS) + block.values_at + starts[counts]

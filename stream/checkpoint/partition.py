@@ -147,18 +147,18 @@ class Partition:
         self.dirty = []
         return rows[self.state.living(rows)]
 
-    def queue_silent(self, event_now: int, stage_max: int, now: float) -> int:
+    def queue_silent(self, event_now: int, idle_stage_max: int, now: float) -> int:
         """Queue the users who have reached an age of silence since their last score; returns how many."""
         state = self.state
-        reached = np.minimum(state.idle_stages(event_now), stage_max)
+        reached = np.minimum(state.idle_stages(event_now), idle_stage_max)
         rows = np.flatnonzero(reached > state.users["idle_stage"][: len(state)])
         self.queue.push(rows, SILENCE, now, np.inf)
         return len(rows)
 
-    def scoring_stage(self, rows: Array, event_now: int, stage_max: int) -> Array:
+    def idle_stage_at(self, rows: Array, event_now: int, idle_stage_max: int) -> Array:
         """The age of silence (index into ``IDLE_AGES_S``) at which these users are to be scored."""
         age = event_now - self.state.users["last_time"][rows].astype(np.int64)
-        return np.minimum(np.maximum(IDLE_AGES_S.searchsorted(age, "right") - 1, 0), stage_max)
+        return np.minimum(np.maximum(IDLE_AGES_S.searchsorted(age, "right") - 1, 0), idle_stage_max)
 
     def take(self, n: int, now: float) -> tuple[Array, Array]:
         """Rows of up to ``n`` users, the most urgent, and their arrivals; being scored until they are released."""

@@ -124,7 +124,7 @@ class Decoder:
         rows = self._rows(records, latest, out)
         users, erasures = out.batch.users, out.erasures
         if self.pseudonyms:
-            of = self.pseudonyms.of
+            of = self.pseudonyms.pseudonym_of
             users, erasures = [*map(of, users)], [e._replace(user=of(e.user)) for e in erasures]
         batch = EventBatch(users, np.frombuffer(b"".join(rows), EVENT))
         n_ignored = len(records) - len(out.records) - len(out.dead) - len(erasures)

@@ -34,7 +34,7 @@ _PSEUDONYM: Final = re.compile(r"p([0-9A-Za-z]{1,8}):[0-9a-f]{32}")
 class Pseudonyms:
     """Makes pseudonyms with one key.
 
-    >>> Pseudonyms(bytes(range(32)), "1").of("ann")
+    >>> Pseudonyms(bytes(range(32)), "1").pseudonym_of("ann")
     'p1:0d1f12b8196c52b0db44a5429c832302'
     """
 
@@ -45,14 +45,14 @@ class Pseudonyms:
         self._inner = sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = sha256(bytes(byte ^ 0x5C for byte in block))
         #: The pseudonym of a user id.
-        self.of = lru_cache(_REMEMBERED_MAX)(self._of)
+        self.pseudonym_of = lru_cache(_REMEMBERED_MAX)(self._pseudonym_of)
 
     @property
     def prefix(self) -> str:
         """What every pseudonym of this key begins with."""
         return self._prefix
 
-    def _of(self, user: str) -> str:
+    def _pseudonym_of(self, user: str) -> str:
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(user.encode())
         outer.update(inner.digest())

@@ -17,7 +17,7 @@ from faust.types import TP
 from stream.checkpoint.lease import MembershipLease
 from stream.checkpoint.partition import Position
 from stream.errors import ConfigError
-from stream.kafka.fetcher import Reader
+from stream.kafka.fetcher import Fetcher
 from stream.kafka.fetches import OneEventPerFetch
 
 __all__ = ["PositionConsumer"]
@@ -61,12 +61,12 @@ class PositionConsumer(AIOKafkaConsumer):
         self._committed: dict[TP, Position] = {}
         self._resumed: dict[TP, Position] = {}
 
-    def _new_consumer_thread(self) -> Reader:
-        return Reader(self)
+    def _new_consumer_thread(self) -> Fetcher:
+        return Fetcher(self)
 
     async def _wait_next_records(self, timeout: float) -> Any:
         records, active = await super()._wait_next_records(timeout)
-        reader = cast("Reader", self._thread)
+        reader = cast("Fetcher", self._thread)
         if reader.fetched_after != reader.seeks:
             # Fetched before we sought: not from where we go on, and read again from there.
             return {tp: found for tp, found in (records or {}).items() if tp not in self._resumed}, active
@@ -88,7 +88,7 @@ class PositionConsumer(AIOKafkaConsumer):
 
         One after which a new attempt may succeed is only logged, and then made.
         """
-        if cast("Reader", self._thread).replaced:
+        if cast("Fetcher", self._thread).replaced:
             raise ConfigError(
                 f"another worker has come under our instance id {self.app.conf.consumer_group_instance_id!r}; expected"
                 " a name of its own for each; set --instance-id, or leave it empty"
@@ -138,7 +138,7 @@ class PositionConsumer(AIOKafkaConsumer):
         the state was there, have taken it.
         """
         await super().perform_seek()
-        assigned, reader = self.assignment(), cast("Reader", self._thread)
+        assigned, reader = self.assignment(), cast("Fetcher", self._thread)
         offsets = {tp: at.offset for tp, at in self._resumed.items() if tp in assigned}
         await reader.seek_all(offsets)
         self._delivered.clear()

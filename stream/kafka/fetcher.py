@@ -1,4 +1,4 @@
-"""Reader: the half of Faust's consumer that holds aiokafka's, on the loop of the worker.
+"""Fetcher: the half of Faust's consumer that holds aiokafka's, on the loop of the worker.
 
 Faust gives it a thread and a loop of its own, so that heartbeats go on while streams compute. But two threads of Python
 take turns at one lock, every 5 ms at most, and each step of a fetch is such a turn: at 1,000 events/s an event waited
@@ -23,7 +23,7 @@ from mode.utils.futures import maybe_async
 if TYPE_CHECKING:
     from stream.kafka.consumer import PositionConsumer
 
-__all__ = ["Reader", "hand_over_first"]
+__all__ = ["Fetcher", "hand_over_first"]
 
 #: Requests whose answers say that we are a member and nothing changes. While the group rebalances, heartbeats are
 #: answered by an error: who does not join again in time is removed, however regularly its heart beats.
@@ -36,7 +36,7 @@ _HAND_OVER_TURNS: Final = 4
 _UNKNOWN: Final = frozenset({25, 82})
 
 
-class Reader(AIOKafkaConsumerThread):
+class Fetcher(AIOKafkaConsumerThread):
     """Renews our lease, reads committed records only, and says how far it has read."""
 
     consumer: PositionConsumer

@@ -272,4 +272,4 @@ def _each_once(records: Sequence[Any]) -> Users:
 
 
 def _load(state: PartitionState, users: Piece) -> None:
-    changelog.load_blob(state, list(map(bytes.decode, users.keys)), users.values, all_new=True)
+    changelog.load_strings(state, list(map(bytes.decode, users.keys)), users.values, all_new=True)

@@ -124,7 +124,7 @@ class Ranking:
     def __init__(self, tables: Sequence[Sequence[float]]) -> None:
         self._tables = [_Table(np.asarray(t), -np.asarray(t)[::-1], np.linspace(0, 100, len(t))) for t in tables]
 
-    def of(self, values: Array) -> Array:
+    def percentiles_of(self, values: Array) -> Array:
         """Where values ``(tables, n)`` stand, each row in its own table: see :func:`percentile`."""
         mirrored, below, above = -values, np.zeros(values.shape), np.zeros(values.shape)
         for i, (at, at_mirrored, rank) in enumerate(self._tables):
@@ -148,4 +148,4 @@ def percentile(values: Array, percentiles: Sequence[float]) -> Array:
     >>> percentile(np.array([-1.0, 0.0, 5.0, 20.0]), [0.0, 0.0, 10.0]).tolist()
     [0.0, 25.0, 75.0, 100.0]
     """
-    return np.asarray(Ranking([percentiles]).of(values[None])[0])
+    return np.asarray(Ranking([percentiles]).percentiles_of(values[None])[0])

@@ -21,7 +21,7 @@ import xxhash
 from stream.contract.columns import DAY_S
 from stream.contract.manifest import Manifest
 from stream.contract.score import Alert, Churn, LifetimeValue, ModelRef, Purchase, Score
-from stream.score.predictions import FigureMaker, Figures, date_of
+from stream.score.predictions import PredictionMaker, Predictions, date_of
 from stream.score.scorer import RawScores
 from stream.state.partition_state import Snapshot
 
@@ -94,12 +94,12 @@ class Decider:
         self._model = ModelRef(manifest.name, manifest.version, model_sha256)
         self._rule = rule
         self._value_head = manifest.labels.value_head
-        self._figures = FigureMaker(manifest)
+        self._figures = PredictionMaker(manifest)
 
     def decide(self, snapshot: Snapshot, as_of: Array, raw: RawScores) -> Decided:
         """Scores and alerts of the users of ``snapshot`` at ``as_of`` (seconds)."""
         enough = snapshot.users["n_events"] >= self._manifest.sufficient_events
-        figures = self._figures.figures_of(as_of, raw, enough)
+        figures = self._figures.predictions_of(as_of, raw, enough)
         scores = self._scores(snapshot, as_of, enough, figures)
         churn = figures.probability[0]
         alert_band, alert_time, fired = self._rule_state(snapshot.users, as_of, churn)
@@ -109,7 +109,7 @@ class Decider:
         buys = figures.probability[self._value_head]
         return Decided(scores, alerts, alerted, churn, buys, figures.value, alert_band, alert_time)
 
-    def _scores(self, snapshot: Snapshot, as_of: Array, enough: Array, figures: Figures) -> list[Score]:
+    def _scores(self, snapshot: Snapshot, as_of: Array, enough: Array, figures: Predictions) -> list[Score]:
         rows = zip(
             snapshot.ids,
             as_of.tolist(),
@@ -142,7 +142,7 @@ class Decider:
             for user, at, offset, noted, n, sufficient, churn, purchase, ltv, next_purchase, next_category in rows
         ]
 
-    def _churn(self, figures: Figures) -> list[Churn]:
+    def _churn(self, figures: Predictions) -> list[Churn]:
         (medium, high), days = self._manifest.bands, self._manifest.labels.churn_days
         p = figures.probability[0].tolist()
         bands: list[Literal["low", "medium", "high"]] = [
@@ -150,14 +150,14 @@ class Decider:
         ]
         return list(map(Churn, p, bands, repeat(days), figures.rank[0], _pairs(figures.low[0], figures.high[0])))
 
-    def _purchase(self, figures: Figures) -> Iterator[tuple[Purchase, ...]]:
+    def _purchase(self, figures: Predictions) -> Iterator[tuple[Purchase, ...]]:
         heads = []
         for h, days in enumerate(self._manifest.labels.purchase_days, start=1):
             intervals = _pairs(figures.low[h], figures.high[h])
             heads.append(map(Purchase, figures.probability[h].tolist(), repeat(days), figures.rank[h], intervals))
         return zip(*heads, strict=True)
 
-    def _value(self, figures: Figures) -> Iterator[LifetimeValue]:
+    def _value(self, figures: Predictions) -> Iterator[LifetimeValue]:
         currency, days = repeat(self._manifest.currency), repeat(self._manifest.labels.value_days)
         p_zero = (1 - figures.probability[self._value_head]).round(6).tolist()
         intervals = _pairs(figures.value_low, figures.value_high)

@@ -1,4 +1,4 @@
-"""Figures: raw outputs → the numbers that are published of each user, rounded as they are published."""
+"""Predictions: raw outputs → the numbers that are published of each user, rounded as they are published."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stream.score.calibration import Curves, Ranking, sigmoid, wilson
 from stream.score.expectation import days_to_purchase, expected_value, top_categories, value_interval
 from stream.score.scorer import RawScores
 
-__all__ = ["FigureMaker", "Figures", "date_of"]
+__all__ = ["PredictionMaker", "Predictions", "date_of"]
 
 Array = npt.NDArray[Any]
 #: A next order later than this is none that anyone can plan for.
@@ -28,7 +28,7 @@ _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Predictions:
     """Of ``n`` users: arrays ``(heads, n)`` (churn, then purchase by horizon) and ``(n,)``; lists of ``n``.
 
     ``low`` and ``high`` bound the interval of each probability; ranks are percentiles, a list for each head.
@@ -46,7 +46,7 @@ class Figures:
     next_category: list[list[NextCategory]]
 
 
-class FigureMaker:
+class PredictionMaker:
     """Makes the figures of one model; what depends on its manifest alone is prepared once."""
 
     def __init__(self, manifest: Manifest) -> None:
@@ -56,8 +56,8 @@ class FigureMaker:
         tables = [*(head.percentiles for head in manifest.calibration.heads), manifest.calibration.value_percentiles]
         self._ranking, self._ranked = Ranking(tables), [len(table) > 0 for table in tables]
 
-    def figures_of(self, as_of: Array, raw: RawScores, enough: Array) -> Figures:
-        """Figures of ``n`` users at ``as_of`` (seconds); ``enough`` (n,) tells who has sufficient events."""
+    def predictions_of(self, as_of: Array, raw: RawScores, enough: Array) -> Predictions:
+        """Predictions of ``n`` users at ``as_of`` (seconds); ``enough`` (n,) tells who has sufficient events."""
         labels, calibration = self._manifest.labels, self._manifest.calibration
         p = sigmoid(self._curves.log_odds(np.vstack((raw.churn, raw.purchase.T)), enough))
         buys = p[self._value_head]
@@ -67,7 +67,7 @@ class FigureMaker:
         p = p.round(6)
         low, high = wilson(p, self._curves.people(enough))
         *rank, value_rank = self._ranks(np.vstack((p, value)))
-        return Figures(
+        return Predictions(
             probability=p,
             low=low.round(6),
             high=high.round(6),
@@ -81,7 +81,7 @@ class FigureMaker:
         )
 
     def _ranks(self, values: Array) -> list[list[float] | list[None]]:
-        ranks: list[list[float]] = self._ranking.of(values).round(1).tolist()
+        ranks: list[list[float]] = self._ranking.percentiles_of(values).round(1).tolist()
         return [of if ranked else [None] * len(of) for of, ranked in zip(ranks, self._ranked, strict=True)]
 
     def _categories(self, logits: Array) -> list[list[NextCategory]]:

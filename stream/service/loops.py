@@ -1,4 +1,4 @@
-"""Jobs: what a worker does again and again beside ingestion: checkpoint, score, sweep, observe."""
+"""Loops: what a worker does again and again beside ingestion: checkpoint, score, sweep, observe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stream.service.health import Health
 from stream.service.observe import observe
 from stream.settings import Settings
 
-__all__ = ["Jobs"]
+__all__ = ["Loops"]
 
 logger = logging.getLogger(__name__)
 #: Scorers at once: while the batch of one is published, that of the other is in inference.
@@ -35,7 +35,7 @@ _RETRY_S: Final = 1.0
 _REST_WHEN_BEHIND: Final = 4.0
 
 
-class Jobs:
+class Loops:
     """The endless loops of one worker. ``fail`` ends the worker with an error, unless it is ending already."""
 
     def __init__(
@@ -135,7 +135,7 @@ class Jobs:
             await asyncio.sleep(self._settings.idle_sweep_s)
             for partition in self._partitions:
                 event_now = partition.event_now(self._clock.time())
-                partition.queue_silent(event_now, self._pipeline.stage_max, self._clock.monotonic())
+                partition.queue_silent(event_now, self._pipeline.idle_stage_max, self._clock.monotonic())
                 await asyncio.sleep(0)
 
     # -- watching -------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from stream.score.scorer import Scorer
 from stream.service import health as health_checks
 from stream.service.build import build_pipeline, build_publisher, build_source
 from stream.service.garbage_collection import spare_nothing, spare_the_living
-from stream.service.loops import Jobs
+from stream.service.loops import Loops
 from stream.service.recovery import check_recovered, check_source
 from stream.service.watchdog import Watchdog
 from stream.settings import Settings
@@ -64,7 +64,7 @@ class Worker:
             clock,
             refresh_interval_s=settings.refresh_interval_s,
         )
-        self._jobs = Jobs(
+        self._jobs = Loops(
             settings,
             self._source,
             pipeline,

@@ -98,8 +98,8 @@ def _count(buckets: Array, runs: Runs, numbers: Array, types: Array, values: Arr
     renewed = newest > buckets["number"]
     opaque(buckets)[renewed] = opaque(np.zeros(1, BUCKET))
     buckets["number"][renewed] = newest[renewed]
-    current = numbers == buckets["number"][runs.of]
-    cells = (runs.of * N_TYPES + types - 1)[current]
+    current = numbers == buckets["number"][runs.run_of]
+    cells = (runs.run_of * N_TYPES + types - 1)[current]
     counts = np.bincount(cells, minlength=len(buckets) * N_TYPES)
     buckets["count"] += counts.reshape(-1, N_TYPES).astype(np.uint32)
     buckets["value"] += np.add.reduceat(np.where(current, values, 0), runs.starts, dtype=np.int64)

@@ -88,13 +88,13 @@ class Erasures:
     def __len__(self) -> int:
         return len(self._markers)
 
-    def of(self, user: str) -> Marker | None:
+    def marker_of(self, user: str) -> Marker | None:
         """The marker of this user, if they were ever erased."""
         return self._markers.get(marker_key(user))
 
     def covers(self, user: str, time: int, offset: int) -> bool:
         """Whether an event is one of an erased user, from before the erasure."""
-        marker = self.of(user)
+        marker = self.marker_of(user)
         return marker is not None and marker.covers(time, offset)
 
     def note(self, erasure: Erasure) -> None:

@@ -28,7 +28,7 @@ def remember(history: Array, users: Array, runs: Runs, changed: Array, events: A
     if in_turn.all():
         return _append(history, users, runs, changed, entries)
     behind = _sort(history, runs, changed, entries, ~in_turn)
-    merged = behind[runs.of]
+    merged = behind[runs.run_of]
     appended = np.flatnonzero(~merged)
     newer = _append(history, users[appended], runs.take(appended), changed, entries[appended])
     older = _merge(history, users[merged], runs.rows, changed, behind, entries[merged])
@@ -38,10 +38,10 @@ def remember(history: Array, users: Array, runs: Runs, changed: Array, events: A
 def _sort(history: Array, runs: Runs, changed: Array, entries: Array, out_of_turn: Array) -> Array:
     """Sort the runs that have such entries, in place; which runs begin before what their users have."""
     behind = np.zeros(len(runs.rows), bool)
-    behind[runs.of[out_of_turn]] = True
-    at = np.flatnonzero(behind[runs.of])
+    behind[runs.run_of[out_of_turn]] = True
+    at = np.flatnonzero(behind[runs.run_of])
     keys = order_keys(entries[at].view(HISTORY))
-    order = np.lexsort((keys, runs.of[at]))
+    order = np.lexsort((keys, runs.run_of[at]))
     entries[at] = entries[at[order]]
     following = changed["history_next"][behind].astype(np.int64)
     newest = history[runs.rows[behind] * HISTORY_LEN + (following - 1) % HISTORY_LEN]
@@ -53,7 +53,7 @@ def _sort(history: Array, runs: Runs, changed: Array, entries: Array, out_of_tur
 def _append(history: Array, users: Array, runs: Runs, changed: Array, entries: Array) -> tuple[Array, Array]:
     """Add entries that are newer than all that their users have; returns what they push out, and whose."""
     slots = runs.slots(changed["history_next"], HISTORY_LEN)
-    places, taken = users * HISTORY_LEN + slots, slots < changed["history_len"][runs.of]
+    places, taken = users * HISTORY_LEN + slots, slots < changed["history_len"][runs.run_of]
     changed["history_next"] = (changed["history_next"] + runs.counts) % HISTORY_LEN
     changed["history_len"] = np.minimum(changed["history_len"] + runs.counts, HISTORY_LEN)
     if runs.longest <= HISTORY_LEN and not taken.any():
@@ -81,7 +81,7 @@ def _merge(
     users, entries = users[order], entries[order]
     runs = Runs.within(users)
     lengths = np.minimum(runs.counts, HISTORY_LEN)
-    slots = lengths[runs.of] - 1 - runs.from_end
+    slots = lengths[runs.run_of] - 1 - runs.from_end
     history[(users * HISTORY_LEN + slots)[slots >= 0]] = entries[slots >= 0]
     changed["history_len"][behind] = lengths
     changed["history_next"][behind] = lengths % HISTORY_LEN

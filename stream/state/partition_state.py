@@ -121,7 +121,7 @@ class PartitionState:
         self.ids += users
         opaque(self.users)[first:end] = opaque(FRESH_USER)
         if len(self.erasures):
-            self.returned[first:end] = [self.erasures.of(user) is not None for user in users]
+            self.returned[first:end] = [self.erasures.marker_of(user) is not None for user in users]
         return np.arange(first, end)
 
     def make_room(self, n_users: int) -> None:
@@ -276,7 +276,7 @@ class PartitionState:
         """Forget those of these rows, just read from a changelog, that an erasure covers; the others came back."""
         for row in rows.tolist():
             user = self.ids[row]
-            marker = self.erasures.of(user)
+            marker = self.erasures.marker_of(user)
             self.returned[row] = marker is not None
             if marker is not None and self.users["applied_offset"][row] <= marker.offset:
                 self._forget(row)

@@ -42,14 +42,14 @@ class Runs(NamedTuple):
     """Runs of equal values in an array that is grouped by user.
 
     ``rows``, ``starts`` and ``counts`` have an element for each run: its user, where it begins, its length; the longest
-    has length ``longest``. ``of``, ``rank`` and ``from_end`` have one for each element: its run, and its place there
-    from the front and from the end.
+    has length ``longest``. ``run_of``, ``rank`` and ``from_end`` have one for each element: its run, and its place
+    there from the front and from the end.
     """
 
     rows: Array
     starts: Array
     counts: Array
-    of: Array
+    run_of: Array
     rank: Array
     from_end: Array
     longest: int
@@ -80,14 +80,14 @@ class Runs(NamedTuple):
         return list(map(slice, self.starts.tolist(), (self.starts + self.counts).tolist()))
 
     def take(self, which: Array) -> Runs:
-        """These elements, where they are whole runs; those left out are runs of no length, so ``of`` stays true."""
-        of = self.of[which]
+        """These elements, where they are whole runs; those left out are runs of no length, so ``run_of`` stays true."""
+        of = self.run_of[which]
         counts = np.bincount(of, minlength=len(self.rows))
-        return self._replace(counts=counts, of=of, rank=self.rank[which], from_end=self.from_end[which])
+        return self._replace(counts=counts, run_of=of, rank=self.rank[which], from_end=self.from_end[which])
 
     def slots(self, following: Array, size: int) -> Array:
         """Where each element goes in rings of this size, of which ``following`` are the next slots."""
-        slots: Array = (following[self.of] + self.rank) % size
+        slots: Array = (following[self.run_of] + self.rank) % size
         return slots
 
 

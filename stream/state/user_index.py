@@ -34,7 +34,7 @@ class _Hashed(NamedTuple):
     second: Array
 
     @classmethod
-    def of(cls, users: list[str]) -> _Hashed:
+    def from_users(cls, users: list[str]) -> _Hashed:
         n = len(users)
         first = np.fromiter(map(hash, users), np.int64, n).view(np.uint64)
         second = np.fromiter(map(xxhash.xxh3_64_intdigest, map(str.encode, users)), np.uint64, n)
@@ -67,7 +67,7 @@ class UserIndex:
         >>> index.rows(["bob", "cid", "ann"]).tolist()
         [8, -1, 7]
         """
-        hashed = _Hashed.of(users)
+        hashed = _Hashed.from_users(users)
         places = self._places(hashed.first)
         rows: Array = self._rows[places].astype(np.int64)
         rows[places < 0] = -1
@@ -115,7 +115,7 @@ class UserIndex:
 
     def add(self, users: list[str], row: int) -> None:
         """Give users who have no row, each named once, the rows from this one on."""
-        first, second = _Hashed.of(users)
+        first, second = _Hashed.from_users(users)
         order = first.argsort()  # So by buckets too, and what is written next lies behind what was written last.
         first, second, rows = first[order], second[order], row + order
         if (first[1:] == first[:-1]).any():
@@ -130,7 +130,7 @@ class UserIndex:
 
     def discard(self, user: str) -> None:
         """Forget a user, if there is one. The place stays theirs, as others may have been put behind it."""
-        first, second = _Hashed.of([user])
+        first, second = _Hashed.from_users([user])
         places = self._places(first)
         if places[0] >= 0 and self._second[places] == second:
             self._rows[places] = -1

@@ -150,7 +150,7 @@ def test_export_of_an_erased_user_holds_the_erasure(settings: Settings) -> None:
 def test_pseudonymous_user_is_found_by_the_raw_id_and_the_key(settings: Settings) -> None:
     pseudonyms = pseudonyms_of(KEY, "7")
     assert pseudonyms is not None
-    stored, at = pseudonyms.of("ann"), partition_of("ann")
+    stored, at = pseudonyms.pseudonym_of("ann"), partition_of("ann")
     put(settings, changelog_topic(settings), stored, packed(history(5, stored)), at)
     put(settings, settings.scores_topic, stored, encode_json(score_of(stored, 2.0)), at)
     key = {"VALUESTREAM_PSEUDONYM_KEY": KEY, "VALUESTREAM_PSEUDONYM_KEY_ID": "7"}
@@ -200,8 +200,8 @@ def test_worker_with_a_pseudonym_key_writes_no_user_id_anywhere_and_erases_by_it
     written = [r for t in (changelog_topic(settings), settings.scores_topic) for r in harness.read_topic(settings, t)]
     assert not [r for r in written if b"user-" in (r.key or b"") + (r.value or b"")]
     states = harness.last_values(r for r in written if r.topic == changelog_topic(settings))
-    assert states[pseudonyms.of("user-7")] is None
-    assert {pseudonyms.of(f"user-{i}") for i in range(20)} == {u for u in states if not Erasures.is_marker(u)}
+    assert states[pseudonyms.pseudonym_of("user-7")] is None
+    assert {pseudonyms.pseudonym_of(f"user-{i}") for i in range(20)} == {u for u in states if not Erasures.is_marker(u)}
     with WorkerProcess(settings, tmp_path / "other.log") as worker:
         wait_for("the worker without the key to end", lambda: worker.process.poll() is not None)
         assert worker.process.returncode != 0

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from stream.checkpoint import changelog
-from stream.checkpoint.byte_strings import Blob
+from stream.checkpoint.byte_strings import ByteStrings
 from stream.commands import cli
 from stream.contract.columns import USER, USER_BYTES
 from stream.errors import ContractError
 
-_pack, _load_blob = changelog.pack, changelog.load_blob
+_pack, _load_blob = changelog.pack, changelog.load_strings
 
 
 def pack(state: Any, rows: Any) -> list[bytes]:
@@ -21,7 +21,7 @@ def pack(state: Any, rows: Any) -> list[bytes]:
     return [b"\x01" + value[1 : 1 + USER_BYTES[1]] + value[1 + USER.itemsize :] for value in _pack(state, rows)]
 
 
-def load_blob(state: Any, users: list[str], values: Blob, *, all_new: bool) -> Any:
+def load_strings(state: Any, users: list[str], values: ByteStrings, *, all_new: bool) -> Any:
     """As that release: it knows no version but its own."""
     others = {value[0] for value in values.strings()} - {1}
     if others:
@@ -33,5 +33,5 @@ def load_blob(state: Any, users: list[str], values: Blob, *, all_new: bool) -> A
 
 
 if __name__ == "__main__":
-    changelog.pack, changelog.load_blob = pack, load_blob
+    changelog.pack, changelog.load_strings = pack, load_strings
     cli.main()

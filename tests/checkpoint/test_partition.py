@@ -18,7 +18,7 @@ from stream.state.partition_state import PartitionState
 from tests.state.reference import Plain
 from tests.state.test_partition_state import DAY, batch
 
-STAGE_MAX = len(IDLE_AGES_S) - 1
+IDLE_STAGE_MAX = len(IDLE_AGES_S) - 1
 POSITIONS = st.builds(
     Position,
     offset=st.integers(0, 2**62),
@@ -52,7 +52,7 @@ class Bench:
         """Score all who wait; ``meanwhile`` come events before the scores are acknowledged."""
         p = self.partition
         rows, _ = p.queue.take(1_000, self.clock.monotonic())
-        stages = p.scoring_stage(rows, self.event_now, STAGE_MAX)
+        stages = p.idle_stage_at(rows, self.event_now, IDLE_STAGE_MAX)
         snapshot = p.state.snapshot(rows)
         if meanwhile:
             self.events(*meanwhile)
@@ -62,7 +62,7 @@ class Bench:
 
     def sweep(self) -> list[str]:
         """Look for silent users and score them."""
-        self.partition.queue_silent(self.event_now, STAGE_MAX, self.clock.monotonic())
+        self.partition.queue_silent(self.event_now, IDLE_STAGE_MAX, self.clock.monotonic())
         return self.score()
 
 
@@ -226,7 +226,7 @@ def test_ages_beyond_the_last_that_the_model_knows_are_not_scored() -> None:
     partition = bench.partition
     assert partition.queue_silent(bench.event_now, 2, bench.clock.monotonic()) == 1
     rows, _ = partition.queue.take(9, bench.clock.monotonic())
-    stages = partition.scoring_stage(rows, bench.event_now, 2)
+    stages = partition.idle_stage_at(rows, bench.event_now, 2)
     assert stages.tolist() == [2]
     partition.note_scores(rows, partition.state.snapshot(rows), stages, decided(1))
     assert partition.queue_silent(bench.event_now, 2, bench.clock.monotonic()) == 0
@@ -234,10 +234,10 @@ def test_ages_beyond_the_last_that_the_model_knows_are_not_scored() -> None:
 
 def test_sweep_that_finds_nobody_queues_nobody() -> None:
     bench = Bench()
-    assert bench.partition.queue_silent(bench.event_now, STAGE_MAX, 0.0) == 0
+    assert bench.partition.queue_silent(bench.event_now, IDLE_STAGE_MAX, 0.0) == 0
     bench.events("u")
     bench.score()
-    assert bench.partition.queue_silent(bench.event_now, STAGE_MAX, 0.0) == 0
+    assert bench.partition.queue_silent(bench.event_now, IDLE_STAGE_MAX, 0.0) == 0
     assert len(bench.partition.queue) == 0
 
 
@@ -274,7 +274,7 @@ def test_event_that_comes_while_silence_is_scored_starts_silence_anew() -> None:
     bench.events("u")
     bench.score()
     bench.clock.advance(seconds=DAY)
-    bench.partition.queue_silent(bench.event_now, STAGE_MAX, bench.clock.monotonic())
+    bench.partition.queue_silent(bench.event_now, IDLE_STAGE_MAX, bench.clock.monotonic())
     bench.score(meanwhile=("u",))
     assert bench.partition.state.users["idle_stage"][0] == 0
     assert bench.partition.state.unscored().tolist() == [0]

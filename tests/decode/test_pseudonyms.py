@@ -38,8 +38,8 @@ def test_pseudonym_is_hmac_sha256_cut_to_128_bits(user: str, key: bytes) -> None
 
 def test_same_key_gives_the_same_pseudonym_and_another_key_or_id_another() -> None:
     others = [Pseudonyms(KEY, "1"), Pseudonyms(KEY, "2"), Pseudonyms(KEY[1:], "1")]
-    assert len({pseudonyms.of("ann") for pseudonyms in others}) == 3
-    assert Pseudonyms(KEY, "1").of("ann") == ANN
+    assert len({pseudonyms.pseudonym_of("ann") for pseudonyms in others}) == 3
+    assert Pseudonyms(KEY, "1").pseudonym_of("ann") == ANN
 
 
 def test_no_user_id_goes_past_decode() -> None:
@@ -59,7 +59,7 @@ def test_key_is_read_from_hex_and_from_base64() -> None:
     for secret in (KEY.hex(), base64.b64encode(KEY).decode()):
         pseudonyms = pseudonyms_of(secret, "1")
         assert pseudonyms is not None
-        assert pseudonyms.of("ann") == ANN
+        assert pseudonyms.pseudonym_of("ann") == ANN
 
 
 @pytest.mark.parametrize(

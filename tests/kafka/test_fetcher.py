@@ -1,4 +1,4 @@
-"""Reader, without a broker: what it changes about aiokafka's fetcher."""
+"""Fetcher, without a broker: what it changes about aiokafka's fetcher."""
 
 from __future__ import annotations
 

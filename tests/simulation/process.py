@@ -186,7 +186,7 @@ class Process(Member):
             await asyncio.sleep(_SWEEP_S)
             for partition in self.assignment.partitions.values():
                 event_now = partition.event_now(self.world.clock.time())
-                partition.queue_silent(event_now, self.pipeline.stage_max, self.world.clock.monotonic())
+                partition.queue_silent(event_now, self.pipeline.idle_stage_max, self.world.clock.monotonic())
 
 
 def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

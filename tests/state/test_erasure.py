@@ -568,7 +568,7 @@ def test_of_two_markers_each_reach_counts_whatever_their_order() -> None:
     erasures = Erasures()
     for marker in (Marker(50, 9), Marker(70, 3), Marker(10, 1)):
         erasures.put(marker_key("ann"), marker)
-    assert erasures.of("ann") == Marker(70, 9)
+    assert erasures.marker_of("ann") == Marker(70, 9)
 
 
 def test_applied_offset_of_a_marker_is_its_own() -> None:

@@ -59,8 +59,8 @@ def test_runs_and_order_are_those_of_a_stable_sort() -> None:
         runs = Runs.within(users[order])
         assert runs.rows.tolist() == np.unique(users).tolist()
         assert np.repeat(runs.rows, runs.counts).tolist() == users[order].tolist()
-        assert (runs.starts[runs.of] + runs.rank).tolist() == list(range(n))
-        assert (runs.rank + runs.from_end + 1).tolist() == runs.counts[runs.of].tolist()
+        assert (runs.starts[runs.run_of] + runs.rank).tolist() == list(range(n))
+        assert (runs.rank + runs.from_end + 1).tolist() == runs.counts[runs.run_of].tolist()
         assert runs.longest == max(runs.counts.tolist(), default=1)
 
 

@@ -30,7 +30,7 @@ def number(user: str) -> int:
 
 
 HASHES = {
-    "real": _Hashed.of,
+    "real": _Hashed.from_users,
     "one bucket, and those behind it": hashed(number, number),
     "the last bucket, and the first": hashed(lambda user: 2**64 - 1 - number(user), number),
     "few first hashes": hashed(lambda user: number(user) % 7 << 60, number),

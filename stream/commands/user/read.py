@@ -71,7 +71,7 @@ def partitions_of(consumer: KafkaConsumer, topic: str, user_id: str) -> list[int
 def stored_id(settings: Settings, user_id: str) -> str:
     """What stands for this user in state, scores and alerts: the id, or its pseudonym where there is a key."""
     pseudonyms = pseudonyms_of(settings.pseudonym_key.get_secret_value(), settings.pseudonym_key_id)
-    return pseudonyms.of(user_id) if pseudonyms else user_id
+    return pseudonyms.pseudonym_of(user_id) if pseudonyms else user_id
 
 
 def find(settings: Settings, user_id: str, *, everywhere: bool) -> list[Held]:

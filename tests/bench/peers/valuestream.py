@@ -46,7 +46,7 @@ async def score_nobody(pipeline: Pipeline, partitions: Sequence[Partition], user
     return 0
 
 
-def queue_no_silent(partition: Partition, event_now: int, stage_max: int, now: float) -> int:
+def queue_no_silent(partition: Partition, event_now: int, idle_stage_max: int, now: float) -> int:
     return 0
 
 

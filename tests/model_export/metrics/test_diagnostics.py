@@ -8,7 +8,7 @@ from sklearn import metrics as reference
 
 from model_export.metrics.diagnostics import classification_report, lift_and_gain, reliability
 from model_export.metrics.measures import ece
-from model_export.metrics.sorted_outcomes import tally
+from model_export.metrics.ordered import ordered
 from tests.model_export.metrics.test_measures import probabilities
 
 
@@ -35,5 +35,5 @@ def test_reliability_bins_show_the_gap_that_the_calibration_error_sums() -> None
     p, y = probabilities(np.random.default_rng(10))
     bins = reliability(p, y)
     gap = sum(abs(b.predicted - b.observed) * b.n for b in bins) / len(y)
-    assert gap == pytest.approx(ece(tally(p, y)))
+    assert gap == pytest.approx(ece(ordered(p, y)))
     assert sum(b.n for b in bins) == len(y)

@@ -1,4 +1,4 @@
-"""Tally: predictions in order, beside what came out, under weights; what every measure reads.
+"""Ordered: predictions in order, beside what came out, under weights; what every measure reads.
 
 The order of a prediction is found once, and read under any number of weights, which may be bootstrap resamples.
 Examples of equal prediction are one step of each curve, so no measure depends on the order of ties.
@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BINS", "Ranking", "Tally", "ratio", "tally"]
+__all__ = ["BINS", "Ordered", "Ranking", "ordered", "ratio"]
 
 Array = npt.NDArray[Any]
 BINS: Final = 10
@@ -55,13 +55,13 @@ class Ranking:
         return rows if len(self.starts) == len(rows) else np.add.reduceat(rows, self.starts)
 
 
-class Tally:
+class Ordered:
     """A ranking under weights ``(n,)``: weight and outcome of its ``g`` steps, and their sums over the steps below.
 
     ``best`` is the tally of the outcomes ranked by themselves, which value metrics compare with.
     """
 
-    def __init__(self, ranking: Ranking, weights: Array, best: Tally | None = None) -> None:
+    def __init__(self, ranking: Ranking, weights: Array, best: Ordered | None = None) -> None:
         self.ranking, self.best = ranking, best or self
         self.rows = weights[ranking.order]
         self.predicted = ranking.predicted[ranking.starts].astype(weights.dtype)
@@ -100,14 +100,14 @@ class Tally:
         return predicted, outcome
 
 
-def tally(predicted: Array, actual: Array, weights: Array | None = None) -> Tally:
+def ordered(predicted: Array, actual: Array, weights: Array | None = None) -> Ordered:
     """One prediction ``(n,)`` of outcomes ``(n,)`` under weights ``(n,)``; all 1 if not given.
 
-    >>> tally(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0, 0, 1, 1])).outcome
+    >>> ordered(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0, 0, 1, 1])).outcome
     array([0., 1., 1.])
     """
     weights = np.ones(len(actual)) if weights is None else weights
-    return Tally(Ranking.of(predicted, actual), weights, Tally(Ranking.of(actual, actual), weights))
+    return Ordered(Ranking.of(predicted, actual), weights, Ordered(Ranking.of(actual, actual), weights))
 
 
 def _running(rows: Array) -> Array:
