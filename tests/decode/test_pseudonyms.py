@@ -33,7 +33,7 @@ def records(*users: str | int) -> list[Record]:
 @given(st.text(min_size=1).filter(lambda text: text.isprintable()), st.binary(min_size=32, max_size=200))
 def test_pseudonym_is_hmac_sha256_cut_to_128_bits(user: str, key: bytes) -> None:
     expected = hmac.new(key, user.encode(), hashlib.sha256).digest()[:16].hex()
-    assert Pseudonyms(key, "k9").of(user) == f"pk9:{expected}"
+    assert Pseudonyms(key, "k9").pseudonym_of(user) == f"pk9:{expected}"
 
 
 def test_same_key_gives_the_same_pseudonym_and_another_key_or_id_another() -> None:
