@@ -1,11 +1,11 @@
-"""Assignment: the source partitions that are ours now, from their resumption to the day they are given up.
+"""Assignment: the source partitions that are ours, from the time we resume them until we give them up.
 
-The rules by which nothing is lost and nothing counts twice are here and in :mod:`stream.pipeline`, free of Kafka and
-Faust, so that ``tests/simulation`` can run them through thousands of schedules.
+This file and :mod:`stream.pipeline` hold the rules by which nothing is lost and nothing counts twice. Both are free of
+Kafka and Faust, so that ``tests/simulation`` can run them through thousands of schedules.
 
-* A partition resumes from its local store at the position that was committed, and takes in only what follows.
-* Its position is acknowledged after everything that came of the records before it is with the broker and in the store.
-* Whoever holds no lease sends nothing: another worker may have the partition already.
+* A partition resumes from its local store at the committed position, and takes in only the records after it.
+* Its position is acknowledged only when the broker and the store have everything that came of the records before it.
+* A worker without the lease sends nothing: another worker may have the partition already.
 """
 
 from __future__ import annotations
@@ -29,59 +29,60 @@ if TYPE_CHECKING:
 
 __all__ = ["Assignment", "Store"]
 
-#: How often a drain looks whether the scores that are being made are done.
+#: How often a drain checks whether the scores that are being made are finished.
 _NAP_S: Final = 0.002
 
 
 class Store(Protocol):
-    """The local store of users; see :class:`stream.kafka.table.UserStore`."""
+    """The local store of users. See :class:`stream.kafka.table.UserStore`."""
 
     async def load(self, partition: int) -> PartitionState:
-        """All users of a partition, in memory; they are the caller's then."""
+        """Read all users of a partition into memory. The state belongs to the caller then."""
 
     def write(self, partition: int, users: Users, offset: int) -> None:
-        """Write users and the changelog offset that they came with, all or nothing."""
+        """Write users, and the changelog offset of the last of them, all or nothing."""
 
 
 class Assignment:
-    """The partitions of one worker. ``acknowledge`` is told how far a partition's source is done."""
+    """The partitions of one worker. ``acknowledge`` learns which position of a partition may be committed."""
 
     def __init__(
         self,
+        *,
         pipeline: Pipeline,
         store: Store,
         acknowledge: Callable[[int, Position], None],
         lease: Lease,
         metrics: Metrics,
         clock: Clock,
-        *,
         refresh_interval_s: float,
     ) -> None:
         self._pipeline, self._store, self._acknowledge = pipeline, store, acknowledge
         self._lease, self._metrics, self._clock = lease, metrics, clock
         self._refresh_interval_s = refresh_interval_s
         self.partitions: dict[int, Partition] = {}
-        #: How often the consumer had sought when partitions were resumed; what it read until then is read again.
+        #: How often the consumer had sought when partitions were resumed. It reads again what it had read until then.
         self._seeks = 0
         self._scoring = 0
-        #: From the last checkpoint before a revocation or the end until partitions are resumed: nothing is taken
-        #: in, scored or acknowledged, so that what was committed stays the truth.
+        #: True from the last checkpoint before a revocation or the end until partitions are resumed. Nothing is taken
+        #: in, scored or acknowledged meanwhile, so that the committed positions stay true.
         self._draining = False
         self._checkpointing = asyncio.Lock()
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to score or to checkpoint now, because we are draining or hold no lease."""
+        """Whether nothing may be scored or checkpointed now, because we are draining or hold no lease."""
         return self._draining or not self._lease.held
 
     # -- life -----------------------------------------------------------------------------------------------
 
     async def resume(self, seeks: Callable[[], int], positions: Awaitable[Mapping[int, Position]]) -> bool:
-        """Take partitions over: rebuild their states from the store and go on from these positions.
+        """Take partitions over: rebuild their states from the store, and go on from these positions.
 
-        The consumer is to seek there next; ``seeks`` says how often it has sought, which it may do meanwhile as well:
-        what it reads until that next one is read again. False where partitions were revoked meanwhile: then these are
-        not ours.
+        The consumer must seek to these positions next. ``seeks`` says how often it has sought; it may seek while the
+        states are read. Whatever it reads before that next seek is dropped, because it will be read again.
+
+        Returns False if partitions were revoked meanwhile. Then these partitions are not ours.
         """
         term = self._lease.term
         loaded = {number: await self._load(number, at) for number, at in sorted((await positions).items())}
@@ -91,7 +92,7 @@ class Assignment:
         return True
 
     async def _load(self, number: int, position: Position) -> Partition:
-        """One partition with all its users from the local store, and the unscored among them queued."""
+        """Read one partition with all its users from the local store, and queue the unscored ones."""
         state = await self._store.load(number)
         self._pipeline.check_state(state)
         partition = Partition(number, state, ScoreQueue(self._refresh_interval_s))
@@ -100,7 +101,7 @@ class Assignment:
         return partition
 
     async def drain(self) -> None:
-        """Make everything taken in durable, while the partitions are still ours; without the lease they are not."""
+        """Make everything taken in durable, while the partitions are still ours. Without the lease they are not."""
         self._draining = True
         while self._scoring and self._lease.held:
             await asyncio.sleep(_NAP_S)
@@ -108,7 +109,7 @@ class Assignment:
             await self._checkpoint_all()
 
     def revoke(self) -> None:
-        """Forget all partitions; what is not durable will be read again by their next owner."""
+        """Forget all partitions. Their next owner will read again what is not durable."""
         self._draining = True
         self._lease.end_term()
         for partition in self.partitions.values():
@@ -118,7 +119,7 @@ class Assignment:
     # -- work -----------------------------------------------------------------------------------------------
 
     def take_in(self, number: int, records: Records, highwater: int | None) -> None:
-        """Take in one fetch. One from before the partition was resumed is dropped: it may begin past the position."""
+        """Take in one fetch. Drop a fetch from before the partition was resumed: it may begin past the position."""
         partition = self.partitions.get(number)
         if partition is None or records.seeks <= self._seeks or self._draining:
             return
@@ -127,7 +128,7 @@ class Assignment:
         self._pipeline.ingest(partition, records)
 
     async def score(self, users_max: int) -> int:
-        """Score the most urgent users of all partitions; returns how many. Raises ScoringError."""
+        """Score the most urgent users of all partitions. Returns how many. Raises ScoringError."""
         if self.idle:
             return 0
         self._scoring += 1
@@ -141,7 +142,7 @@ class Assignment:
     async def checkpoint(self) -> bool:
         """Make every partition that has news durable, and acknowledge its position for the next commit.
 
-        False where that may not be done now.
+        Returns False if that may not be done now.
         """
         return not self.idle and await self._checkpoint_all()
 
@@ -164,7 +165,7 @@ class Assignment:
             self._metrics.checkpoints.labels("failed").inc()
             raise
         if partition.given_up:
-            return False  # The store may have its next state, and its position is not ours to say.
+            return False  # Its next owner may have written to the store, and its position is not ours to commit.
         if offset is not None:
             self._store.write(partition.number, users, offset)
         self._acknowledge(partition.number, position)
@@ -172,7 +173,7 @@ class Assignment:
 
 
 def _check_follows(partition: Partition, records: Records) -> None:
-    """Offsets may have gaps, fetches may not: one that was read and never taken in would be events lost."""
+    """Raise ContractError if a fetch was read and never taken in: its events would be lost. Offsets may have gaps."""
     missed = records.follows is not None and records.follows >= partition.next_offset
     if missed and records[0].offset > partition.next_offset:
         raise ContractError(

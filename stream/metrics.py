@@ -149,6 +149,10 @@ class Metrics:
         """All metrics in Prometheus' text format, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
 
+    def timed(self, stage: str, clock: Clock) -> Timed:
+        """Observes how long a ``with`` block of this stage takes."""
+        return Timed(self.stages[stage], clock)
+
     def forget_partition(self, partition: int) -> None:
         """Drop the series of a partition that another worker reads now; otherwise its last lag stays for ever."""
         self.consumer_lag.remove(str(partition))

@@ -2,66 +2,67 @@
 
 ::
 
-    records ─ decode ─ state ─┬─ queue ─ features, encode ─ score ─ decide ─ publish scores, alerts
-                              ├─ reviews ─ sentiment ─ state, queue
+    records ─ decode ─ state ─┬─ queue ─ features, encode ─ infer ─ decide ─ publish scores, alerts
+                              ├─ pending reviews ─ sentiment ─ state, queue
                               └─ checkpoint: changelog and dead letters acknowledged ─ position
 
-``ingest`` never waits for a score; ``score`` marks a user as scored only when the broker has the score;
-``checkpoint`` says how far the source is done only when the broker has everything that came of it.
+``ingest`` never waits for a score. ``score`` marks a user as scored only when the broker has the score. ``checkpoint``
+says how far the source is done only when the broker has everything that came of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from stream.checkpoint import changelog
 from stream.checkpoint.journal_blocks import Users
 from stream.checkpoint.partition import Partition, Position
-from stream.checkpoint.pending_reviews import Reviews
 from stream.contract.columns import DAY_S, IDLE_AGES_S
+from stream.counting import count_events, count_scores
 from stream.decode.dead_letters import dead_letter
 from stream.decode.decoder import DeadLetter, Decoded, Decoder
 from stream.decode.pseudonyms import check_key
-from stream.errors import LeaseError, ScoringError
+from stream.errors import LeaseError
 from stream.outgoing import Outgoing, OutgoingLike
 from stream.score.decide import Decided, Decider, encode_json
-from stream.score.encode import encode
-from stream.score.explain.explainer import Explainer
-from stream.score.features import features
 from stream.score.queue import priorities
-from stream.score.scorer import RawScores, Scorer
-from stream.state.partition_state import Applied, PartitionState, Snapshot
+from stream.score_batch import ScoreBatch, ScoreShare
+from stream.state.partition_state import Applied, PartitionState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from prometheus_client import Histogram
-
+    from stream.arrays import Rows, Seconds
+    from stream.checkpoint.pending_reviews import Reviews
     from stream.clock import Clock
+    from stream.contract.manifest import Manifest
     from stream.metrics import Metrics
+    from stream.score.explain.alert_reasons import AlertReasons
+    from stream.score.scorer import RawScores
+    from stream.state.snapshot import Snapshot
 
-__all__ = ["Pipeline", "Sink", "Topics"]
-
-Array = npt.NDArray[Any]
-#: Where more users wait for a score, alerts go out without reasons.
-EXPLAIN_QUEUE_MAX: Final = 256
-#: An inference that takes longer would hold the event loop up.
-_AT_ONCE_S: Final = 0.010
+__all__ = ["Checkpoint", "Model", "Pipeline", "Sink", "Stages", "Topics"]
 
 
 class Sink(Protocol):
-    """Where records go; see :class:`stream.kafka.publisher.Publisher`."""
+    """Takes records to their topics; see :class:`stream.kafka.publisher.Publisher`."""
 
     async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
-        """Send records and wait for their acknowledgement; the last offset."""
+        """Send records and wait for their acknowledgement. Returns the last offset, None if there were no records."""
+
+
+class Model(Protocol):
+    """Scores users; see :class:`stream.score.inference.Inference`."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model promises: its labels, and who is eligible for a score."""
+
+    async def run(self, snapshot: Snapshot, as_of: Seconds) -> RawScores:
+        """Raw scores of the ``n`` users of ``snapshot`` at the instants ``as_of (n,)``. Raises ScoringError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,82 +76,60 @@ class Topics:
     dlq: str
 
 
-class Taken(NamedTuple):
-    """Users of one partition who are being scored: state rows, and when their oldest event arrived."""
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages that have settings or a model of their own. Without ``reasons``, alerts go out unexplained."""
 
-    partition: Partition
-    rows: Array
-    arrivals: Array
-
-
-class _Timed:
-    """Observes how long its block took, where it did not fail."""
-
-    __slots__ = ("_clock", "_seconds", "_start")
-
-    def __init__(self, seconds: Histogram, clock: Clock) -> None:
-        self._seconds, self._clock = seconds, clock
-
-    def __enter__(self) -> None:
-        self._start = self._clock.monotonic()
-
-    def __exit__(self, error: object, *_: object) -> None:
-        if error is None:
-            self._seconds.observe(self._clock.monotonic() - self._start)
+    decoder: Decoder
+    reviews: Reviews
+    model: Model
+    decider: Decider
+    reasons: AlertReasons | None = None
 
 
-class _Run(NamedTuple):
-    """How long the model took for a batch with so many events."""
+class Checkpoint(NamedTuple):
+    """What one checkpoint made durable: the position, the users written, and the changelog offset of the last user.
 
-    seconds: float
-    n_events: int
+    ``offset`` is None if no user was written.
+    """
+
+    position: Position
+    users: Users
+    offset: int | None
 
 
 class Pipeline:
     """The stages of one worker, put together."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        scorer: Scorer,
-        decider: Decider,
-        sink: Sink,
-        topics: Topics,
-        metrics: Metrics,
-        clock: Clock,
-        reviews: Reviews,
-        explainer: Explainer | None = None,
-    ) -> None:
-        self._decoder, self._scorer, self._decider = decoder, scorer, decider
+    def __init__(self, stages: Stages, *, sink: Sink, topics: Topics, metrics: Metrics, clock: Clock) -> None:
+        self._decoder, self._reviews, self._reasons = stages.decoder, stages.reviews, stages.reasons
+        self._model, self._decider = stages.model, stages.decider
         self._sink, self._topics, self._metrics, self._clock = sink, topics, metrics, clock
-        self._reviews, self._explainer = reviews, explainer
-        self._inference = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._last_run: _Run | None = None
-        eligible_s = scorer.manifest.labels.eligible_days * DAY_S
+        eligible_s = stages.model.manifest.labels.eligible_days * DAY_S
         #: The last age of silence at which a user is still eligible, as an index into IDLE_AGES_S.
         self.idle_stage_max: Final = int(np.searchsorted(IDLE_AGES_S, eligible_s, side="left")) - 1
 
     def check_state(self, state: PartitionState) -> None:
-        """Refuse a state just read whose users are not named as ours will be. Raises ContractError."""
+        """Refuse a state just read if its users are not named as ours will be. Raises ContractError."""
         check_key(state.ids, self._decoder.pseudonyms)
 
     # -- records to state -----------------------------------------------------------------------------------
 
     def ingest(self, partition: Partition, records: Sequence[Any]) -> None:
-        """Take one fetch of a partition into its state and queue its users for scoring."""
+        """Take one fetch of a partition into its state, and queue its users for scoring."""
         if records and records[0].offset < partition.next_offset:
             records = [r for r in records if r.offset >= partition.next_offset]
         if not records:
             return
         self._metrics.records_bytes.inc(sum(len(r.value or b"") for r in records))
         now = self._clock.time()
-        with self._timed("decode"):
+        with self._metrics.timed("decode", self._clock):
             decoded = self._decoder.decode(records, now)
         before = partition.reached()
         # An erasure covers all that stands before it, so it may as well come before all events of its fetch.
         for erasure in decoded.erasures:
             partition.erase(erasure, before)
-        with self._timed("state"):
+        with self._metrics.timed("state", self._clock):
             applied = partition.state.apply(decoded.batch)
         partition.next_offset = records[-1].offset + 1
         if partition.state.watermark > before.watermark:
@@ -160,7 +139,7 @@ class Pipeline:
         partition.dirty.append(applied.rows)
         self._queue(partition, decoded, applied)
         self._reviews.take_in(partition, before, decoded, applied)
-        self._count(decoded, late, applied)
+        count_events(self._metrics, decoded, late, applied)
 
     def _queue(self, partition: Partition, decoded: Decoded, applied: Applied) -> None:
         urgency = priorities(decoded.batch.rows["type"][applied.accepted])
@@ -170,106 +149,36 @@ class Pipeline:
     # -- state to scores ------------------------------------------------------------------------------------
 
     async def score(self, partitions: Sequence[Partition], users_max: int) -> int:
-        """Score the most urgent users of all partitions in one inference; returns how many.
+        """Score the most urgent users of all partitions in one inference. Returns how many.
 
-        Raises where the model or the broker fails, and then the users are queued again as they were.
+        Raises if the model or the broker fails. The users are then queued again as they were.
         """
-        taken_at = self._clock.monotonic()
-        share = max(1, users_max // max(1, len(partitions)))
-        taken = [Taken(p, *p.take(share, taken_at)) for p in partitions]
-        taken = [t for t in taken if len(t.rows)]
-        try:
-            await self._score(taken)
-        except Exception:
-            self._metrics.scoring_errors.inc()
-            for t in taken:
-                t.partition.queue.put_back(t.rows, self._clock.monotonic(), t.arrivals)
-            raise
-        finally:
-            for t in taken:
-                t.partition.release(t.rows, taken_at)
-        return sum(len(t.rows) for t in taken)
+        with ScoreBatch.take(partitions, users_max, self._clock, self._metrics) as batch:
+            if not batch.taken:
+                return 0
+            snapshot, as_of = batch.snapshot(self.idle_stage_max)
+            raw = await self._model.run(snapshot, as_of)
+            with self._metrics.timed("decide", self._clock):
+                decided = self._decider.decide(snapshot, as_of, raw)
+            if decided.alerts and self._reasons:
+                decided = await self._reasons.add(decided, snapshot, as_of, n_waiting=batch.n_waiting)
+            with self._metrics.timed("publish", self._clock):
+                await self._publish(batch, decided)
+            count_scores(self._metrics, snapshot, decided, batch.arrivals, as_of, self._clock.time())
+        return len(as_of)
 
-    async def _score(self, taken: Sequence[Taken]) -> None:
-        if not taken:
-            return
-        now = self._clock.time()
-        stages = [t.partition.idle_stage_at(t.rows, t.partition.event_now(now), self.idle_stage_max) for t in taken]
-        snapshots = [t.partition.state.snapshot(t.rows) for t in taken]
-        as_of = [
-            s.users["last_time"].astype(np.int64) + IDLE_AGES_S[stage]
-            for s, stage in zip(snapshots, stages, strict=True)
-        ]
-        snapshot, at = Snapshot.joined(snapshots), np.concatenate(as_of)
-        raw = await self._infer(snapshot, at)
-        with self._timed("decide"):
-            decided = self._decider.decide(snapshot, at, raw)
-        if decided.alerts and self._explainer:
-            waiting = sum(len(t.partition.queue) for t in taken)
-            decided = await self._explained(self._explainer, waiting, snapshot, at, decided)
-        parts = decided.split([len(t.rows) for t in taken])
-        with self._timed("publish"):
-            ended = await asyncio.gather(*map(self._finish, taken, snapshots, stages, parts), return_exceptions=True)
+    async def _publish(self, batch: ScoreBatch, decided: Decided) -> None:
+        """Send the share of each partition. A share that arrives counts even if another fails."""
+        ended = await asyncio.gather(*map(self._publish_share, batch.shares(decided)), return_exceptions=True)
         for error in filter(None, ended):
             raise error
-        self._count_scores(snapshot, decided, np.concatenate([t.arrivals for t in taken]), at)
 
-    async def _finish(self, taken: Taken, snapshot: Snapshot, stages: Array, decided: Decided) -> None:
-        """A partition's share: scored is who the broker has the score of."""
-        await self._publish(taken.partition, decided)
-        taken.partition.note_scores(taken.rows, snapshot, stages, decided)
+    async def _publish_share(self, share: ScoreShare) -> None:
+        """Send the scores and alerts of one partition. Only then do its users count as scored."""
+        await self._send_scores(share.taken.partition, share.decided)
+        share.note()
 
-    async def _in_thread(self, work: Callable[..., Any], *given: Any) -> Any:
-        """Run it beside the event loop; one at a time."""
-        return await asyncio.get_running_loop().run_in_executor(self._inference, work, *given)
-
-    async def _explained(
-        self, explainer: Explainer, waiting: int, snapshot: Snapshot, as_of: Array, decided: Decided
-    ) -> Decided:
-        """The same with reasons in its alerts; without them where others wait, or where the model fails."""
-        unexplained = self._metrics.alerts_unexplained
-        if waiting > EXPLAIN_QUEUE_MAX:
-            unexplained.labels("load").inc(len(decided.alerts))
-            return decided
-        alerted = decided.alerted
-        try:
-            with self._timed("explain"):
-                reasons = await self._in_thread(explainer.explain, snapshot.take(alerted), as_of[alerted])
-        except ScoringError:
-            unexplained.labels("error").inc(len(decided.alerts))
-            return decided
-        unexplained.labels("bound").inc(max(0, len(decided.alerts) - explainer.users_max))
-        alerts = [msgspec.structs.replace(a, reasons=of) for a, of in zip(decided.alerts, reasons, strict=True)]
-        return replace(decided, alerts=alerts)
-
-    async def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
-        with self._timed("features"):
-            numbers = features(snapshot, as_of)
-        with self._timed("encode"):
-            tokens = encode(snapshot, as_of)
-        n_events = int(snapshot.users["history_len"].sum())
-        raw = await self._raw(tokens, numbers, n_events)
-        self._metrics.batch_users.observe(len(as_of))
-        self._metrics.batch_tokens.observe(raw.n_positions)
-        self._metrics.padding_ratio.observe(1 - n_events / raw.n_positions)
-        return raw
-
-    async def _raw(self, tokens: Array, numbers: Array, n_events: int) -> RawScores:
-        """Raw outputs: at once where that is quick, as another thread costs more, else beside the event loop."""
-        last = self._last_run
-        if last is not None and last.seconds * max(1.0, n_events / last.n_events) <= _AT_ONCE_S:
-            return self._run(tokens, numbers, n_events)
-        raw: RawScores = await self._in_thread(self._run, tokens, numbers, n_events)
-        return raw
-
-    def _run(self, tokens: Array, numbers: Array, n_events: int) -> RawScores:
-        began = self._clock.monotonic()
-        with self._timed("infer"):
-            raw = self._scorer.run(tokens, numbers)
-        self._last_run = _Run(self._clock.monotonic() - began, n_events)
-        return raw
-
-    async def _publish(self, partition: Partition, decided: Decided) -> None:
+    async def _send_scores(self, partition: Partition, decided: Decided) -> None:
         scores = [Outgoing(s.user_id.encode(), encode_json(s)) for s in decided.scores]
         alerts = [Outgoing(a.score.user_id.encode(), encode_json(a)) for a in decided.alerts]
         await self._send(self._topics.scores, partition, scores)
@@ -282,11 +191,10 @@ class Pipeline:
 
     # -- state to changelog ---------------------------------------------------------------------------------
 
-    async def checkpoint(self, partition: Partition) -> tuple[Position, Users, int | None]:
+    async def checkpoint(self, partition: Partition) -> Checkpoint:
         """Make everything taken in so far durable.
 
-        Returns the position that is now durable, the users written, and the changelog offset of the last of them.
-        Raises if the broker does not acknowledge all of it; then all of it is still to be made durable.
+        Raises if the broker does not acknowledge all of it. Then all of it is still to be made durable.
         """
         position, dead = partition.position(), partition.dead
         settling = partition.settling(self._clock.monotonic())
@@ -306,43 +214,7 @@ class Pipeline:
             raise
         partition.settle(settling)
         partition.durable = position
-        return position, users, offset
-
-    # -- counting -------------------------------------------------------------------------------------------
-
-    def _timed(self, stage: str) -> _Timed:
-        return _Timed(self._metrics.stages[stage], self._clock)
-
-    def _count(self, decoded: Decoded, late: list[DeadLetter], applied: Applied) -> None:
-        outcomes = {
-            "applied": applied.n_accepted,
-            "duplicate": applied.n_duplicate,
-            "replayed": applied.n_replayed,
-            "late": len(late),
-            "erased": applied.n_erased,
-            "erasure": len(decoded.erasures),
-            "dead_letter": len(decoded.dead),
-            "ignored": decoded.n_ignored,
-        }
-        for outcome, n in outcomes.items():
-            if n:
-                self._metrics.events.labels(outcome).inc(n)
-        for dead in (*decoded.dead, *late):
-            self._metrics.dead_letters.labels(dead.reason).inc()
-
-    def _count_scores(self, snapshot: Snapshot, decided: Decided, arrivals: Array, as_of: Array) -> None:
-        users = snapshot.users
-        by_event = users["scored_offset"] < users["applied_offset"]
-        by_review = ~by_event & (users["scored_sentiment"] < users["sentiment_offset"])
-        n_events, n_reviews = int(by_event.sum()), int(by_review.sum())
-        self._metrics.scores.labels("event").inc(n_events)
-        self._metrics.scores.labels("review").inc(n_reviews)
-        self._metrics.scores.labels("silence").inc(len(users) - n_events - n_reviews)
-        self._metrics.alerts.labels("churn_high").inc(len(decided.alerts))
-        now = self._clock.time()
-        for arrival, at in zip(arrivals[by_event].tolist(), as_of[by_event].tolist(), strict=True):
-            self._metrics.ingest_to_score.observe(now - arrival)
-            self._metrics.event_to_score.observe(now - at)
+        return Checkpoint(position, users, offset)
 
 
 def _late(record: Any, partition: Partition) -> DeadLetter:
@@ -353,10 +225,10 @@ def _late(record: Any, partition: Partition) -> DeadLetter:
     return DeadLetter(record, "late", message, stage="state")
 
 
-def _packed(partition: Partition, rows: Array) -> Users:
-    """Users as the changelog and the store have them: those of these rows, and what erasures leave."""
+def _packed(partition: Partition, rows: Rows) -> Users:
+    """The changed users as changelog and journal hold them: those of ``rows``, and what erasures leave."""
     state = partition.state
-    erased = changelog.erased(state, (of.user for of in partition.erasures))
+    erased = changelog.erased(state, (erasure.user for erasure in partition.erasures))
     keys = [*map(str.encode, map(state.ids.__getitem__, rows.tolist())), *(key for key, _ in erased)]
     values = [*changelog.pack(state, rows), *(value for _, value in erased)]
     return Users(keys, values, np.concatenate((rows, np.full(len(erased), -1, np.int64))))

@@ -52,12 +52,12 @@ def assignment(taken: Taken) -> Assignment:
     store: Any = SimpleNamespace(load=nobody)
     lease: Any = SimpleNamespace(term=0, held=True)
     return Assignment(
-        taken,  # type: ignore[arg-type]
-        store,
-        lambda _number, _position: None,
-        lease,
-        Metrics(),
-        ManualClock(),
+        pipeline=taken,  # type: ignore[arg-type]
+        store=store,
+        acknowledge=lambda _number, _position: None,
+        lease=lease,
+        metrics=Metrics(),
+        clock=ManualClock(),
         refresh_interval_s=1,
     )
 

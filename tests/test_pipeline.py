@@ -19,9 +19,11 @@ from stream.contract.score import Alert
 from stream.decode.decoder import Decoder, Money
 from stream.metrics import Metrics
 from stream.outgoing import Outgoing, OutgoingLike
-from stream.pipeline import Pipeline, Topics
+from stream.pipeline import Pipeline, Stages, Topics
 from stream.score.decide import AlertRule, Decider
+from stream.score.explain.alert_reasons import AlertReasons
 from stream.score.explain.explainer import Explainer
+from stream.score.inference import Inference
 from stream.score.queue import ScoreQueue
 from stream.score.scorer import DEMO_MODEL, RawScores, Scorer
 from stream.state.partition_state import PartitionState
@@ -65,9 +67,15 @@ class Bench:
         decider = Decider(scorer.manifest, scorer.sha256, AlertRule(0.7, 0.6, DAY))
         decoder = Decoder("flat", Money("USD"), bytes_max=10_000, future_skew_s=300)
         reviews = Reviews(None, 1, self.metrics, self.clock)
+        inference = Inference(scorer=scorer, metrics=self.metrics, clock=self.clock)
         explainer = Explainer(scorer, users_max=explain_users_max)
+        reasons = AlertReasons(explainer, inference=inference, metrics=self.metrics, clock=self.clock)
         self.pipeline = Pipeline(
-            decoder, scorer, decider, self.sink, TOPICS, self.metrics, self.clock, reviews, explainer
+            Stages(decoder, reviews, inference, decider, reasons),
+            sink=self.sink,
+            topics=TOPICS,
+            metrics=self.metrics,
+            clock=self.clock,
         )
         self.partition = Partition(0, PartitionState(DAY), ScoreQueue(refresh_interval_s))
         self.offset = 0
@@ -231,7 +239,7 @@ class SlowModel:
 async def test_quick_inference_runs_on_the_loop_and_one_that_would_hold_it_up_beside_it(scorer: Scorer) -> None:
     bench = Bench(scorer, refresh_interval_s=0)
     model = SlowModel(scorer, bench.clock)
-    bench.pipeline._scorer = model  # type: ignore[assignment]
+    bench.pipeline._model._scorer = model  # type: ignore[attr-defined]
     for users in (1, 1, 1, 8, 1, 1):
         for user in range(users):
             bench.event(f"u{user}")
@@ -279,7 +287,7 @@ async def test_reasons_have_a_bound_and_alerts_do_not(scorer: Scorer) -> None:
 async def test_alerts_go_out_without_reasons_while_others_wait_for_a_score(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream.pipeline.EXPLAIN_QUEUE_MAX", -1)
+    monkeypatch.setattr("stream.score.explain.alert_reasons.EXPLAIN_QUEUE_MAX", -1)
     bench = Bench(scorer)
     (alert,) = await silent_alerts(bench, 1)
     assert alert.reasons == []

@@ -22,6 +22,7 @@ from stream.score.scorer import DEMO_MODEL, Scorer
 from stream.score.sentiment import Sentiment
 from stream.score.signature import Verify, verifier
 from stream.service import logs
+from stream.service.build import build_worker
 from stream.service.garbage_collection import collect_rarely, spare_the_living
 from stream.service.worker import Worker
 from stream.settings import Settings
@@ -74,7 +75,8 @@ async def _serve(
     settings: Settings, scorer: Scorer, sentiment: Sentiment | None, partitions: int, clock: Clock
 ) -> None:
     loop = asyncio.get_running_loop()
-    service = Worker(settings, scorer, partitions, clock, sentiment)
+    parts = build_worker(settings, scorer, partitions=partitions, clock=clock, sentiment=sentiment)
+    service = Worker(parts, scorer)
 
     def stop() -> None:
         logger.info("stopping")

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, TypeVarTuple
 
-from stream.metrics import Timed
 from stream.score.encode import encode
 from stream.score.features import features
 
 if TYPE_CHECKING:
-    from stream.arrays import FeatureRows, Seconds, TokenRows
+    from stream.arrays import Seconds
     from stream.clock import Clock
+    from stream.contract.manifest import Manifest
     from stream.metrics import Metrics
     from stream.score.scorer import RawScores, Scorer
     from stream.state.partition_state import Snapshot
@@ -46,17 +47,25 @@ class Inference:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
         self._last_run: _Run | None = None
 
+    @property
+    def manifest(self) -> Manifest:
+        """What the model promises: its labels, and who is eligible for a score."""
+        return self._scorer.manifest
+
     async def run(self, snapshot: Snapshot, as_of: Seconds) -> RawScores:
         """Raw scores of the ``n`` users of a snapshot at ``as_of`` (n,). Raises ScoringError if the model fails."""
-        with Timed(self._metrics.stages["features"], self._clock):
+        with self._metrics.timed("features", self._clock):
             numbers = features(snapshot, as_of)
-        with Timed(self._metrics.stages["encode"], self._clock):
+        with self._metrics.timed("encode", self._clock):
             tokens = encode(snapshot, as_of)
         n_events = int(snapshot.users["history_len"].sum())
+        work = partial(self._scorer.run, tokens, numbers)
         if self._fits_on_loop(n_events):
-            raw = self._run_model(tokens, numbers, n_events)
+            raw, seconds = self._measured(work)
         else:
-            raw = await self.in_thread(self._run_model, tokens, numbers, n_events)
+            raw, seconds = await self.in_thread(self._measured, work)
+        self._last_run = _Run(seconds, n_events)
+        self._metrics.stages["infer"].observe(seconds)
         self._metrics.batch_users.observe(len(as_of))
         self._metrics.batch_tokens.observe(raw.n_positions)
         self._metrics.padding_ratio.observe(1 - n_events / raw.n_positions)
@@ -71,9 +80,8 @@ class Inference:
         last = self._last_run
         return last is not None and last.seconds * max(1.0, n_events / last.n_events) <= _ON_LOOP_S_MAX
 
-    def _run_model(self, tokens: TokenRows, numbers: FeatureRows, n_events: int) -> RawScores:
+    def _measured(self, work: Callable[[], _Result]) -> tuple[_Result, float]:
+        """Do work. Returns its result, and how many seconds it took without the hand-over to the thread."""
         began = self._clock.monotonic()
-        with Timed(self._metrics.stages["infer"], self._clock):
-            raw = self._scorer.run(tokens, numbers)
-        self._last_run = _Run(self._clock.monotonic() - began, n_events)
-        return raw
+        result = work()
+        return result, self._clock.monotonic() - began

@@ -1,28 +1,89 @@
-"""Build: settings → the parts of a worker that are made of many of them."""
+"""Build: makes the parts of a worker from its settings, and puts them together."""
 
 from __future__ import annotations
 
-from stream.checkpoint.lease import Lease
-from stream.checkpoint.pending_reviews import Reviews
+from dataclasses import dataclass
+
+from stream.assignment import Assignment
+from stream.checkpoint.lease import Lease, MembershipLease
+from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.pending_reviews import Reviews, SentimentModel
 from stream.clock import Clock
 from stream.decode.decoder import Decoder, Money
 from stream.decode.pseudonyms import pseudonyms_of
 from stream.kafka.app import Source, build_app
+from stream.kafka.client_types import TP
 from stream.kafka.clients import aiokafka_config, faust_credentials
 from stream.kafka.publisher import Publisher
 from stream.kafka.topics import changelog_topic
 from stream.metrics import Metrics
-from stream.pipeline import Pipeline, Topics
+from stream.pipeline import Pipeline, Stages, Topics
 from stream.score.decide import AlertRule, Decider
+from stream.score.explain.alert_reasons import AlertReasons
 from stream.score.explain.explainer import Explainer
+from stream.score.inference import Inference
 from stream.score.scorer import Scorer
+from stream.service.health import Health
 from stream.settings import Settings
 
-__all__ = ["build_pipeline", "build_publisher", "build_source"]
+__all__ = ["WorkerParts", "build_worker"]
 
 
-def build_source(settings: Settings, partitions: int) -> Source:
-    """The Faust app on an events topic of so many partitions."""
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """Everything that one worker is made of."""
+
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    health: Health
+    lease: MembershipLease
+    publisher: Publisher
+    source: Source
+    reviews: Reviews
+    pipeline: Pipeline
+    assignment: Assignment
+
+    @property
+    def partitions(self) -> list[Partition]:
+        """The partitions that are assigned now."""
+        return list(self.assignment.partitions.values())
+
+
+def build_worker(
+    settings: Settings, scorer: Scorer, *, partitions: int, clock: Clock, sentiment: SentimentModel | None = None
+) -> WorkerParts:
+    """Make the parts of a worker on an events topic of ``partitions`` partitions. Nothing is connected yet."""
+    metrics = Metrics()
+    reviews = Reviews(sentiment, settings.reviews_pending_max, metrics, clock)
+    lease = MembershipLease(clock, settings.session_timeout_s)
+    publisher = _publisher(settings, lease)
+    source = _source(settings, partitions)
+    pipeline = Pipeline(
+        _stages(settings, scorer, reviews=reviews, metrics=metrics, clock=clock),
+        sink=publisher,
+        topics=_topics(settings),
+        metrics=metrics,
+        clock=clock,
+    )
+
+    def acknowledge(number: int, position: Position) -> None:
+        source.consumer.acknowledge(TP(settings.events_topic, number), position)
+
+    assignment = Assignment(
+        pipeline=pipeline,
+        store=source.store,
+        acknowledge=acknowledge,
+        lease=lease,
+        metrics=metrics,
+        clock=clock,
+        refresh_interval_s=settings.refresh_interval_s,
+    )
+    health = Health(clock, stall_timeout_s=settings.stall_timeout_s)
+    return WorkerParts(settings, clock, metrics, health, lease, publisher, source, reviews, pipeline, assignment)
+
+
+def _source(settings: Settings, partitions: int) -> Source:
     return build_app(
         app_id=settings.app_id,
         brokers=settings.bootstrap_servers,
@@ -38,25 +99,33 @@ def build_source(settings: Settings, partitions: int) -> Source:
     )
 
 
-def build_publisher(settings: Settings, lease: Lease) -> Publisher:
-    """The sender of everything, held back while the lease is not ours."""
+def _publisher(settings: Settings, lease: Lease) -> Publisher:
     return Publisher(lease, settings.stall_timeout_s, changelog_topic(settings), **aiokafka_config(settings))
 
 
-def build_pipeline(
-    settings: Settings, scorer: Scorer, publisher: Publisher, metrics: Metrics, clock: Clock, reviews: Reviews
-) -> Pipeline:
-    """The stages, from decoding to publishing."""
-    s, manifest = settings, scorer.manifest
-    decoder = Decoder(
-        s.envelope,
-        Money(manifest.currency, s.fx_rates),
-        bytes_max=s.event_bytes_max,
-        future_skew_s=s.future_skew_s,
-        pseudonyms=pseudonyms_of(s.pseudonym_key.get_secret_value(), s.pseudonym_key_id),
+def _topics(settings: Settings) -> Topics:
+    return Topics(
+        events=settings.events_topic,
+        changelog=changelog_topic(settings),
+        scores=settings.scores_topic,
+        alerts=settings.alerts_topic,
+        dlq=settings.dlq_topic,
     )
-    rule = AlertRule(s.alert_churn_high, s.alert_churn_clear, s.alert_cooldown_s)
-    topics = Topics(s.events_topic, changelog_topic(s), s.scores_topic, s.alerts_topic, s.dlq_topic)
-    decider = Decider(manifest, scorer.sha256, rule)
-    explainer = Explainer(scorer, users_max=s.explain_users_max) if s.explain_users_max else None
-    return Pipeline(decoder, scorer, decider, publisher, topics, metrics, clock, reviews, explainer)
+
+
+def _stages(settings: Settings, scorer: Scorer, *, reviews: Reviews, metrics: Metrics, clock: Clock) -> Stages:
+    decoder = Decoder(
+        settings.envelope,
+        Money(scorer.manifest.currency, settings.fx_rates),
+        bytes_max=settings.event_bytes_max,
+        future_skew_s=settings.future_skew_s,
+        pseudonyms=pseudonyms_of(settings.pseudonym_key.get_secret_value(), settings.pseudonym_key_id),
+    )
+    inference = Inference(scorer=scorer, metrics=metrics, clock=clock)
+    rule = AlertRule(settings.alert_churn_high, settings.alert_churn_clear, settings.alert_cooldown_s)
+    decider = Decider(scorer.manifest, scorer.sha256, rule)
+    reasons = None
+    if settings.explain_users_max:
+        explainer = Explainer(scorer, users_max=settings.explain_users_max)
+        reasons = AlertReasons(explainer, inference=inference, metrics=metrics, clock=clock)
+    return Stages(decoder, reviews, inference, decider, reasons)

@@ -15,16 +15,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.resources import files
 from numbers import Integral, Real
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from types import TracebackType
 from typing import Final
 
-import faust
-import mode
-from aiokafka.errors import KafkaError
-
 from stream.errors import EventError, ValuestreamError
+from stream.kafka.client_types import AioKafkaError
 from stream.settings import Settings
 
 __all__ = ["JsonFormatter", "TextFormatter", "setup"]
@@ -32,7 +30,7 @@ __all__ = ["JsonFormatter", "TextFormatter", "setup"]
 #: The logger whose level is the one that was set.
 OURS: Final = "stream"
 #: Where the code of Faust's services lies. They log by the name of the module that subclasses them: one of ours.
-_FAUST: Final = tuple(f"{Path(str(module.__file__)).parent}{os.sep}" for module in (faust, mode))
+_FAUST: Final = tuple(f"{files(package)}{os.sep}" for package in ("faust", "mode"))
 
 _PERSON: Final = frozenset({"user", "user_id", "users", "userid", "anonymous_id", "email", "password"})
 _CONTENT: Final = frozenset({"key", "value", "payload", "body", "event", "record", "properties", "headers"})
@@ -40,7 +38,7 @@ _CONTENT: Final = frozenset({"key", "value", "payload", "body", "event", "record
 PRIVATE: Final = _PERSON | _CONTENT
 _WITHHELD: Final = "[withheld]"
 #: Errors whose text is ours, or says what is wrong with a broker or a file and never what is in a record.
-_WORDED: Final = (ValuestreamError, KafkaError, OSError)
+_WORDED: Final = (ValuestreamError, AioKafkaError, OSError)
 
 #: Log collectors cut lines at 16 KiB; of a longer text the end is kept, where a traceback names its error.
 _TEXT_CHARACTERS_MAX: Final = 8_000

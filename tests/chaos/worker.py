@@ -21,7 +21,7 @@ from stream.kafka import table as store
 from stream.kafka.consumer import PositionConsumer
 from stream.kafka.publisher import Publisher
 from stream.kafka.table import UserStore
-from stream.pipeline import Pipeline
+from stream.score.inference import Inference
 
 __all__ = ["POINTS"]
 
@@ -150,14 +150,14 @@ def _before_commit(die: Die) -> None:
 
 def _mid_inference(die: Die) -> None:
     """The model has run for a batch, on the loop or beside it."""
-    run = Pipeline._raw
+    run = Inference.run
 
     async def dying(self: Any, *args: Any) -> Any:
         raw = await run(self, *args)
         die()
         return raw
 
-    Pipeline._raw = dying  # type: ignore[method-assign]
+    Inference.run = dying  # type: ignore[method-assign]
 
 
 def _mid_changelog(die: Die) -> None:

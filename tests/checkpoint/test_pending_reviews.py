@@ -25,7 +25,7 @@ from stream.clock import ManualClock
 from stream.decode.decoder import Decoder, Money
 from stream.errors import ScoringError
 from stream.metrics import Metrics
-from stream.pipeline import Pipeline
+from stream.pipeline import Pipeline, Stages
 from stream.score.decide import Decided, score_id
 from stream.score.queue import ScoreQueue
 from stream.state.partition_state import PartitionState, Snapshot
@@ -55,19 +55,15 @@ class Texts:
 
 
 class Untold:
-    """A scorer and decider that keep whom they were asked for, and say nothing of them."""
+    """A model and decider that keep the users they were asked for, and say nothing about them."""
 
     manifest = SimpleNamespace(labels=SimpleNamespace(eligible_days=30))
-    n_positions = 1
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def run(self, tokens: Any, numbers: Any) -> Untold:
+    async def run(self, snapshot: Snapshot, as_of: Any) -> Untold:
         return self
-
-    def split(self, sizes: Sequence[int]) -> list[Untold]:
-        return [self for _ in sizes]
 
     def decide(self, snapshot: Snapshot, as_of: Any, raw: Any) -> Decided:
         self.asked += snapshot.ids
@@ -95,7 +91,13 @@ class Bench:
         self.sink, self.untold = MemorySink(), Untold()
         self.reviews = Reviews(self.model, self.pending_max, self.metrics, self.clock)
         both: Any = self.untold
-        self.pipeline = Pipeline(a_decoder(), both, both, self.sink, TOPICS, self.metrics, self.clock, self.reviews)
+        self.pipeline = Pipeline(
+            Stages(a_decoder(), self.reviews, both, both),
+            sink=self.sink,
+            topics=TOPICS,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
         self.partition = Partition(0, PartitionState(LATENESS_S), ScoreQueue(0.0))
         changelog.load(self.partition.state, [k.decode() for k in self.changelog], list(self.changelog.values()))
         self.partition.resume(self.committed)

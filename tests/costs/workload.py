@@ -24,7 +24,7 @@ from stream.contract.manifest import MANIFEST_FILE, Manifest
 from stream.decode.decoder import Decoder, Money
 from stream.metrics import Metrics
 from stream.outgoing import OutgoingLike
-from stream.pipeline import Pipeline, Topics
+from stream.pipeline import Pipeline, Stages, Topics
 from stream.score.decide import AlertRule, Decider, encode_json
 from stream.score.encode import encode
 from stream.score.features import features
@@ -147,10 +147,11 @@ class Workload:
 
     def _pipeline(self) -> Pipeline:
         metrics, clock = Metrics(), ManualClock(_NOW)
-        scorer: Any = SimpleNamespace(manifest=self._manifest)
+        model: Any = SimpleNamespace(manifest=self._manifest)
         topics = Topics("events", "changelog", "scores", "alerts", "dlq")
         reviews = Reviews(None, 1, metrics, clock)
-        return Pipeline(self.decoder, scorer, self._decider, _Acknowledging(), topics, metrics, clock, reviews)
+        stages = Stages(self.decoder, reviews, model, self._decider)
+        return Pipeline(stages, sink=_Acknowledging(), topics=topics, metrics=metrics, clock=clock)
 
     @cached_property
     def _snapshot(self) -> Any:

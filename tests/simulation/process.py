@@ -16,13 +16,13 @@ from stream.checkpoint.lease import MembershipLease
 from stream.checkpoint.pending_reviews import Reviews
 from stream.errors import ScoringError
 from stream.kafka.fetches import OneEventPerFetch, Records
-from stream.pipeline import Topics
+from stream.pipeline import Pipeline, Stages, Topics
 from tests.simulation.broker import ALERTS, CHANGELOG, DLQ, EVENTS, SCORES
 from tests.simulation.client import Consumer, Producer
 from tests.simulation.disk import Disk
 from tests.simulation.loop import ProcessLoop
 from tests.simulation.member import NAP_S, SESSION_S, Member
-from tests.simulation.model import HashedDecider, HashedModel, HashedPipeline, HashedSentiment
+from tests.simulation.model import HashedDecider, HashedModel, HashedSentiment
 from tests.simulation.network import WITHIN
 from tests.simulation.oracle import decoder
 
@@ -54,26 +54,29 @@ class Process(Member):
         self.lease = MembershipLease(world.clock, SESSION_S)
         self.consumer = Consumer(self)
         self.reviews = Reviews(HashedSentiment(), _REVIEWS_PENDING_MAX, world.metrics, world.clock)
-        self.pipeline = HashedPipeline(
+        stages = Stages(
             decoder(),
+            self.reviews,
             HashedModel(),  # type: ignore[arg-type]
             HashedDecider(),  # type: ignore[arg-type]
-            Producer(self.lease, self),
-            Topics(EVENTS, CHANGELOG, SCORES, ALERTS, DLQ),
-            world.metrics,
-            world.clock,
-            self.reviews,
+        )
+        self.pipeline = Pipeline(
+            stages,
+            sink=Producer(self.lease, self),
+            topics=Topics(EVENTS, CHANGELOG, SCORES, ALERTS, DLQ),
+            metrics=world.metrics,
+            clock=world.clock,
         )
         self._ended: asyncio.Future[None] = self.loop.create_future()
         self._fetches: asyncio.Queue[tuple[list[Records], int]] = asyncio.Queue(_FETCHES_WAITING_MAX)
         self._scheduler = OneEventPerFetch()
         self.assignment = Assignment(
-            self.pipeline,
-            self.store,
-            lambda number, position: self.consumer.acknowledge(TP(EVENTS, number), position),
-            self.lease,
-            world.metrics,
-            world.clock,
+            pipeline=self.pipeline,
+            store=self.store,
+            acknowledge=lambda number, position: self.consumer.acknowledge(TP(EVENTS, number), position),
+            lease=self.lease,
+            metrics=world.metrics,
+            clock=world.clock,
             refresh_interval_s=_REFRESH_S,
         )
         world.sabotage(self)

@@ -143,7 +143,7 @@ def counts_a_score_before_the_broker_has_it(process: Process) -> None:
     async def without_waiting(partition: int, decided: Decided) -> None:
         process.loop.create_task(_unheard(publish(partition, decided)))
 
-    publish, process.pipeline._publish = process.pipeline._publish, without_waiting
+    publish, process.pipeline._send_scores = process.pipeline._send_scores, without_waiting
 
 
 def recovers_half(process: Process) -> None:

@@ -24,7 +24,7 @@ from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
 from stream.errors import ContractError
 from stream.metrics import Metrics
 from stream.outgoing import Outgoing, OutgoingLike
-from stream.pipeline import Pipeline
+from stream.pipeline import Pipeline, Stages
 from stream.score.decide import Decided
 from stream.score.queue import ScoreQueue
 from stream.state.erasure import COMMAND_HEADER, ERASE, Erasure, Erasures, Marker, marker_key, read_marker
@@ -47,7 +47,7 @@ def rows_by_user(state: PartitionState) -> dict[str, int]:
 
 
 class Told(Untold):
-    """A scorer and decider whose score of a user says which event it has seen."""
+    """A model and decider. Each score says which event of its user it has seen."""
 
     def decide(self, snapshot: Any, as_of: Any, raw: Any) -> Decided:
         scores = [
@@ -116,7 +116,13 @@ class Bench:
         both: Any = Told()
         reviews = Reviews(self.model, 100, self.metrics, self.clock)
         self.reviews = reviews
-        self.pipeline = Pipeline(a_decoder(), both, both, self.topics, TOPICS, self.metrics, self.clock, reviews)
+        self.pipeline = Pipeline(
+            Stages(a_decoder(), reviews, both, both),
+            sink=self.topics,
+            topics=TOPICS,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
         self.partition = Partition(0, PartitionState(NEVER_LATE_S), ScoreQueue(0.0))
         durable = self.topics.compacted("changelog")
         # In parts, and in the order of a store that sorts its keys.

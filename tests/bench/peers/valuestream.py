@@ -22,24 +22,32 @@ from stream.commands.worker import run_worker
 from stream.outgoing import Outgoing
 from stream.pipeline import Pipeline
 from stream.score.features import windows
+from stream.score_batch import ScoreBatch, Taken
 from stream.service import logs
 from stream.settings import Settings
 from tests.bench.meter import Meter
 from tests.bench.peers.recovery import timed_recovery
 
 
-async def send_windows(pipeline: Pipeline, taken: Sequence[Any]) -> None:
-    """In place of inference: the taken users' windows, on the scores topic."""
-    for of in taken:
-        snapshot = of.partition.state.snapshot(of.rows)
-        counted, _ = windows(snapshot, snapshot.users["last_time"].astype(np.int64))
-        records = [
-            Outgoing(user.encode(), orjson.dumps({"n_events": n, "windows": inside}))
-            for user, n, inside in zip(
-                snapshot.ids, snapshot.users["n_events"].tolist(), counted.sum(axis=2).tolist(), strict=True
-            )
-        ]
-        await pipeline._send(pipeline._topics.scores, of.partition, records)
+async def score_windows(pipeline: Pipeline, partitions: Sequence[Partition], users_max: int) -> int:
+    """In place of inference: send the windows of the most urgent users to the scores topic."""
+    with ScoreBatch.take(partitions, users_max, pipeline._clock, pipeline._metrics) as batch:
+        for taken in batch.taken:
+            await send_windows(pipeline, taken)
+    return sum(len(taken.rows) for taken in batch.taken)
+
+
+async def send_windows(pipeline: Pipeline, taken: Taken) -> None:
+    """Send the windows of the users taken from one partition."""
+    snapshot = taken.partition.state.snapshot(taken.rows)
+    counted, _ = windows(snapshot, snapshot.users["last_time"].astype(np.int64))
+    records = [
+        Outgoing(user.encode(), orjson.dumps({"n_events": n, "windows": inside}))
+        for user, n, inside in zip(
+            snapshot.ids, snapshot.users["n_events"].tolist(), counted.sum(axis=2).tolist(), strict=True
+        )
+    ]
+    await pipeline._send(pipeline._topics.scores, taken.partition, records)
 
 
 async def score_nobody(pipeline: Pipeline, partitions: Sequence[Partition], users_max: int) -> int:
@@ -66,7 +74,7 @@ def main() -> None:
         if scoring == "off":
             patched.enter_context(patch.object(Pipeline, "score", score_nobody))
         elif scoring == "windows":
-            patched.enter_context(patch.object(Pipeline, "_score", send_windows))
+            patched.enter_context(patch.object(Pipeline, "score", score_windows))
         if scoring != "on":
             patched.enter_context(patch.object(Partition, "queue_silent", queue_no_silent))
         run_worker(settings, SystemClock())
