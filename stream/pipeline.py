@@ -27,10 +27,11 @@ from stream.checkpoint.journal_blocks import Users
 from stream.checkpoint.partition import Partition, Position
 from stream.checkpoint.pending_reviews import Reviews
 from stream.contract.columns import DAY_S, IDLE_AGES_S
+from stream.decode.dead_letters import dead_letter
 from stream.decode.decoder import DeadLetter, Decoded, Decoder
 from stream.decode.pseudonyms import check_key
 from stream.errors import LeaseError, ScoringError
-from stream.kafka.producer import Outgoing, OutgoingLike, dead_letter, records_of
+from stream.outgoing import Outgoing, OutgoingLike
 from stream.score.decide import Decided, Decider, encode_json
 from stream.score.encode import encode
 from stream.score.explain.explainer import Explainer
@@ -57,7 +58,7 @@ _AT_ONCE_S: Final = 0.010
 
 
 class Sink(Protocol):
-    """Where records go; see :class:`stream.kafka.producer.Publisher`."""
+    """Where records go; see :class:`stream.kafka.publisher.Publisher`."""
 
     async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
         """Send records and wait for their acknowledgement; the last offset."""
@@ -297,7 +298,7 @@ class Pipeline:
             await self._send(
                 self._topics.dlq, partition, [dead_letter(one, self._topics.events, partition.number) for one in dead]
             )
-            offset = await self._send(self._topics.changelog, partition, records_of(users))
+            offset = await self._send(self._topics.changelog, partition, changelog.records_of(users))
             await self._send(self._topics.scores, partition, gone)
         except Exception:
             partition.dirty.append(rows)

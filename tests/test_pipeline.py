@@ -17,8 +17,8 @@ from stream.checkpoint.pending_reviews import Reviews
 from stream.clock import ManualClock
 from stream.contract.score import Alert
 from stream.decode.decoder import Decoder, Money
-from stream.kafka.producer import Outgoing, OutgoingLike
 from stream.metrics import Metrics
+from stream.outgoing import Outgoing, OutgoingLike
 from stream.pipeline import Pipeline, Topics
 from stream.score.decide import AlertRule, Decider
 from stream.score.explain.explainer import Explainer

@@ -10,14 +10,16 @@ see :mod:`stream.state.erasure`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import repeat
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from stream.checkpoint.byte_strings import ByteStrings, cut, every_slice
+from stream.checkpoint.journal_blocks import Users
 from stream.contract.columns import (
     BUCKET,
     BUCKET_SLOTS,
@@ -31,11 +33,21 @@ from stream.contract.columns import (
     USER_BYTES,
 )
 from stream.errors import ContractError
+from stream.outgoing import OutgoingLike
 from stream.state.erasure import Erasures, marker_key, read_marker
 from stream.state.partition_state import PartitionState
 from stream.state.rings import Runs, beginnings, distinct, oldest_first, opaque, opaque_rows
 
-__all__ = ["ROOM", "applied_offset", "applied_offsets", "erased", "load", "load_strings", "pack"]
+__all__ = [
+    "ROOM",
+    "applied_offset",
+    "applied_offsets",
+    "erased",
+    "load",
+    "load_strings",
+    "pack",
+    "records_of",
+]
 
 Array = npt.NDArray[Any]
 _VERSION = bytes([STATE_VERSION])
@@ -133,6 +145,11 @@ def erased(state: PartitionState, users: Iterable[str]) -> list[tuple[bytes, byt
         if state.index.row(user) < 0:
             items.append((user.encode(), None))
     return items
+
+
+def records_of(users: Users) -> Iterator[OutgoingLike]:
+    """Make the changelog record of each user; a user who was erased gets a tombstone."""
+    return zip(users.keys, users.values, repeat(()), repeat(None))
 
 
 def load(state: PartitionState, users: list[str], values: list[bytes]) -> Array:

@@ -9,7 +9,7 @@ from stream.decode.decoder import Decoder, Money
 from stream.decode.pseudonyms import pseudonyms_of
 from stream.kafka.app import Source, build_app
 from stream.kafka.clients import aiokafka_config, faust_credentials
-from stream.kafka.producer import Publisher
+from stream.kafka.publisher import Publisher
 from stream.kafka.topics import changelog_topic
 from stream.metrics import Metrics
 from stream.pipeline import Pipeline, Topics

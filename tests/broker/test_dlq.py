@@ -31,10 +31,10 @@ from stream.commands.dlq.read import Place
 from stream.commands.dlq.replay import Pace, Replayed, replay_letters
 from stream.commands.dlq.route import Event
 from stream.contract.columns import USER
+from stream.decode.dead_letters import dead_letter
 from stream.decode.decoder import DeadLetter
 from stream.errors import ValuestreamError
 from stream.kafka.clients import aiokafka_config, kafka_python_config
-from stream.kafka.producer import dead_letter
 from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import PARTITIONS, WorkerProcess, partition_of, produce, track, wait_for

@@ -9,7 +9,8 @@ import pytest
 
 from stream.errors import LeaseError
 from stream.kafka.clients import aiokafka_config
-from stream.kafka.producer import Outgoing, Publisher
+from stream.kafka.publisher import Publisher
+from stream.outgoing import Outgoing
 from stream.settings import Settings
 from tests.broker import harness
 

@@ -19,7 +19,7 @@ from stream.commands import cli
 from stream.decode.decoder import Decoder
 from stream.kafka import table as store
 from stream.kafka.consumer import PositionConsumer
-from stream.kafka.producer import Publisher
+from stream.kafka.publisher import Publisher
 from stream.kafka.table import UserStore
 from stream.pipeline import Pipeline
 

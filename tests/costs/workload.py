@@ -22,8 +22,8 @@ from stream.clock import ManualClock
 from stream.contract.columns import DAY_S
 from stream.contract.manifest import MANIFEST_FILE, Manifest
 from stream.decode.decoder import Decoder, Money
-from stream.kafka.producer import OutgoingLike
 from stream.metrics import Metrics
+from stream.outgoing import OutgoingLike
 from stream.pipeline import Pipeline, Topics
 from stream.score.decide import AlertRule, Decider, encode_json
 from stream.score.encode import encode

@@ -16,10 +16,11 @@ from stream.commands.tail import printable
 from stream.contract.columns import STATE_VERSION
 from stream.contract.events import EVENT, EventType
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
+from stream.decode.dead_letters import dead_letter
 from stream.decode.decoder import DeadLetter, Decoded, Decoder, Money
 from stream.errors import ContractError
-from stream.kafka.producer import Outgoing, dead_letter
 from stream.kafka.topics import required_topics
+from stream.outgoing import Outgoing
 from stream.score.decide import encode_json
 from stream.settings import Settings
 from stream.state.partition_state import PartitionState

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stream.kafka.producer import Outgoing
+from stream.outgoing import Outgoing
 
 __all__ = ["CHANGELOG", "DLQ", "EVENTS", "SCORES", "Broker", "Stored"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from stream.checkpoint.partition import Position
 from stream.contract.columns import USER
 from stream.contract.score import Score
-from stream.kafka.producer import Outgoing
+from stream.outgoing import Outgoing
 from tests.simulation.broker import CHANGELOG, DLQ, SCORES, Stored
 from tests.simulation.disk import Disk
 from tests.simulation.oracle import expected, without_scores

@@ -11,7 +11,8 @@ from faust.types import TP
 
 from stream.checkpoint.lease import Lease
 from stream.kafka.consumer import PositionConsumer
-from stream.kafka.producer import Outgoing, Publisher
+from stream.kafka.publisher import Publisher
+from stream.outgoing import Outgoing
 from tests.simulation.broker import CHANGELOG, EVENTS
 from tests.simulation.network import Reply
 

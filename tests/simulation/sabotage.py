@@ -16,7 +16,7 @@ from stream.checkpoint import changelog
 from stream.checkpoint.journal_blocks import Users
 from stream.checkpoint.partition import Partition, Position
 from stream.errors import LeaseError, PublishError
-from stream.kafka.producer import Outgoing
+from stream.outgoing import Outgoing
 from stream.pipeline import Decided
 from stream.score.queue import ScoreQueue
 from tests.simulation.broker import CHANGELOG, DLQ, EVENTS

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Final
 
-from stream.kafka.producer import Outgoing
+from stream.outgoing import Outgoing
 
 __all__ = ["LATENESS_S", "START", "events"]
 

@@ -22,8 +22,8 @@ from stream.clock import ManualClock
 from stream.contract.columns import USER
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
 from stream.errors import ContractError
-from stream.kafka.producer import Outgoing, OutgoingLike
 from stream.metrics import Metrics
+from stream.outgoing import Outgoing, OutgoingLike
 from stream.pipeline import Pipeline
 from stream.score.decide import Decided
 from stream.score.queue import ScoreQueue

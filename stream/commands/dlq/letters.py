@@ -6,17 +6,17 @@ here raises: a header that is missing or cannot be read is as if nothing had bee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-__all__ = ["ATTEMPT", "UNKNOWN", "Letter", "read_letter"]
+from stream.decode.dead_letters import ATTEMPT, ERROR_MESSAGE, ERROR_PREFIX, ERROR_REASON, ERROR_STAGE, SOURCE_PREFIX
+from stream.outgoing import Headers
 
-Headers = Sequence[tuple[str, bytes | None]]
-#: How often an event has been a dead letter, counted up from dead letter to replay to dead letter.
-ATTEMPT: Final = "valuestream.attempt"
+__all__ = ["UNKNOWN", "Letter", "read_letter"]
+
 UNKNOWN: Final = "unknown"
 #: A longer text is a stack trace or an event; of reasons and names the beginning says enough.
 _TEXT_MAX: Final = 500
@@ -82,17 +82,17 @@ def _big_endian(content: bytes) -> int | None:
     return number if len(content) in (4, 8) and number >= 0 else None
 
 
-#: stream/kafka/producer.py; Kafka's DeadLetterQueueReporter (KIP-298); Spring's KafkaHeaders.DLT_* and
+#: stream/decode/dead_letters.py; Kafka's DeadLetterQueueReporter (KIP-298); Spring's KafkaHeaders.DLT_* and
 #: DeadLetterPublishingRecoverer, whose own exception only wraps the cause.
 _WRITERS: Final = (
     _Writer(
         "valuestream",
-        ("valuestream.error.", "valuestream.source."),
-        "valuestream.source.",
+        (ERROR_PREFIX, SOURCE_PREFIX),
+        SOURCE_PREFIX,
         _decimal,
-        ("valuestream.error.reason",),
-        "valuestream.error.message",
-        "valuestream.error.stage",
+        (ERROR_REASON,),
+        ERROR_MESSAGE,
+        ERROR_STAGE,
         counts_itself=True,
     ),
     _Writer(

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from kafka import KafkaConsumer, TopicPartition
 from kafka.partitioner.default import murmur2
 
-from stream.commands.dlq.letters import ATTEMPT, Letter
+from stream.commands.dlq.letters import Letter
 from stream.commands.dlq.read import fetch_one
+from stream.decode.dead_letters import ATTEMPT
 from stream.decode.decoder import ORIGIN_HEADER
 from stream.errors import ConfigError
 from stream.kafka.reading import alike

@@ -19,7 +19,7 @@ import orjson
 from stream.checkpoint.partition import Partition
 from stream.clock import SystemClock
 from stream.commands.worker import run_worker
-from stream.kafka.producer import Outgoing
+from stream.outgoing import Outgoing
 from stream.pipeline import Pipeline
 from stream.score.features import windows
 from stream.service import logs

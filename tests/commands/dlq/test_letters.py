@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.clock import ManualClock
-from stream.commands.dlq.letters import ATTEMPT, Letter, read_letter
+from stream.commands.dlq.letters import Letter, read_letter
 from stream.commands.dlq.read import Place, Selection, iso, moment_ms
 from stream.commands.dlq.tables import grouped, letter_facts, letter_line, letter_words, private_facts, table
+from stream.decode.dead_letters import ATTEMPT, dead_letter
 from stream.decode.decoder import DeadLetter
 from stream.errors import ConfigError
-from stream.kafka.producer import dead_letter
 
 Headers = list[tuple[str, bytes | None]]
 

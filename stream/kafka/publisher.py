@@ -7,51 +7,28 @@ request instead of one ``send`` each (measured for 400-byte values: 674,000 agai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, repeat
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, NodeNotReadyError, ProducerFenced
 from aiokafka.protocol.produce import ProduceRequest
 
-from stream.checkpoint.journal_blocks import Users
 from stream.checkpoint.lease import Lease
-from stream.decode.decoder import DeadLetter
 from stream.errors import LeaseError, PublishError
+from stream.outgoing import OutgoingLike
 
-__all__ = ["Outgoing", "OutgoingLike", "Publisher", "dead_letter", "records_of"]
+__all__ = ["Publisher"]
 
-Headers = Sequence[tuple[str, bytes | None]]
-#: As :class:`Outgoing`, or a plain tuple, which is made in a fraction of the time.
-OutgoingLike = tuple[bytes | None, bytes | None, Headers, int | None]
 _BATCH_BYTES: Final = 900_000
 _REQUEST_BYTES: Final = 8 * 1024 * 1024
 #: How often what waits for the lease looks for it.
 _NAP_S: Final = 0.05
-_MESSAGE_MAX: Final = 500
-#: Dead letters keep events up to this size whole: the largest that Kafka takes by default. Decompressed, one may
-#: be larger than its topic takes, and a dead letter that is refused would stop the stream.
-_WHOLE_BYTES_MAX: Final = 1024 * 1024
-_CUT_VALUE_BYTES: Final = 64 * 1024
-_CUT_KEY_BYTES: Final = 1024
-#: The two lengths of a header: varints of at most 5 bytes.
-_HEADER_BYTES: Final = 10
-#: A longer count than this was not written by us.
-_ATTEMPT_DIGITS_MAX: Final = 9
 #: What to do about a refusal. What may pass is tried again until time is up: a topic that is gone, brokers that are.
 _RAISE: Final = "raise the topic's max.message.bytes (Kafka's default is enough)"
 _GIVEN_UP: Final = "our partitions were given up before this was sent"
 _LOOK: Final = "run `valuestream topics check` and look at the brokers"
-
-
-class Outgoing(NamedTuple):
-    """One record to be sent; ``timestamp_ms`` None means now."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
-    timestamp_ms: int | None = None
 
 
 class _Producers(NamedTuple):
@@ -206,48 +183,3 @@ def _fill(batch: Any, records: Iterator[OutgoingLike]) -> OutgoingLike | None:
     batch._relative_offset = n
     batch.close()
     return refused
-
-
-def records_of(users: Users) -> Iterator[OutgoingLike]:
-    """Changelog records of users, a tombstone for who is gone."""
-    return zip(users.keys, users.values, repeat(()), repeat(None))
-
-
-def dead_letter(dead: DeadLetter, topic: str, partition: int) -> Outgoing:
-    """The dead-letter record of one from here: key, value and headers as they came, and why in further string headers.
-
-    Of an event larger than the dead-letter topic takes, the beginning of key and value, and its size.
-    """
-    record = dead.record
-    size = _size(record)
-    why = {
-        "valuestream.error.reason": dead.reason,
-        "valuestream.error.message": dead.message[:_MESSAGE_MAX],
-        "valuestream.error.stage": dead.stage,
-        "valuestream.source.topic": topic,
-        "valuestream.source.partition": partition,
-        "valuestream.source.offset": record.offset,
-        "valuestream.source.timestamp": record.timestamp,
-        "valuestream.attempt": _attempt(record.headers),
-    }
-    if size > _WHOLE_BYTES_MAX:
-        why["valuestream.source.bytes"] = size
-        key, value = record.key and record.key[:_CUT_KEY_BYTES], record.value and record.value[:_CUT_VALUE_BYTES]
-        return Outgoing(key, value, _encoded(why))
-    kept = [(name, content) for name, content in record.headers if name not in why]
-    return Outgoing(record.key, record.value, kept + _encoded(why))
-
-
-def _size(record: Any) -> int:
-    headers = sum(_HEADER_BYTES + len(name.encode()) + len(content or b"") for name, content in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers
-
-
-def _encoded(headers: dict[str, Any]) -> list[tuple[str, bytes | None]]:
-    return [(name, str(content).encode()) for name, content in headers.items()]
-
-
-def _attempt(headers: Headers) -> int:
-    """How often this event has been dead-lettered, this time included."""
-    before = next((value for name, value in reversed(headers) if name == "valuestream.attempt"), None) or b""
-    return 1 + (int(before) if before.isdigit() and len(before) <= _ATTEMPT_DIGITS_MAX else 0)
