@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from stream.checkpoint.lease import Lease
 from stream.checkpoint.partition import Partition, Position
@@ -22,12 +22,11 @@ from stream.score.queue import OWED, ScoreQueue
 if TYPE_CHECKING:
     from stream.checkpoint.journal_blocks import Users
     from stream.clock import Clock
-    from stream.kafka.fetches import Records
     from stream.metrics import Metrics
     from stream.pipeline import Pipeline
     from stream.state.partition_state import PartitionState
 
-__all__ = ["Assignment", "Store"]
+__all__ = ["Assignment", "FetchedRecords", "Store"]
 
 #: How often a drain checks whether the scores that are being made are finished.
 _NAP_S: Final = 0.002
@@ -41,6 +40,17 @@ class Store(Protocol):
 
     def write(self, partition: int, users: Users, offset: int) -> None:
         """Write users, and the changelog offset of the last of them, all or nothing."""
+
+
+class FetchedRecords(list[Any]):
+    """The records of one partition from one fetch, in offset order.
+
+    ``follows`` is the last offset of the fetch before, None if there was none. ``seeks`` is how often the consumer had
+    sought when it read them.
+    """
+
+    follows: int | None
+    seeks: int
 
 
 class Assignment:
@@ -118,7 +128,7 @@ class Assignment:
 
     # -- work -----------------------------------------------------------------------------------------------
 
-    def take_in(self, number: int, records: Records, highwater: int | None) -> None:
+    def take_in(self, number: int, records: FetchedRecords, highwater: int | None) -> None:
         """Take in one fetch. Drop a fetch from before the partition was resumed: it may begin past the position."""
         partition = self.partitions.get(number)
         if partition is None or records.seeks <= self._seeks or self._draining:
@@ -172,7 +182,7 @@ class Assignment:
         return True
 
 
-def _check_follows(partition: Partition, records: Records) -> None:
+def _check_follows(partition: Partition, records: FetchedRecords) -> None:
     """Raise ContractError if a fetch was read and never taken in: its events would be lost. Offsets may have gaps."""
     missed = records.follows is not None and records.follows >= partition.next_offset
     if missed and records[0].offset > partition.next_offset:

@@ -1,11 +1,11 @@
-"""Time as the service sees it: injected, so that tests move it instead of sleeping."""
+"""Clocks, and the wish to stop: both are passed in, so that tests move time instead of sleeping."""
 
 from __future__ import annotations
 
 import time
 from typing import Final, Protocol
 
-__all__ = ["Clock", "ManualClock", "SystemClock"]
+__all__ = ["Clock", "ManualClock", "Stop", "SystemClock"]
 
 #: Where a :class:`ManualClock` starts unless told: 2025-01-01T00:00:00Z.
 _START: Final = 1_735_689_600.0
@@ -19,6 +19,16 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since an arbitrary start; it never goes back, so ages are measured with it."""
+
+
+class Stop(Protocol):
+    """Tells a run to end. A ``threading.Event`` that another thread sets is one."""
+
+    def is_set(self) -> bool:
+        """Return whether the run is to end."""
+
+    def wait(self, timeout: float) -> bool:
+        """Sleep for at most ``timeout`` seconds, and return whether the run is to end."""
 
 
 class SystemClock:

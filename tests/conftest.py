@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stream.commands.broker.broker import EmbeddedBroker
-from stream.kafka.topics import ensure_topics
+from stream.kafka.topic_admin import ensure_topics
 from stream.settings import Settings
 
 DATA_FILES = (

@@ -17,7 +17,7 @@ class LazyGroup(click.Group):
 
     COMMANDS: ClassVar[dict[str, str]] = {
         "worker": "stream.commands.worker:worker",
-        "topics": "stream.kafka.topics:topics",
+        "topics": "stream.commands.topics:topics",
         "replay": "stream.commands.replay:replay",
         "simulate": "stream.commands.simulate:simulate",
         "scores": "stream.commands.tail:scores",

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from stream.clock import SystemClock
+from stream.clock import Stop, SystemClock
 from stream.commands.options import GroupedCommand, settings_options
 from stream.datasets.events import event_stream
 from stream.datasets.formats import FORMATS, ReadSummary, read_events
 from stream.errors import ConfigError
-from stream.kafka.sender import Progress, Rate, Stop, send_events
+from stream.kafka.sender import Progress, Rate, send_events
 from stream.settings import Settings
 
 __all__ = ["SignalStop", "rate_option", "replay", "shown_progress", "stopped_by_signals"]

@@ -12,9 +12,8 @@ from kafka import KafkaConsumer
 
 from stream.commands.options import GroupedCommand, settings_options
 from stream.commands.private_counts import PrivateCounts, private_counts
-from stream.commands.tail import open_topics
 from stream.contract.score import Score
-from stream.kafka.reading import read_partition
+from stream.kafka.reading import open_topics, read_partition
 from stream.settings import Settings
 
 __all__ = ["segments"]

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
 from typing import Any, Final
 
 import click
 import msgspec
-from kafka import KafkaConsumer, TopicPartition
 
-from stream.clock import Clock, SystemClock
+from stream.clock import SystemClock
 from stream.commands.options import GroupedCommand, settings_options
 from stream.commands.replay import stopped_by_signals
 from stream.contract.score import Alert, Score
-from stream.kafka.clients import kafka_python_config
-from stream.kafka.reading import open_consumer
-from stream.kafka.rights import Right, check_rights
-from stream.kafka.sender import Stop
-from stream.kafka.topics import require_topic
+from stream.kafka.reading import follow, open_topics
 from stream.settings import Settings
 
-__all__ = ["alerts", "follow", "open_topics", "printable", "score_words", "scores", "shown_time"]
+__all__ = ["alerts", "printable", "score_words", "scores", "shown_time"]
 
-#: How long one look for records may take, and so how soon Ctrl-C is heeded.
-_POLL_S: Final = 0.25
 #: User ids shift the columns up to this width; longer ones break the alignment of their own line only.
 _USER_WIDTH_MIN, _USER_WIDTH_MAX = 12, 40
 _BAND_COLOURS: Final = {"low": "green", "medium": "yellow", "high": "red"}
@@ -103,44 +96,6 @@ def _print(record: Any, lines: _Lines, as_json: bool) -> None:
     except msgspec.MsgspecError as error:
         place = f"{record.topic}, partition {record.partition}, offset {record.offset}"
         click.echo(f"valuestream: {place}: no record of ours ({error}), skipped; --json prints it", err=True)
-
-
-# -- reading --------------------------------------------------------------------------------------------------
-
-
-def open_topics(settings: Settings, topics: list[str], *, from_beginning: bool) -> KafkaConsumer:
-    """A consumer of all partitions of these topics, in no group; ConfigError where broker or topic is missing."""
-    check_rights(settings, [Right("topic", topic, "Read") for topic in topics])
-    consumer = open_consumer(**kafka_python_config(settings))
-    try:
-        existing = consumer.topics()
-        for topic in topics:
-            require_topic(settings, topic, existing)
-        partitions = [TopicPartition(t, p) for t in topics for p in sorted(consumer.partitions_for_topic(t))]
-        consumer.assign(partitions)
-        (consumer.seek_to_beginning if from_beginning else consumer.seek_to_end)()
-        for partition in partitions:
-            # Seeking is lazy: without this, "the end" would be that of the first poll.
-            consumer.position(partition)
-    except BaseException:
-        consumer.close()
-        raise
-    return consumer
-
-
-def follow(consumer: KafkaConsumer, stop: Stop, clock: Clock, seconds: float | None = None) -> Iterator[Any]:
-    """Give records as they arrive, the oldest of each poll first, until ``stop`` or for ``seconds``."""
-    began = clock.monotonic()
-    while not stop.is_set():
-        left = _POLL_S if seconds is None else min(_POLL_S, began + seconds - clock.monotonic())
-        if left <= 0:
-            return
-        polled = consumer.poll(timeout_ms=int(left * 1000))
-        batch = [record for records in polled.values() for record in records]
-        for record in sorted(batch, key=lambda record: record.timestamp):
-            if stop.is_set():
-                return
-            yield record
 
 
 # -- words ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from stream.clock import Clock, SystemClock
 from stream.commands.options import GroupedCommand, settings_options
 from stream.errors import ConfigError, PublishError
 from stream.kafka.rights import named_refusal
-from stream.kafka.topics import check_topics, worker_rights
+from stream.kafka.topic_admin import check_topics
+from stream.kafka.topics import worker_rights
 from stream.score.scorer import DEMO_MODEL, Scorer
 from stream.score.sentiment import Sentiment
 from stream.score.signature import Verify, verifier

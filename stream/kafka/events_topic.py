@@ -16,7 +16,8 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from stream.errors import ConfigError
-from stream.kafka.reading import alike, open_consumer, read_partition
+from stream.kafka.reading import open_consumer, read_partition
+from stream.kafka.topics import similar_names
 
 __all__ = ["Topic", "end_offsets", "is_topic", "read_topic"]
 
@@ -95,7 +96,7 @@ def _spans(consumer: Any, topic: Topic) -> dict[int, tuple[int, int]]:
     """First and end offset of each partition; raises ConfigError where there is no such topic."""
     partitions = consumer.partitions_for_topic(topic.name)
     if not partitions:
-        there = alike(topic.name, consumer.topics())
+        there = similar_names(topic.name, consumer.topics())
         raise ConfigError(f"{','.join(topic.brokers)} has no topic {topic.name}{there}; check data.source")
     places = [TopicPartition(topic.name, p) for p in partitions]
     begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)

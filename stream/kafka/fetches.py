@@ -12,13 +12,15 @@ import faust
 from faust.types import TP
 from faust.types.transports import SchedulingStrategyT
 
+from stream.assignment import FetchedRecords
+
 __all__ = ["Fetched", "FetchingApp", "OneEventPerFetch", "Records", "Untouched"]
 
 #: How the names of changelog topics end.
 _CHANGELOG: Final = "-changelog"
 
 
-class Records(list[Any]):
+class Records(FetchedRecords):
     """The records of one partition from one fetch.
 
     ``follows`` is the last offset of the fetch before, if any; ``seeks`` how often the consumer had sought until then.

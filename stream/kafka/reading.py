@@ -1,29 +1,35 @@
-"""Reading: the records of one partition up to a bound, for every command and job that reads a topic once."""
+"""Reading: how commands and jobs read topics: one partition up to a given offset, or whole topics as records arrive."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Iterator
 from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
 
+from stream.clock import Clock, Stop
 from stream.errors import ConfigError
+from stream.kafka.clients import kafka_python_config
 from stream.kafka.records import AnyText
+from stream.kafka.rights import Right, check_rights
+from stream.kafka.topics import require_topic
+from stream.settings import Settings
 
-__all__ = ["alike", "open_consumer", "read_partition"]
+__all__ = ["follow", "open_consumer", "open_topics", "read_partition"]
 
 _POLL_MS: Final = 500
 _POLL_RECORDS: Final = 5_000
-#: A broker that brings nothing for this long, with records left to read, is not going to.
+#: If records are left to read and the broker brings none for this long, it will not bring them.
 _SILENCE_MAX_S: Final = 30
 _SILENT_POLLS_MAX: Final = _SILENCE_MAX_S * 1000 // _POLL_MS
+#: How long one poll of :func:`follow` may take. Ctrl-C takes effect within this time.
+_FOLLOW_POLL_S: Final = 0.25
 
 
 class _AnyNames(DefaultRecordBatch):  # type: ignore[misc]
-    """A record batch whose header names may be any bytes: kafka-python would never get past one that is not UTF-8."""
+    """A record batch with header names of any bytes. kafka-python cannot read past a name that is not UTF-8."""
 
     def _read_msg(self) -> Any:
         try:
@@ -34,9 +40,9 @@ class _AnyNames(DefaultRecordBatch):  # type: ignore[misc]
 
 
 def open_consumer(**config: Any) -> KafkaConsumer:
-    """A consumer in no group, which makes no topic; KafkaError or OSError where there is no broker.
+    """Open a consumer that is in no group and creates no topic. Raises KafkaError or OSError if no broker answers.
 
-    Where retention has taken the record it is to read, it goes on with the oldest there is.
+    If retention has removed the record that it is to read, it goes on with the oldest one.
     """
     memory_records.DefaultRecordBatch = _AnyNames
     return KafkaConsumer(
@@ -47,33 +53,62 @@ def open_consumer(**config: Any) -> KafkaConsumer:
 def read_partition(
     consumer: KafkaConsumer, tp: TopicPartition, start: int | None = None, end: int | None = None
 ) -> Iterator[Any]:
-    """All records of a partition from ``start`` to before ``end``: where not given, all that it holds now.
+    """Give all records of a partition from offset ``start`` to before ``end``.
 
-    The consumer has no other partition meanwhile. Raises ConfigError where the broker falls silent.
+    Without them it gives all that the partition holds now. The consumer must have no other use meanwhile: its
+    assignment becomes this partition. Raises ConfigError if the broker falls silent.
     """
     position = consumer.beginning_offsets([tp])[tp] if start is None else start
     end = consumer.end_offsets([tp])[tp] if end is None else end
     consumer.assign([tp])
     consumer.seek(tp, position)
-    silent = 0
+    silent_polls = 0
     while position < end:
         records = consumer.poll(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS).get(tp, ())
         yield from (record for record in records if record.offset < end)
-        # Offsets of compacted records and transaction markers are passed over without a record.
+        # The consumer passes offsets without a record by itself: compacted records and transaction markers.
         before, position = position, consumer.position(tp)
-        silent = silent + 1 if position == before else 0
-        if silent >= _SILENT_POLLS_MAX:
+        silent_polls = silent_polls + 1 if position == before else 0
+        if silent_polls >= _SILENT_POLLS_MAX:
             raise ConfigError(
                 f"{tp.topic}, partition {tp.partition}: nothing came for {_SILENCE_MAX_S} s at offset {position} of"
                 f" {end}; expected a broker that answers; check its health"
             )
 
 
-def alike(name: str, existing: Iterable[str]) -> str:
-    """What to add to a line about a topic that is not there.
+def open_topics(settings: Settings, topics: list[str], *, from_beginning: bool) -> KafkaConsumer:
+    """Open a consumer of all partitions of these topics, in no group. Raises ConfigError if broker or topic is missing.
 
-    >>> alike("evnets", ["events", "events-dlq", "scores"])
-    ' (there is: events, events-dlq)'
+    It starts with the oldest records, or with those that arrive from now on.
     """
-    names = get_close_matches(name, sorted(existing))
-    return f" (there is: {', '.join(names)})" if names else ""
+    check_rights(settings, [Right("topic", topic, "Read") for topic in topics])
+    consumer = open_consumer(**kafka_python_config(settings))
+    try:
+        existing = consumer.topics()
+        for topic in topics:
+            require_topic(settings, topic, existing)
+        partitions = [TopicPartition(t, p) for t in topics for p in sorted(consumer.partitions_for_topic(t))]
+        consumer.assign(partitions)
+        (consumer.seek_to_beginning if from_beginning else consumer.seek_to_end)()
+        for partition in partitions:
+            # Seeking is lazy: without this call, "the end" would be the end at the time of the first poll.
+            consumer.position(partition)
+    except BaseException:
+        consumer.close()
+        raise
+    return consumer
+
+
+def follow(consumer: KafkaConsumer, stop: Stop, clock: Clock, seconds: float | None = None) -> Iterator[Any]:
+    """Give records as they arrive, the oldest of each poll first, until ``stop`` is set or ``seconds`` have passed."""
+    began = clock.monotonic()
+    while not stop.is_set():
+        left = _FOLLOW_POLL_S if seconds is None else min(_FOLLOW_POLL_S, began + seconds - clock.monotonic())
+        if left <= 0:
+            return
+        polled = consumer.poll(timeout_ms=int(left * 1000))
+        batch = [record for records in polled.values() for record in records]
+        for record in sorted(batch, key=lambda record: record.timestamp):
+            if stop.is_set():
+                return
+            yield record

@@ -8,12 +8,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from stream.clock import Clock
+from stream.clock import Clock, Stop
 from stream.datasets.events import Record
 from stream.errors import ConfigError, ValuestreamError
 from stream.kafka.clients import connect, kafka_python_config
@@ -21,7 +21,7 @@ from stream.kafka.rights import Right, require_rights
 from stream.kafka.topics import require_topic
 from stream.settings import Settings
 
-__all__ = ["Progress", "Rate", "Sent", "Stop", "paced", "send_events"]
+__all__ = ["Progress", "Rate", "Sent", "paced", "send_events"]
 
 #: Called a few times a second with events sent, seconds since the start, and the last event time in ms.
 Progress = Callable[[int, float, int], None]
@@ -36,16 +36,6 @@ _PROGRESS_INTERVAL_S: Final = 0.25
 _SLEEP_MIN_S: Final = 0.002
 #: Longer waits are taken in parts, so that a stop and a jump of the wall clock are noticed.
 _SLEEP_MAX_S: Final = 0.2
-
-
-class Stop(Protocol):
-    """Tells a run to end; a ``threading.Event`` that another thread sets is one."""
-
-    def is_set(self) -> bool:
-        """Whether the run is to end."""
-
-    def wait(self, timeout: float) -> bool:
-        """Sleep up to this many seconds; true when the run is to end."""
 
 
 @dataclass(frozen=True, slots=True)

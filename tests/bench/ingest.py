@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from stream.kafka.topics import ensure_topics
+from stream.kafka.topic_admin import ensure_topics
 from tests.bench.events import clicks
 from tests.bench.systems import PEERS, SYSTEMS, VALUESTREAM, System, Topic, run_system, settings_for
 from tests.broker import harness

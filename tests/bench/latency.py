@@ -23,7 +23,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.kafka.clients import kafka_python_config
-from stream.kafka.topics import ensure_topics
+from stream.kafka.topic_admin import ensure_topics
 from stream.settings import Settings
 from tests.bench.events import clicks
 from tests.bench.systems import Topic, settings_for

@@ -16,7 +16,8 @@ from typing import Any, Final
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from stream.kafka.topics import ensure_topics, required_topics
+from stream.kafka.topic_admin import ensure_topics
+from stream.kafka.topics import required_topics
 from stream.settings import Settings
 from tests.bench.events import SPAN_S, clicks, everyone, zipf
 from tests.bench.ingest import Plan, Say, write_topic

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from stream.kafka.topics import changelog_topic, ensure_topics
+from stream.kafka.topic_admin import ensure_topics
+from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
 from tests.bench import counts
 from tests.bench.counts import UserCounts

@@ -16,7 +16,7 @@ from stream.settings import Settings
 from stream.state.partition_state import PartitionState
 from tests.broker import harness
 from tests.broker.harness import WorkerProcess, partition_of, wait_for
-from tests.kafka.test_producer import Record
+from tests.decode.test_dead_letters import Record
 
 pytestmark = pytest.mark.broker
 

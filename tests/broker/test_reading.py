@@ -12,13 +12,13 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from stream.commands.broker.broker import EmbeddedBroker
 from stream.commands.dlq.dlq import dlq
-from stream.commands.tail import open_topics, scores
+from stream.commands.tail import scores
 from stream.commands.user.user import user
 from stream.errors import ConfigError
 from stream.kafka.clients import kafka_python_config
 from stream.kafka.events_topic import read_topic
-from stream.kafka.reading import open_consumer, read_partition
-from stream.kafka.topics import ensure_topics
+from stream.kafka.reading import open_consumer, open_topics, read_partition
+from stream.kafka.topic_admin import ensure_topics
 from stream.settings import Settings
 from tests.broker.harness import partition_of
 

@@ -13,7 +13,8 @@ from stream.commands.broker.broker import EmbeddedBroker
 from stream.commands.broker.processes import free_port
 from stream.errors import ConfigError
 from stream.kafka.clients import connect
-from stream.kafka.topics import changelog_topic, check_topics, ensure_topics, required_topics
+from stream.kafka.topic_admin import check_topics, ensure_topics
+from stream.kafka.topics import changelog_topic, required_topics
 from stream.settings import Settings
 from tests.broker.command import assert_one_line, valuestream
 

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from kafka import KafkaProducer
 
 from stream.checkpoint import changelog
-from stream.commands.user.read import partition_of
 from stream.commands.user.user import show
 from stream.contract.columns import STATE_VERSION
 from stream.contract.events import EVENT, EventBatch, EventType
 from stream.errors import ContractError
 from stream.kafka.clients import kafka_python_config
+from stream.kafka.partitioner import partition_of
 from stream.kafka.topics import changelog_topic
 from stream.score.decide import encode_json
 from stream.settings import Settings
@@ -28,15 +28,6 @@ from tests.broker.examples import score_of
 from tests.state.reference import WINDOWS, Plain, window
 
 START = 1_735_732_800
-#: Values of Java's murmur2 from Apache Kafka's own UtilsTest.testMurmur2.
-JAVA_MURMUR2 = {
-    "21": -973932308,
-    "foobar": -790332482,
-    "a-little-bit-long-string": -985981536,
-    "a-little-bit-longer-string": -1486304829,
-    "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971,
-    "abc": 479470107,
-}
 
 
 def history(n: int, user: str = "ann") -> list[Plain]:
@@ -86,12 +77,6 @@ def iso(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-@pytest.mark.parametrize("partitions", [1, 4, 12])
-def test_partition_is_that_of_the_java_clients_default_partitioner(partitions: int) -> None:
-    for user, hashed in JAVA_MURMUR2.items():
-        assert partition_of(user, partitions) == (hashed & 0x7FFFFFFF) % partitions
-
-
 @pytest.mark.broker
 @pytest.mark.parametrize("n", [1, 30, 150])
 def test_state_shown_is_what_a_plain_count_of_the_events_says(settings: Settings, n: int) -> None:
@@ -122,7 +107,7 @@ def test_newest_value_counts_and_other_users_do_not(settings: Settings) -> None:
 
 @pytest.mark.broker
 def test_user_in_an_unexpected_partition_is_found(settings: Settings) -> None:
-    elsewhere = (partition_of("ann", 4) + 1) % 4
+    elsewhere = (partition_of(b"ann", 4) + 1) % 4
     put(settings, changelog_topic(settings), "ann", packed(history(3)), partition=elsewhere)
     assert shown(settings, "ann")["partition"] == elsewhere
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from stream.commands.broker.broker import EmbeddedBroker
 from stream.contract.columns import USER
-from stream.kafka.topics import ensure_topics
+from stream.kafka.topic_admin import ensure_topics
 from stream.settings import Settings
 from stream.state.erasure import Erasures
 from tests.broker import harness

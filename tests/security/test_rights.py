@@ -15,19 +15,13 @@ from kafka import KafkaProducer
 
 from stream.clock import SystemClock
 from stream.commands.dlq.dlq import dlq
-from stream.commands.tail import open_topics
 from stream.errors import ConfigError, ValuestreamError
 from stream.kafka.clients import kafka_python_config
+from stream.kafka.reading import open_topics
 from stream.kafka.rights import Right, check_rights
 from stream.kafka.sender import Rate, send_events
-from stream.kafka.topics import (
-    changelog_topic,
-    check_topics,
-    ensure_topics,
-    looking_rights,
-    required_topics,
-    worker_rights,
-)
+from stream.kafka.topic_admin import check_topics, ensure_topics
+from stream.kafka.topics import changelog_topic, required_topics, topic_check_rights, worker_rights
 from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import wait_for
@@ -158,7 +152,7 @@ def test_operator_creates_topics_with_the_rights_of_the_table_and_not_without_cr
 ) -> None:
     settings = secured.as_user("operator", **topic_names)
     names = [spec.name for spec in required_topics(settings, 0)]
-    looking, creating = looking_rights(settings), [Right("topic", name, "Create") for name in names]
+    looking, creating = topic_check_rights(settings), [Right("topic", name, "Create") for name in names]
     assert said(Right("topic", names[0], "Describe")) in line_of(lambda: ensure_topics(settings, 2))
     secured.allow("operator", looking)
     wait_for("leave to look", lambda: not line_of(lambda: check_rights(settings, looking[:5])))

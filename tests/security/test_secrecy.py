@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from stream.kafka.topics import ensure_topics, worker_rights
+from stream.kafka.topic_admin import ensure_topics
+from stream.kafka.topics import worker_rights
 from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import Message, WorkerProcess, track, wait_for

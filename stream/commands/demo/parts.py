@@ -22,11 +22,11 @@ from stream.clock import Clock
 from stream.commands.broker.processes import POLL_S
 from stream.commands.demo.scrape import Reading, ready, scrape
 from stream.commands.replay import SignalStop
-from stream.commands.tail import follow
 from stream.contract.score import Alert, Score
 from stream.datasets.events import Record, event_stream
 from stream.datasets.shoppers import Market
 from stream.errors import ValuestreamError
+from stream.kafka.reading import follow
 from stream.kafka.sender import Rate, Sent, send_events
 from stream.settings import Settings
 

@@ -18,17 +18,16 @@ from typing import Any, Final
 from rich.console import Console
 from rich.live import Live
 
-from stream.clock import Clock
+from stream.clock import Clock, Stop
 from stream.commands.broker.broker import EmbeddedBroker
 from stream.commands.broker.processes import HOST, free_port, running, taken
 from stream.commands.demo.parts import Feed, Signals, Simulator, WorkerProcess
 from stream.commands.demo.scrape import Reading
 from stream.commands.demo.summary import Summary, count
 from stream.commands.demo.terminal_page import Frame, line, page
-from stream.commands.tail import open_topics
 from stream.errors import ConfigError
-from stream.kafka.sender import Stop
-from stream.kafka.topics import ensure_topics
+from stream.kafka.reading import open_topics
+from stream.kafka.topic_admin import ensure_topics
 from stream.settings import Settings
 
 __all__ = ["DemoRun", "Options"]

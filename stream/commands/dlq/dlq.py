@@ -29,10 +29,9 @@ from stream.commands.dlq.tables import (
 )
 from stream.commands.options import GroupedCommand, settings_options
 from stream.commands.replay import shown_progress, stopped_by_signals
-from stream.commands.tail import open_topics
 from stream.errors import ConfigError, ValuestreamError
 from stream.kafka.clients import kafka_python_config
-from stream.kafka.reading import open_consumer
+from stream.kafka.reading import open_consumer, open_topics
 from stream.kafka.rights import check_rights
 from stream.settings import Settings
 

@@ -12,11 +12,10 @@ from typing import Any, Final, NamedTuple
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from stream.clock import Clock
+from stream.clock import Clock, Stop
 from stream.commands.dlq.letters import Letter, read_letter
 from stream.errors import ConfigError
 from stream.kafka.reading import read_partition
-from stream.kafka.sender import Stop
 
 __all__ = ["Place", "Selection", "clear_errors", "fetch_one", "iso", "letters", "moment_ms", "require_one"]
 

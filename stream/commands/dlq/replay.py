@@ -13,13 +13,13 @@ from typing import Any, Final, NamedTuple
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from stream.clock import Clock
+from stream.clock import Clock, Stop
 from stream.commands.dlq.letters import Letter
 from stream.commands.dlq.read import Place
 from stream.commands.dlq.route import Event, Router
 from stream.errors import ValuestreamError
 from stream.kafka.clients import aiokafka_config
-from stream.kafka.sender import Progress, Stop
+from stream.kafka.sender import Progress
 from stream.settings import Settings
 
 __all__ = ["Pace", "Replayed", "replay_letters"]

@@ -7,15 +7,15 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.partitioner.default import murmur2
 
 from stream.commands.dlq.letters import Letter
 from stream.commands.dlq.read import fetch_one
 from stream.decode.dead_letters import ATTEMPT
 from stream.decode.decoder import ORIGIN_HEADER
 from stream.errors import ConfigError
-from stream.kafka.reading import alike
+from stream.kafka.partitioner import partition_of
 from stream.kafka.rights import Right
+from stream.kafka.topics import similar_names
 
 __all__ = ["Event", "Router"]
 
@@ -53,7 +53,7 @@ class Router:
             return
         self._require(Right("topic", to, "Write"))
         if to not in self._topics:
-            there = alike(to, self._topics)
+            there = similar_names(to, self._topics)
             raise ConfigError(f"topic {to!r} not found, expected one to replay to{there}; create it, or set --to")
 
     def route(self, letter: Letter) -> Event | str:
@@ -110,7 +110,7 @@ def _partition(letter: Letter, key: bytes | None, topic: str, count: int) -> int
         return source
     if key is None:
         return (letter.partition if source is None else source) % count
-    return int(murmur2(key) & 0x7FFFFFFF) % count
+    return partition_of(key, count)
 
 
 def _replay_headers(letter: Letter, headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:

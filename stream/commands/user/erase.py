@@ -17,11 +17,12 @@ from kafka.errors import KafkaError
 
 from stream.clock import Clock, SystemClock
 from stream.commands.options import GroupedCommand, settings_options, user_argument
-from stream.commands.tail import open_topics, printable, shown_time
+from stream.commands.tail import printable, shown_time
 from stream.commands.user.facts import iso
 from stream.commands.user.read import Held, Retention, find, retentions, stored_id
 from stream.errors import ValuestreamError
 from stream.kafka.clients import kafka_python_config
+from stream.kafka.reading import open_topics
 from stream.kafka.rights import Right, check_rights
 from stream.kafka.topics import changelog_topic, required_topics
 from stream.settings import Settings

@@ -14,11 +14,10 @@ from kafka import KafkaConsumer, TopicPartition
 
 from stream.clock import Clock, SystemClock
 from stream.commands.options import GroupedCommand, settings_options, user_argument
-from stream.commands.tail import open_topics
 from stream.commands.user.facts import facts, history, iso, reviews
 from stream.commands.user.read import Held, Retention, find, partitions_of, retentions, stored_id
 from stream.decode.decoder import Decoder, Money
-from stream.kafka.reading import read_partition
+from stream.kafka.reading import open_topics, read_partition
 from stream.kafka.topics import changelog_topic, required_topics
 from stream.settings import Settings
 

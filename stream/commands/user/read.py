@@ -11,21 +11,20 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
-from kafka.partitioner.default import murmur2
 
 from stream.checkpoint import changelog
-from stream.commands.tail import open_topics
 from stream.contract.score import Score
 from stream.decode.pseudonyms import pseudonyms_of
 from stream.errors import ConfigError, ContractError
 from stream.kafka.clients import connect
-from stream.kafka.reading import read_partition
+from stream.kafka.partitioner import partition_of
+from stream.kafka.reading import open_topics, read_partition
 from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
 from stream.state.erasure import Marker, marker_key, read_marker
 from stream.state.partition_state import PartitionState, Snapshot
 
-__all__ = ["Held", "Retention", "find", "partition_of", "partitions_of", "retentions", "stored_id"]
+__all__ = ["Held", "Retention", "find", "partitions_of", "retentions", "stored_id"]
 
 #: Kafka's word for "no bound" in ``max.compaction.lag.ms``.
 _NO_BOUND_MS: Final = 2**63 - 1
@@ -52,11 +51,6 @@ class Retention:
     kept_ms: int | None
 
 
-def partition_of(user_id: str, partitions: int) -> int:
-    """The partition that Kafka's default partitioner gives a key: murmur2, as in the Java client."""
-    return int(murmur2(user_id.encode()) & 0x7FFFFFFF) % partitions
-
-
 def partitions_of(consumer: KafkaConsumer, topic: str, user_id: str) -> list[int]:
     """All partitions of an opened topic, first the one where the user is expected.
 
@@ -64,7 +58,7 @@ def partitions_of(consumer: KafkaConsumer, topic: str, user_id: str) -> list[int
     partitioner of its own may have put the user elsewhere.
     """
     count = sum(tp.topic == topic for tp in consumer.assignment())
-    expected = partition_of(user_id, count)
+    expected = partition_of(user_id.encode(), count)
     return sorted(range(count), key=lambda number: number != expected)
 
 

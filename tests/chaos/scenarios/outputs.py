@@ -9,7 +9,8 @@ from typing import Final
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.kafka.clients import connect
-from stream.kafka.topics import changelog_topic, ensure_topics, required_topics
+from stream.kafka.topic_admin import ensure_topics
+from stream.kafka.topics import changelog_topic, required_topics
 from stream.settings import Settings
 from tests.broker import harness
 from tests.broker.harness import PARTITIONS, Message
