@@ -1,7 +1,8 @@
-"""All settings of the service, read once in ``cli.main`` and passed down.
+"""All settings of the service. They are read once, in ``cli.main``, and passed down.
 
 Every setting can come from a flag, from the environment (``VALUESTREAM_`` and the name in capitals) or
-from a ``.env`` file, in that order of precedence. ``group`` says under which heading ``--help`` shows it.
+from a ``.env`` file. A flag wins over the environment, and the environment over the file. ``group`` is the heading
+under which ``--help`` shows the setting.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def _setting(default: Any, group: str, help: str, **bounds: Any) -> Any:
 
 
 class Settings(BaseSettings):
-    """The service's settings; wrong values are refused with the name, the value and what is allowed."""
+    """The settings of the service. A wrong value is refused: the error names setting, value and what is allowed."""
 
     model_config = SettingsConfigDict(
         env_prefix="VALUESTREAM_", env_file=".env", extra="ignore", frozen=True, protected_namespaces=()
@@ -29,10 +30,10 @@ class Settings(BaseSettings):
     # Kafka -------------------------------------------------------------------------------------------
     bootstrap_servers: str = _setting("127.0.0.1:9092", "Kafka", "Brokers, as host:port,host:port.")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _setting(
-        "PLAINTEXT", "Kafka", "How to speak to the brokers."
+        "PLAINTEXT", "Kafka", "Protocol to the brokers."
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = _setting(
-        "PLAIN", "Kafka", "SASL mechanism, where the protocol is SASL_*."
+        "PLAIN", "Kafka", "SASL mechanism, used if the protocol is SASL_*."
     )
     sasl_username: str = _setting("", "Kafka", "SASL user.")
     sasl_password: SecretStr = _setting(SecretStr(""), "Kafka", "SASL password; best set in the environment.")
@@ -43,80 +44,90 @@ class Settings(BaseSettings):
     instance_id: str = _setting(
         "",
         "Kafka",
-        "Stable name of this worker (static membership): a restart then takes its partitions back at once.",
+        "Stable name of this worker (static membership). With it, a restarted worker gets its partitions back at once.",
     )
     session_timeout_s: float = _setting(
         8.0,
         "Kafka",
-        "A dead worker's partitions move after this long; shorter is faster, but pauses count as death.",
+        "A dead worker's partitions move after this time. Shorter moves them sooner, but a pause counts as death.",
         ge=1,
     )
 
     # Topics ------------------------------------------------------------------------------------------
-    events_topic: str = _setting("events", "Topics", "Where the clickstream is read from, keyed by user id.")
-    scores_topic: str = _setting("scores", "Topics", "Where scores go: compacted, keyed by user id.")
-    alerts_topic: str = _setting("alerts", "Topics", "Where alerts go.")
-    dlq_topic: str = _setting("events-dlq", "Topics", "Where events that cannot be used go, with the reason.")
+    events_topic: str = _setting("events", "Topics", "Topic of the clickstream, keyed by user id.")
+    scores_topic: str = _setting("scores", "Topics", "Topic of the scores: compacted, keyed by user id.")
+    alerts_topic: str = _setting("alerts", "Topics", "Topic of the alerts.")
+    dlq_topic: str = _setting(
+        "events-dlq", "Topics", "Topic of the dead letters: events that cannot be used, with the reason."
+    )
 
     # Events ------------------------------------------------------------------------------------------
-    envelope: Literal["segment", "flat"] = _setting("segment", "Events", "Shape of the events: a preset name.")
+    envelope: Literal["segment", "flat"] = _setting(
+        "segment", "Events", "Envelope of the events: the name of a preset."
+    )
     fx_rates: dict[str, float] = _setting(
-        {}, "Events", 'Worth of one unit of other currencies in the model\'s, as JSON: {"EUR": 1.08}.'
+        {}, "Events", 'What one unit of another currency is worth in the currency of the model, as JSON: {"EUR": 1.08}.'
     )
-    event_bytes_max: int = _setting(262_144, "Events", "Larger records go to the dead letters.", ge=256)
+    event_bytes_max: int = _setting(262_144, "Events", "A larger record becomes a dead letter.", ge=256)
     lateness_s: float = _setting(
-        86_400.0, "Events", "How far behind its partition's newest event an event may arrive.", ge=0
+        86_400.0, "Events", "How far an event may be behind the newest event of its partition and still count.", ge=0
     )
-    future_skew_s: float = _setting(300.0, "Events", "How far ahead of our clock an event may be.", ge=0)
+    future_skew_s: float = _setting(300.0, "Events", "How far the time of an event may be ahead of our clock.", ge=0)
 
     # State -------------------------------------------------------------------------------------------
-    data_dir: Path = _setting(Path(".valuestream/state"), "State", "Local store of user state; one per worker.")
+    data_dir: Path = _setting(
+        Path(".valuestream/state"), "State", "Folder of the local store of user state; each worker needs its own."
+    )
     fetch_records_max: int = _setting(
-        4_000, "State", "Records taken from the broker at a time: more is faster, fewer is smoother.", ge=1
+        4_000, "State", "Records taken from the broker at a time. More is faster, fewer is smoother.", ge=1
     )
     checkpoint_interval_s: float = _setting(
         1.0,
         "State",
-        "State, outputs and offsets become durable this often; longer writes less and replays more.",
+        "How often state, outputs and offsets become durable. Longer writes less, but replays more after a crash.",
         gt=0,
     )
-    recovery_deadline_s: float = _setting(600.0, "State", "Recovery that takes longer ends the worker.", gt=0)
+    recovery_deadline_s: float = _setting(600.0, "State", "A recovery that takes longer ends the worker.", gt=0)
     standby_replicas: int = _setting(
         1,
         "State",
-        "Other workers that keep a copy of each partition's state, to take over at once; each costs disk and reads.",
+        "Other workers that keep a copy of each partition's state, to take over at once. Each costs disk and reads.",
         ge=0,
     )
 
     # Scoring -----------------------------------------------------------------------------------------
-    model_dir: Path | None = _setting(None, "Scoring", "Model folder; the shipped demo model where not given.")
+    model_dir: Path | None = _setting(None, "Scoring", "Model folder. Without it, the shipped demo model serves.")
     model_public_key: Path | None = _setting(
-        None, "Scoring", "PEM file of an Ed25519 public key: only model folders signed with its private key are served."
+        None, "Scoring", "PEM file of an Ed25519 public key. Only model folders signed with its private key are served."
     )
     provider: Literal["cpu", "cuda"] = _setting(
-        "cpu", "Scoring", "Where the model runs. Start-up fails rather than fall back to another."
+        "cpu",
+        "Scoring",
+        "Where the model runs. If it cannot run there, the worker does not start.",
     )
     model_variant: Literal["fp32", "int8", "fp16"] = _setting(
-        "fp32", "Scoring", "Number format of the model, of those in its folder; its card says what each loses."
+        "fp32",
+        "Scoring",
+        "Variant of the model in its folder. The model card says how much quality each variant loses.",
     )
-    inference_threads: int = _setting(1, "Scoring", "CPU threads of one inference.", ge=1)
+    inference_threads: int = _setting(1, "Scoring", "CPU threads for one inference.", ge=1)
     sentiment_dir: Path | None = _setting(
-        None, "Scoring", "Sentiment model folder; where not given, the texts of reviews are not read."
+        None, "Scoring", "Folder of the sentiment model. Without it, the texts of reviews are not read."
     )
     reviews_pending_max: int = _setting(
         2_000,
         "Scoring",
-        "Ingestion waits while this many reviews wait for their sentiment; more takes larger bursts and replays more.",
+        "Ingestion waits while this many reviews wait for their sentiment. More takes larger bursts but replays more.",
         ge=1,
     )
     refresh_interval_s: float = _setting(
-        1.0, "Scoring", "A user with fresh events is scored at most once in this time.", ge=0
+        1.0, "Scoring", "A user with new events is scored at most once in this time.", ge=0
     )
-    batch_users_max: int = _setting(256, "Scoring", "Users scored in one inference.", ge=1)
+    batch_users_max: int = _setting(256, "Scoring", "Most users in one inference.", ge=1)
     explain_users_max: int = _setting(
-        16, "Scoring", "Alerted users of a batch whose reasons are looked for, at the cost of nine scores each.", ge=0
+        16, "Scoring", "Most alerted users of a batch that get reasons. Each costs nine scores.", ge=0
     )
-    idle_sweep_s: float = _setting(1.0, "Scoring", "How often silent users are looked for.", gt=0)
+    idle_sweep_s: float = _setting(1.0, "Scoring", "How often the worker looks for silent users.", gt=0)
 
     # Alerts ------------------------------------------------------------------------------------------
     alert_churn_high: float = _setting(
@@ -127,7 +138,7 @@ class Settings(BaseSettings):
         le=1,
     )
     alert_churn_clear: float = _setting(
-        0.6, "Alerts", "Churn probability below which the alert re-arms (hysteresis).", ge=0, le=1
+        0.6, "Alerts", "Churn probability below which another alert becomes possible (hysteresis).", ge=0, le=1
     )
     alert_cooldown_s: float = _setting(
         86_400.0, "Alerts", "Event time that must pass between two alerts for one user.", ge=0
@@ -137,23 +148,25 @@ class Settings(BaseSettings):
     pseudonym_key: SecretStr = _setting(
         SecretStr(""),
         "Privacy",
-        "Keep hashes by this key in place of user ids: 32 random bytes or more, as hex or base64; best set in the"
+        "Key for hashes that are kept in place of user ids: 32 random bytes or more, as hex or base64; best set in the"
         " environment.",
     )
     pseudonym_key_id: str = _setting(
-        "1", "Privacy", "Name of that key, in every pseudonym: p1:...; the state of another key is refused."
+        "1", "Privacy", "Name of that key. It is in every pseudonym (p1:...); the state of another key is refused."
     )
 
     # Operations --------------------------------------------------------------------------------------
-    http_host: str = _setting("127.0.0.1", "Operations", "Where metrics and health listen. Loopback unless told.")
-    http_port: int = _setting(9464, "Operations", "Port of /metrics and /health/*; 0 takes a free one.", ge=0)
+    http_host: str = _setting(
+        "127.0.0.1", "Operations", "Address where metrics and health pages listen; loopback by default."
+    )
+    http_port: int = _setting(9464, "Operations", "Port of /metrics and /health/*; 0 takes a free port.", ge=0)
     log_format: Literal["text", "json"] = _setting("text", "Operations", "Logs for people or for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Operations", "How much to log.")
     stall_timeout_s: float = _setting(
         60.0,
         "Operations",
-        "A worker ends when records wait and nothing is committed for this long, or the broker does not answer;"
-        " it is not ready after half of it.",
+        "A worker ends when records wait and nothing is committed for this long, or the broker does not answer for"
+        " this long. After half of that time it is not ready.",
         gt=0,
     )
     stop_timeout_s: float = _setting(10.0, "Operations", "A stop that takes longer is forced.", gt=0)
