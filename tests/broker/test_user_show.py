@@ -14,7 +14,7 @@ from kafka import KafkaProducer
 
 from stream.checkpoint import changelog
 from stream.commands.user.read import partition_of
-from stream.commands.user.user import show
+from stream.commands.user.show import show
 from stream.contract.columns import STATE_VERSION
 from stream.contract.events import EVENT, EventBatch, EventType
 from stream.errors import ContractError

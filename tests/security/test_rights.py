@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from kafka import KafkaProducer
 
 from stream.clock import SystemClock
-from stream.commands.dlq.dlq import dlq
-from stream.commands.tail import open_topics
+from stream.commands.dlq.command import dlq
+from stream.commands.tailing import open_topics
 from stream.errors import ConfigError, ValuestreamError
 from stream.kafka.clients import kafka_python_config
 from stream.kafka.rights import Right, check_rights
