@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from stream.kafka.topic_admin import ensure_topics
 from stream.settings import Settings
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +25,9 @@ from model_export.metrics.bootstrap import Interval, Measured, TestSet, measure
 from model_export.metrics.measures import Kind
 from model_export.network.heads import head_names
 from model_export.settings import Settings
+from stream.contract.columns import DAY_S
 from stream.errors import ConfigError
+from stream.iso_time import iso_date
 
 __all__ = [
     "METRICS_FILE", "Bounds", "Evaluation", "Outcomes", "Scores", "load_evaluation", "load_outcomes", "load_scores",
@@ -193,4 +194,4 @@ def _bounds(interval: Interval) -> Bounds:
 
 
 def _day(outcomes: Outcomes) -> str:
-    return datetime.fromtimestamp(int(outcomes.as_of.max()), UTC).strftime("%Y-%m-%d")
+    return iso_date(int(outcomes.as_of.max()) // DAY_S)

@@ -26,9 +26,10 @@ from model_export.retraining.challenge import Comparison, compare, decide
 from model_export.retraining.registry import Champion, Registry
 from model_export.settings import Settings
 from model_export.training.fit import frequent_categories
-from model_export.training.train import Model, category_names, iso, learn, products_of, run_of, sample_of
+from model_export.training.train import Model, category_names, learn, products_of, run_of, sample_of
 from stream.contract.manifest import Variant
 from stream.errors import ConfigError
+from stream.iso_time import iso_seconds
 
 __all__ = ["Retraining", "retrain"]
 
@@ -107,8 +108,8 @@ def _untried(settings: Settings, champion: Champion | None, examples: Dataset) -
         warm=False,
         epochs=0,
         margin=settings.retrain.margin,
-        data=(iso(examples.span[0]), iso(examples.span[1])),
-        test_from=iso(_windows(settings, examples.span).test[0]),
+        data=(iso_seconds(examples.span[0]), iso_seconds(examples.span[1])),
+        test_from=iso_seconds(_windows(settings, examples.span).test[0]),
         comparison=None,
     )
 
@@ -184,9 +185,9 @@ def _has_news(champion: Champion, settings: Settings, examples: Dataset) -> bool
     begin = _windows(settings, examples.span).test[0]
     if seen > begin:
         raise ConfigError(
-            f"the champion {champion.version} has seen labels up to {iso(seen)}, but the test window begins on"
-            f" {iso(begin)}: it would be tested on what it was trained on; give data that ends later, or a shorter"
-            " snapshots.window_days"
+            f"the champion {champion.version} has seen labels up to {iso_seconds(seen)}, but the test window begins on"
+            f" {iso_seconds(begin)}: it would be tested on what it was trained on; give data that ends later, or a"
+            " shorter snapshots.window_days"
         )
     return seen < begin or bool(_difference(champion.run.settings, settings))
 

@@ -11,8 +11,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from model_export.text.labelled import Columns, LabelledTexts, Split, read_label
 from model_export.text.settings import TextFit
 from model_export.text.tune import TextClassifier, Tokenised, Tuned, logits, tune
 from stream.errors import ConfigError, ContractError
+from stream.iso_time import iso_seconds
 from stream.score.sentiment import LABELS, softmax, token_ids
 
 __all__ = ["FittedSentiment", "SentimentRun", "fit_sentiment", "load_sentiment_run", "text_metrics", "train_sentiment"]
@@ -89,7 +90,9 @@ def train_sentiment(
     fitted = fit_sentiment(parts, checkpoint, fit, progress)
     counts = {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)}
     counts |= {"repeats": parts.repeats, "epochs": len(fitted.tuned.losses) - 1, "best_epoch": fitted.tuned.best_epoch}
-    trained_on = tuple(_iso(key) if columns.time else "" for key in span([parts.train, parts.validation]))
+    trained_on = tuple(
+        iso_seconds(math.floor(key)) if columns.time else "" for key in span([parts.train, parts.validation])
+    )
     with replaced(out, RUN_FILE) as new:
         run = SentimentRun(
             name=name,
@@ -182,7 +185,3 @@ def _sample(texts: LabelledTexts) -> bytes:
     rows = np.unique(np.linspace(0, len(texts) - 1, min(SAMPLE_TEXTS, len(texts))).astype(int)).tolist()
     lines = (msgspec.json.encode(LabelledText(texts.texts[row], int(texts.labels[row]))) for row in rows)
     return b"".join(line + b"\n" for line in lines)
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

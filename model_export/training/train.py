@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,9 +39,10 @@ from stream.contract.manifest import Calibration
 from stream.contract.tokens import CHANNELS
 from stream.datasets.formats import read_events
 from stream.errors import ConfigError
+from stream.iso_time import iso_seconds
 
 __all__ = [
-    "Model", "category_names", "iso", "learn", "products_of", "run_of", "sample_of", "train", "work_folder",
+    "Model", "category_names", "learn", "products_of", "run_of", "sample_of", "train", "work_folder",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -149,7 +149,7 @@ def run_of(settings: Settings, examples: Dataset, model: Model) -> Run:
         calibration=model.calibration,
         categories=category_names(examples, model.categories),
         currency=settings.data.money,
-        trained_on=(iso(examples.span[0]), iso(examples.span[1])),
+        trained_on=(iso_seconds(examples.span[0]), iso_seconds(examples.span[1])),
         counts=_counts(examples, model),
         metrics=_measure(model, examples, settings),
     )
@@ -240,8 +240,3 @@ def sample_of(test: Examples, seed: int) -> Sample:
     lengths = (test.tokens[rows, :, _TYPE] > 0).sum(axis=1)
     part = test.take(rows[np.argsort(lengths, kind="stable")])
     return Sample(part.tokens, part.features, part.churn, part.purchase, part.value)
-
-
-def iso(seconds: int) -> str:
-    """Seconds since 1970 as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,4 @@
-"""The ``valuestream`` command: every subcommand, and errors as one clear line."""
+"""The ``valuestream`` command. It lists every subcommand, and prints an error as one clear line."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ __all__ = ["main"]
 
 
 class LazyGroup(click.Group):
-    """A group whose subcommands are imported only when they are run, so that ``--help`` is quick."""
+    """A group that imports a subcommand only when it is needed, so that each command starts quickly."""
 
     COMMANDS: ClassVar[dict[str, str]] = {
         "worker": "stream.commands.worker:worker",
         "topics": "stream.commands.topics:topics",
         "replay": "stream.commands.replay:replay",
         "simulate": "stream.commands.simulate:simulate",
-        "scores": "stream.commands.tail:scores",
-        "alerts": "stream.commands.tail:alerts",
-        "user": "stream.commands.user.user:user",
-        "segments": "stream.commands.segments:segments",
-        "dlq": "stream.commands.dlq.dlq:dlq",
-        "plan": "stream.commands.plan.plan:plan",
-        "broker": "stream.commands.broker.broker:broker",
-        "demo": "stream.commands.demo.demo:demo",
+        "scores": "stream.commands.scores:scores",
+        "alerts": "stream.commands.alerts:alerts",
+        "user": "stream.commands.user.command:user",
+        "segments": "stream.commands.segments.command:segments",
+        "dlq": "stream.commands.dlq.command:dlq",
+        "plan": "stream.commands.plan.command:plan",
+        "broker": "stream.commands.broker.command:broker",
+        "demo": "stream.commands.demo.command:demo",
     }
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        """Names in the order a newcomer needs them."""
+        """The names, in the order in which a newcomer needs them."""
         return list(self.COMMANDS)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -51,7 +51,7 @@ def cli(debug: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line on stderr and exit status 1."""
+    """Run the command line. An error of ours becomes one line on stderr and exit status 1."""
     debug = "--debug" in sys.argv
     try:
         cli()

@@ -1,4 +1,4 @@
-"""Turns :class:`~stream.settings.Settings` fields into command-line flags, grouped in ``--help``."""
+"""Options that several commands share. The flags of settings are made from :class:`~stream.settings.Settings`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pydantic_core import ErrorDetails
 from stream.errors import ConfigError
 from stream.settings import Settings
 
-__all__ = ["GroupedCommand", "load_settings", "settings_options", "user_argument"]
+__all__ = ["GroupedCommand", "load_settings", "rate_option", "settings_options", "user_argument"]
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists the settings under their group's heading."""
+    """A command that lists the settings in its help under the heading of their group."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section per settings group, the command's own options first."""
+        """Write one section for each settings group. The command's own options come first."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -42,15 +42,15 @@ class SettingOption(click.Option):
 def settings_options(*groups: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a click command the flags of these settings groups and a ``settings`` argument.
 
-    Put it directly under ``@click.command(cls=GroupedCommand)``; flags not given fall back to the
-    environment and ``.env``.
+    Put it directly under ``@click.command(cls=GroupedCommand)``. A setting without its flag comes from the environment
+    or from ``.env``.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            given = {name: kwargs.pop(name) for name in names}
-            settings = load_settings(**{k: v for k, v in given.items() if v is not None})
+            flags = {name: kwargs.pop(name) for name in names}
+            settings = load_settings(**{name: value for name, value in flags.items() if value is not None})
             return function(*args, settings=settings, **kwargs)
 
         params: list[click.Parameter] = getattr(function, "__click_params__", [])
@@ -63,12 +63,17 @@ def settings_options(*groups: str) -> Callable[[Callable[..., Any]], Callable[..
 
 
 def user_argument(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command the argument ID, a user's id, as ``user_id``."""
-    return click.argument("user_id", metavar="ID", callback=_text)(function)
+    """Give a click command the argument ID, which is a user's id, as ``user_id``."""
+    return click.argument("user_id", metavar="ID", callback=_require_utf8)(function)
 
 
-def _text(_context: click.Context, _param: click.Parameter, user_id: str) -> str:
-    """The id as it is; ConfigError where the shell gave bytes that no event can carry."""
+def rate_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a click command that sends events the option --rate."""
+    return click.option("--rate", default="max", show_default=True, metavar="max|N|xK", help=help)
+
+
+def _require_utf8(_context: click.Context, _param: click.Parameter, user_id: str) -> str:
+    """Return the id as it is. Raises ConfigError if the shell gave bytes that no event can carry."""
     try:
         user_id.encode()
     except UnicodeEncodeError:
@@ -78,34 +83,37 @@ def _text(_context: click.Context, _param: click.Parameter, user_id: str) -> str
     return user_id
 
 
-def load_settings(**given: Any) -> Settings:
-    """Read the settings, flags over environment over ``.env``; one clear line for each that is wrong."""
+def load_settings(**flags: Any) -> Settings:
+    """Read the settings: flags win over the environment, which wins over ``.env``.
+
+    Raises ConfigError with one line that names each wrong setting.
+    """
     try:
-        return Settings(**given)
+        return Settings(**flags)
     except ValidationError as error:
         lines = [
-            f"setting {'.'.join(map(str, e['loc']))}: found {_shown(e)}, {e['msg'][0].lower()}{e['msg'][1:]};"
+            f"setting {'.'.join(map(str, e['loc']))}: found {_shown_input(e)}, {e['msg'][0].lower()}{e['msg'][1:]};"
             f" set it by flag or VALUESTREAM_{str(e['loc'][0]).upper()}"
             for e in error.errors()
         ]
         raise ConfigError("; ".join(lines)) from None
 
 
-def _shown(error: ErrorDetails) -> str:
-    """What was given, unless it is a secret."""
+def _shown_input(error: ErrorDetails) -> str:
+    """The wrong value, unless it is a secret."""
     field = Settings.model_fields.get(str(error["loc"][0]))
     return "a secret" if field is not None and field.annotation is SecretStr else repr(error["input"])
 
 
 def _option(name: str, field: FieldInfo) -> SettingOption:
     choices = get_args(field.annotation) if "Literal" in str(field.annotation) else ()
-    shown = "" if field.default in (None, "", {}, SecretStr("")) else f"  [default: {field.default}]"
+    default = "" if field.default in (None, "", {}, SecretStr("")) else f"  [default: {field.default}]"
     metavar = _metavar(name, field)
     option = SettingOption(
         [f"--{name.replace('_', '-')}"],
         type=click.Choice(choices) if choices else json.loads if metavar == "JSON" else str,
         default=None,
-        help=f"{field.description}{shown}",
+        help=f"{field.description}{default}",
         metavar=None if choices else metavar,
     )
     option.group = _group(field)

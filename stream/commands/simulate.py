@@ -1,4 +1,4 @@
-"""``valuestream simulate``: writes an endless or bounded stream of simulated shoppers, and their truth beside it."""
+"""``valuestream simulate``: sends the events of simulated shoppers, and can write down who the shoppers are."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from stream.clock import Clock, SystemClock
-from stream.commands.options import GroupedCommand, settings_options
-from stream.commands.replay import rate_option, shown_progress, stopped_by_signals
+from stream.commands.console import shown_progress, stopped_by_signals
+from stream.commands.options import GroupedCommand, rate_option, settings_options
 from stream.datasets.events import event_stream
 from stream.datasets.shoppers import Market
 from stream.errors import ConfigError
@@ -35,9 +35,12 @@ __all__ = ["parse_start", "simulate", "write_truth"]
 )
 @click.option("--events", type=click.IntRange(1), help="End after N events.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after N seconds.")
-@rate_option("Pace until event time has reached now; from then on it is that of the clock.")
+@rate_option("Pace until event time has reached now. After that, events are sent in real time.")
 @click.option(
-    "--truth", type=click.Path(path_type=Path, dir_okay=False), help="Write who the shoppers are (JSON lines)."
+    "--truth",
+    "truth_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write who the shoppers are (JSON lines).",
 )
 def simulate(
     users: int,
@@ -46,7 +49,7 @@ def simulate(
     events: int | None,
     seconds: float | None,
     rate: str,
-    truth: Path | None,
+    truth_file: Path | None,
     settings: Settings,
 ) -> None:
     """Send simulated shoppers' events through Kafka, until Ctrl-C unless bounded.
@@ -55,20 +58,24 @@ def simulate(
     """
     clock, pace = SystemClock(), Rate.parse(rate)
     market = Market(users, parse_start(start, clock), seed)
-    if truth is not None:
-        _require_folder(truth)
+    if truth_file is not None:
+        _require_folder(truth_file)
     records = islice(event_stream(market.events()), events)
     with stopped_by_signals() as stop, shown_progress("simulate", events) as progress:
         sent = send_events(settings, records, pace, progress, clock, seconds=seconds, up_to_now=True, stop=stop)
     written = ""
-    if truth is not None:
-        written = f"; truth of {write_truth(truth, market, sent.last_event_ms):,} shoppers in {truth}"
+    if truth_file is not None:
+        shoppers = write_truth(truth_file, market, sent.last_event_ms)
+        written = f"; truth of {shoppers:,} shoppers in {truth_file}"
     click.echo(f"{'stopped: ' if stop.is_set() else ''}{sent}{written}")
     sent.require_all()
 
 
 def parse_start(text: str, clock: Clock) -> datetime:
-    """Read an ISO time (UTC where it has no zone) or ``-Nd``, N days before now; the future is refused."""
+    """Read an ISO time (UTC if it names no zone) or ``-Nd``, which means N days before now.
+
+    Raises ConfigError for any other text, and for a time in the future.
+    """
     now = datetime.fromtimestamp(clock.time(), UTC)
     if re.fullmatch(r"-\d{1,5}(\.\d+)?d", text):
         return now - timedelta(days=float(text[1:-1]))
@@ -80,18 +87,18 @@ def parse_start(text: str, clock: Clock) -> datetime:
         ) from None
     start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
     if start > now:
-        raise ConfigError(f"start is {text}, expected a time that is past; set --start")
+        raise ConfigError(f"start is {text}, expected a time in the past; set --start")
     return start
 
 
 def write_truth(path: Path, market: Market, until_ms: int) -> int:
-    """Write the shoppers who arrived by then, one JSON object a line; returns how many."""
+    """Write the shoppers who have arrived by ``until_ms``, one JSON object a line. Returns how many there are."""
     encoder, until = msgspec.json.Encoder(), datetime.fromtimestamp(until_ms / 1000, UTC)
     arrived = [shopper for shopper in market.shoppers if shopper.arrived_at <= until]
     path.write_bytes(b"".join(encoder.encode(shopper) + b"\n" for shopper in arrived))
     return len(arrived)
 
 
-def _require_folder(truth: Path) -> None:
-    if not truth.parent.is_dir():
-        raise ConfigError(f"folder {truth.parent} not found, expected it to exist; make it, or set --truth")
+def _require_folder(truth_file: Path) -> None:
+    if not truth_file.parent.is_dir():
+        raise ConfigError(f"folder {truth_file.parent} not found, expected it to exist; make it, or set --truth")

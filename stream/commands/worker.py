@@ -1,4 +1,4 @@
-"""The ``worker`` command: checks before start, signals, and the end."""
+"""``valuestream worker``: checks everything before the start, then scores users until a signal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final
 
 import click
 import uvloop
-from aiokafka.errors import KafkaError
 
 from stream.checkpoint.disk import require_room
 from stream.clock import Clock, SystemClock
 from stream.commands.options import GroupedCommand, settings_options
 from stream.errors import ConfigError, PublishError
+from stream.kafka.client_types import AioKafkaError
 from stream.kafka.rights import named_refusal
 from stream.kafka.topic_admin import check_topics
 from stream.kafka.topics import worker_rights
@@ -31,7 +31,7 @@ from stream.settings import Settings
 __all__ = ["run_worker", "worker"]
 
 logger = logging.getLogger(__name__)
-#: How long the loop may keep Python's lock from a thread that wants it: an inference that has ended waits for that.
+#: How long the loop may keep Python's lock while another thread wants it. An inference that has ended waits that long.
 _SWITCH_INTERVAL_S: Final = 0.001
 
 
@@ -87,6 +87,6 @@ async def _serve(
         loop.add_signal_handler(name, stop)
     try:
         await service.run()
-    except (KafkaError, PublishError) as error:
+    except (AioKafkaError, PublishError) as error:
         raise named_refusal(settings, error, worker_rights(settings)) or error from error
     logger.info("stopped: everything taken in is durable and committed")

@@ -13,7 +13,6 @@ from faust.types import TP
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
-from kafka.partitioner.default import murmur2
 
 __all__ = [
     "TP",
@@ -25,5 +24,4 @@ __all__ = [
     "KafkaError",
     "KafkaProducer",
     "TopicPartition",
-    "murmur2",
 ]

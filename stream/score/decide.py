@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
 from itertools import repeat
 from typing import Any, Final, Literal
 
@@ -18,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from stream.contract.columns import DAY_S
 from stream.contract.manifest import Manifest
 from stream.contract.score import Alert, Churn, LifetimeValue, ModelRef, Purchase, Score
-from stream.score.predictions import PredictionMaker, Predictions, date_of
+from stream.iso_time import iso_seconds
+from stream.score.predictions import PredictionMaker, Predictions
 from stream.score.scorer import RawScores
 from stream.state.partition_state import Snapshot
 
@@ -128,7 +127,7 @@ class Decider:
             Score(
                 score_id=score_id(user, offset, at, self._model.sha256, noted),
                 user_id=user,
-                as_of=_iso(at),
+                as_of=iso_seconds(at),
                 model=self._model,
                 n_events=n,
                 data_sufficiency="ok" if sufficient else "low",
@@ -200,10 +199,3 @@ def encode_json(value: Score | Alert) -> bytes:
 
 def _pairs(low: Array, high: Array) -> Iterator[tuple[float, float]]:
     return zip(low.tolist(), high.tolist(), strict=True)
-
-
-@lru_cache(maxsize=4096)
-def _iso(seconds: int) -> str:
-    """UTC in ISO 8601; live, the users of a batch share few seconds."""
-    day, second = divmod(seconds, DAY_S)
-    return f"{date_of(day)}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}Z"

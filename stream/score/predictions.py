@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
-from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
 
@@ -14,17 +12,17 @@ import numpy.typing as npt
 from stream.contract.columns import DAY_S
 from stream.contract.manifest import Manifest
 from stream.contract.score import NextCategory
+from stream.iso_time import iso_date
 from stream.score.calibration import Curves, Ranking, sigmoid, wilson
 from stream.score.expectation import days_to_purchase, expected_value, top_categories, value_interval
 from stream.score.scorer import RawScores
 
-__all__ = ["PredictionMaker", "Predictions", "date_of"]
+__all__ = ["PredictionMaker", "Predictions"]
 
 Array = npt.NDArray[Any]
 #: A next order later than this is none that anyone can plan for.
 _NEXT_PURCHASE_DAYS_MAX: Final = 365.0
 _CATEGORIES: Final = 3
-_EPOCH: Final = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +93,4 @@ def _dates(as_of: Array, days: Array) -> list[str | None]:
     soon = days <= _NEXT_PURCHASE_DAYS_MAX
     seconds = as_of + np.where(soon, days, 0.0) * DAY_S
     dates = (seconds.astype(np.int64) // DAY_S).tolist()
-    return [date_of(day) if known else None for day, known in zip(dates, soon.tolist(), strict=True)]
-
-
-@lru_cache(maxsize=4096)
-def date_of(day: int) -> str:
-    """The date of a day since 1970-01-01; few days are asked for, and often.
-
-    >>> date_of(19_675)
-    '2023-11-14'
-    """
-    return date.fromordinal(_EPOCH + day).isoformat()
+    return [iso_date(day) if known else None for day, known in zip(dates, soon.tolist(), strict=True)]

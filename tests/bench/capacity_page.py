@@ -12,8 +12,8 @@ from typing import Final
 
 from click.testing import CliRunner
 
-from stream.commands.plan.plan import plan
-from stream.commands.plan.unit_costs import read_figures
+from stream.commands.plan.command import plan
+from stream.commands.plan.unit_costs import read_unit_costs
 
 __all__ = ["PAGE", "examples", "refreshed"]
 
@@ -43,7 +43,7 @@ def _output(arguments: str) -> str:
 
 def _table() -> str:
     lines = ["| figure | value | from | measured by | on |", "|---|---:|---|---|---|"]
-    for name, f in read_figures().items():
+    for name, f in read_unit_costs().items():
         value = "not measured" if f.value is None else f"{f.value:,.4g} {f.unit}"
         on = ", ".join(part for part in (f.measured, f.hardware) if part)
         lines.append(f"| `{name}` | {value} | {f.source} | `{f.command}` | {on} |")

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from tests.bench.ingest import Plan, Say, rounds, summary, write_topic
 from tests.bench.latency import measure_latency
 from tests.bench.results import RESULTS, Machine, Results

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from tests.bench import counts
 from tests.bench.events import clicks, everyone, zipf
 from tests.bench.ingest import Plan, summary

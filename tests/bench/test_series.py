@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from tests.bench.latency import saturated
 from tests.bench.results import Results
 from tests.bench.run import run_series

@@ -16,10 +16,11 @@ from typing import Any, Final
 import click
 import msgspec
 import numpy as np
+import psutil
 
 from stream.checkpoint import changelog
 from stream.commands.plan.capacity import Load, changed_users_per_s, user_memory_bytes
-from stream.commands.plan.unit_costs import COST_NAMES, COSTS_FILE, Costs, Figure, costs_of
+from stream.commands.plan.unit_costs import COST_NAMES, COSTS_FILE, Costs, UnitCost, costs_of
 from stream.contract.columns import DAY_S, HISTORY_LEN
 from stream.contract.events import EVENT, EventBatch
 from stream.score.queue import ScoreQueue
@@ -76,7 +77,7 @@ def bench_load(users: int, events: int, rate: float) -> Load:
     )
 
 
-def derive(results: Results, sized: dict[str, Figure], inference: Results | None = None) -> dict[str, Figure]:
+def derive(results: Results, sized: dict[str, UnitCost], inference: Results | None = None) -> dict[str, UnitCost]:
     """All figures. One whose runs are missing has no value; ``inference`` is what ``valuestream-model bench`` wrote."""
     figures = {**sized, "gpu_s": _on_gpu(inference or {})}
     for name, how in _derivations(sized).items():
@@ -84,15 +85,15 @@ def derive(results: Results, sized: dict[str, Figure], inference: Results | None
         try:
             value = how.value(results)
         except MissingError:
-            figures[name] = Figure(None, how.unit, how.source, how.command)
+            figures[name] = UnitCost(None, how.unit, how.source, how.command)
         else:
             hardware = f"{machine.get('cores')} cores, {machine.get('cpu')}, Python {machine.get('python')}"
             began = str(machine.get("began", ""))[:10]
-            figures[name] = Figure(float(f"{value:.4g}"), how.unit, how.source, how.command, began, hardware)
+            figures[name] = UnitCost(float(f"{value:.4g}"), how.unit, how.source, how.command, began, hardware)
     return figures
 
 
-def _derivations(sized: dict[str, Figure]) -> dict[str, _From]:
+def _derivations(sized: dict[str, UnitCost]) -> dict[str, _From]:
     scale, recovery = _SERIES.format("scale"), _SERIES.format("recovery")
     split = "scale: CPU seconds over changed users, uniform keys"
     scoring = "rounds of valuestream_scoring: seconds_by_stage of {} over emitted"
@@ -135,15 +136,15 @@ def _derivations(sized: dict[str, Figure]) -> dict[str, _From]:
     }
 
 
-def _on_gpu(inference: Results) -> Figure:
+def _on_gpu(inference: Results) -> UnitCost:
     """Of the fastest way on a GPU."""
     ways = [m for m in inference.get("measured", ()) if any(name in m["way"] for name in _GPU_WAYS)]
     unit, source = "seconds of a GPU per score", "users_per_second of the fastest way on a GPU"
     if not ways:
-        return Figure(None, unit, source, _ON_GPU)
+        return UnitCost(None, unit, source, _ON_GPU)
     fastest = max(ways, key=lambda m: float(m["users_per_second"]))
     hardware = ", ".join(map(str, inference["machine"].values()))
-    return Figure(1 / fastest["users_per_second"], unit, f"{source}: {fastest['way']}", _ON_GPU, "", hardware)
+    return UnitCost(1 / fastest["users_per_second"], unit, f"{source}: {fastest['way']}", _ON_GPU, "", hardware)
 
 
 def _event_and_value(results: Results) -> tuple[float, float]:
@@ -170,11 +171,11 @@ def _per_score(results: Results, stages: tuple[str, ...]) -> float:
     return float(statistics.median(sum(r["seconds_by_stage"][s] for s in stages) / r["emitted"] for r in runs))
 
 
-def _worker_bytes(results: Results, sized: dict[str, Figure]) -> float:
+def _worker_bytes(results: Results, sized: dict[str, UnitCost]) -> float:
     runs = _rounds(results, "valuestream_scoring")
     if not runs:
         raise MissingError
-    known = costs_of({**dict.fromkeys(COST_NAMES, Figure(None, "", "", "")), **sized})
+    known = costs_of({**dict.fromkeys(COST_NAMES, UnitCost(None, "", "", "")), **sized})
     return float(statistics.median(r["peak_rss_bytes"] - r["users"] * _user_bytes(r, known) for r in runs))
 
 
@@ -195,7 +196,7 @@ def _number(of: Mapping[str, Any], name: str) -> float:
 # -- sizes ------------------------------------------------------------------------------------------------
 
 
-def sizes() -> dict[str, Figure]:
+def sizes() -> dict[str, UnitCost]:
     """Of users in memory and of what is written of them, in bytes; counted, so the same on every machine."""
     # Users of one event, with full histories, and with some of their events in buckets.
     begun, full, past = (_State(n) for n in (1, HISTORY_LEN, _PAST_HISTORY))
@@ -212,7 +213,7 @@ def sizes() -> dict[str, Figure]:
         ),
         "score_bytes": (float(np.mean([len(score) for score in scores])), "mean score of the shipped model as JSON"),
     }
-    return {name: Figure(round(value, 1), "bytes", source, _COMMAND) for name, (value, source) in counted.items()}
+    return {name: UnitCost(round(value, 1), "bytes", source, _COMMAND) for name, (value, source) in counted.items()}
 
 
 class _State:
@@ -242,8 +243,7 @@ def _batch(i: int, first: int, time: int) -> EventBatch:
 
 
 def _rss_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    return int(psutil.Process().memory_info().rss)
 
 
 @click.command()

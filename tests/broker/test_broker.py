@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from stream.commands.broker.jars import KAFKA_VERSION, java_and_classpath
 from stream.commands.broker.processes import Running, free_port, listening, running
 from stream.errors import ConfigError

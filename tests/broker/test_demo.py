@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from stream.commands.broker.processes import running
@@ -73,9 +74,8 @@ def assert_nothing_is_left(folder: Path) -> None:
 
 def processes(named: str) -> dict[int, str]:
     """Processes whose command line names this folder."""
-    table = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.strip().partition(" ") for line in table.splitlines() if named in line]
-    return {int(pid): command for pid, _, command in rows}
+    commands = {process.pid: " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}
+    return {pid: command for pid, command in commands.items() if named in command}
 
 
 def assert_complete(summary: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from kafka.partitioner.default import murmur2
 
 from stream.clock import ManualClock
 from stream.commands.dlq import replay as dlq_replay
-from stream.commands.dlq.dlq import dlq
+from stream.commands.dlq.command import dlq
 from stream.commands.dlq.letters import read_letter
 from stream.commands.dlq.read import Place
 from stream.commands.dlq.replay import Pace, Replayed, replay_letters
@@ -404,7 +404,11 @@ class Bench:
         found = [read_letter(record("dlq", b"k", b"v", offset=10 * i)) for i in range(n)]
         router: Any = SimpleNamespace(route=lambda letter: Event(letter, "t", 0, letter.key, letter.value, []))
         progress: Any = lambda *_: None  # noqa: E731
-        return asyncio.run(replay_letters(Settings(), found, router, pace, progress, self.clock, self, dry_run=False))
+        return asyncio.run(
+            replay_letters(
+                Settings(), found, router, pace, progress=progress, clock=self.clock, stop=self, dry_run=False
+            )
+        )
 
 
 def test_events_go_out_at_the_rate_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:

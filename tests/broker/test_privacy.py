@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from kafka import KafkaProducer
 
-from stream.commands.segments import segments
-from stream.commands.user.user import user
+from stream.commands.segments.command import segments
+from stream.commands.user.command import user
 from stream.contract.score import Churn
 from stream.decode.pseudonyms import pseudonyms_of
 from stream.errors import ValuestreamError
@@ -163,7 +163,7 @@ def test_pseudonymous_user_is_found_by_the_raw_id_and_the_key(settings: Settings
 def test_segments_count_each_user_once_by_the_last_score_and_none_who_was_erased(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream.commands.private_counts._laplace", lambda scale: Noiseless())
+    monkeypatch.setattr("stream.commands.segments.private_counts._laplace", lambda scale: Noiseless())
     high, low = score_of("ann", 2.0), msgspec.structs.replace(score_of("ann", 2.0), churn=Churn(0.1, "low", 14))
     for who, last in (("ann", high), ("bob", low), ("eve", None)):
         for score in (high, last):

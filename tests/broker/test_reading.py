@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
-from stream.commands.broker.broker import EmbeddedBroker
-from stream.commands.dlq.dlq import dlq
-from stream.commands.tail import scores
-from stream.commands.user.user import user
+from stream.commands.broker.embedded import EmbeddedBroker
+from stream.commands.dlq.command import dlq
+from stream.commands.scores import scores
+from stream.commands.user.command import user
 from stream.errors import ConfigError
 from stream.kafka.clients import kafka_python_config
 from stream.kafka.events_topic import read_topic

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from stream.clock import ManualClock, SystemClock
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from stream.commands.replay import replay
 from stream.commands.simulate import parse_start, simulate
 from stream.datasets.events import Record, event_stream
@@ -146,7 +146,7 @@ def test_start_is_a_date_or_days_ago_and_never_in_the_future() -> None:
 
 SIGNAL_STORM = """
 import os, signal, threading
-from stream.commands.replay import stopped_by_signals
+from stream.commands.console import stopped_by_signals
 
 with stopped_by_signals() as stop:
     storm = threading.Thread(target=lambda: [os.kill(os.getpid(), n) for n in (2, 15) * 10000])

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from kafka import KafkaProducer
 
 from stream.checkpoint import changelog
-from stream.commands.user.user import show
+from stream.commands.user.show import show
 from stream.contract.columns import STATE_VERSION
 from stream.contract.events import EVENT, EventBatch, EventType
 from stream.errors import ContractError

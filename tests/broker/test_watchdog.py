@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from tests.broker.harness import WorkerProcess, produce, wait_for
 from tests.broker.undisturbed import assert_as_undisturbed, shoppers
 

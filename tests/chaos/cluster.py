@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from kafka import KafkaAdminClient
 
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from stream.commands.broker.processes import HOST, free_port, running
 from tests.broker.harness import wait_for
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tests.chaos.scenarios  # noqa: F401 - fills SCENARIOS
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from stream.errors import ConfigError
 from tests.chaos.judge import Verdict
 from tests.chaos.world import BROKER_PROPERTIES, SCENARIOS, Scenario, World

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tests.chaos.scenarios  # noqa: F401 - fills SCENARIOS
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from tests.chaos.run import play
 from tests.chaos.world import BROKER_PROPERTIES, SCENARIOS
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, Self
 
 import numpy as np
 
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from stream.contract.columns import USER
 from stream.kafka.topic_admin import ensure_topics
 from stream.settings import Settings

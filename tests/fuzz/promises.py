@@ -12,7 +12,7 @@ import numpy as np
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from stream.checkpoint import changelog
-from stream.commands.tail import printable
+from stream.commands.console import printable
 from stream.contract.columns import STATE_VERSION
 from stream.contract.events import EVENT, EventType
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score

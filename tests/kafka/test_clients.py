@@ -12,7 +12,7 @@ import faust
 import pytest
 from faust.types.auth import AuthProtocol
 
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from stream.commands.broker.processes import free_port
 from stream.errors import ConfigError
 from stream.kafka.clients import aiokafka_config, connect, faust_credentials, kafka_python_config, ssl_context

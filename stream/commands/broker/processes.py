@@ -1,4 +1,4 @@
-"""Finds and ends the process of an embedded broker, and never anyone else's."""
+"""Finds and ends the process of an embedded broker, and never the process of anyone else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Final
 
 from stream.errors import ConfigError
 
-__all__ = ["HOST", "POLL_S", "STOP_TIMEOUT_S", "Running", "free_port", "listening", "running", "taken"]
+__all__ = ["HOST", "POLL_S", "STOP_TIMEOUT_S", "Running", "free_port", "listening", "port_taken", "running"]
 
 HOST: Final = "127.0.0.1"
 STOP_TIMEOUT_S: Final = 15.0
@@ -26,16 +25,16 @@ POLL_S: Final = 0.05
 def free_port() -> int:
     """A free loopback port below the range of outgoing connections.
 
-    Inside that range, a client that keeps trying a port while its broker restarts can get it for itself.
+    Inside that range, a client that keeps connecting while its broker restarts can be given the port of the broker.
     """
     for _ in range(100):
         port = random.randrange(20_000, 32_000)
-        if not taken(port):
+        if not port_taken(port):
             return port
     raise ConfigError(f"found no free port on {HOST} between 20000 and 32000 in 100 tries; choose one with --port")
 
 
-def taken(port: int) -> bool:
+def port_taken(port: int) -> bool:
     """Whether another program holds this loopback port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,7 +66,7 @@ class Running:
         return f"{HOST}:{self.port}"
 
     def record(self) -> None:
-        """Leave a note in the directory, for :func:`running` to find."""
+        """Write a note into the directory, so that :func:`running` finds this process."""
         _state_file(self.directory).write_text(json.dumps({"pid": self.pid, "port": self.port}))
 
     def forget(self) -> None:
@@ -75,23 +74,23 @@ class Running:
         _state_file(self.directory).unlink(missing_ok=True)
 
     def alive(self) -> bool:
-        """Whether the process is there and is this broker: its pid may be another program's by now."""
+        """Whether the process exists and is this broker. Another program may have its pid by now."""
         return _command_line(self.pid).endswith(f"kafka.Kafka {self.directory / 'server.properties'}")
 
     def end(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """Ask the process to end and wait until it has; after ``timeout_s`` by force."""
+        """Ask the process to end, and wait until it has. After ``timeout_s`` end it by force."""
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
-        if not self._gone_within(timeout_s):
+        if not self._ended_within(timeout_s):
             self._signal(signal.SIGKILL)
-            if not self._gone_within(timeout_s):
+            if not self._ended_within(timeout_s):
                 raise ConfigError(
                     f"broker process {self.pid} is still there {timeout_s:.0f} s after SIGKILL; expected it to end;"
                     " the system may be stuck on its disk: look at `ps`, then try again"
                 )
         self.forget()
 
-    def _gone_within(self, timeout_s: float) -> bool:
+    def _ended_within(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s
         while self.alive():
             if time.monotonic() > deadline:
@@ -106,7 +105,7 @@ class Running:
 
 
 def running(directory: Path) -> Running | None:
-    """The broker that runs on this directory; the note of one that is gone counts as none."""
+    """The broker that runs on this directory, or None. The note of a broker that has ended counts as none."""
     directory = directory.resolve()
     try:
         state = json.loads(_state_file(directory).read_text())
@@ -121,11 +120,16 @@ def _state_file(directory: Path) -> Path:
 
 
 def _command_line(pid: int) -> str:
-    """The command line of a process; empty where it is gone or only waits to be collected."""
-    if Path("/proc/self/cmdline").exists():
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            return ""
-    shown = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return shown.stdout.strip()
+    """The command line of a process. It is empty if the process is gone, a zombie, or not ours to see."""
+    try:
+        import psutil
+    except ImportError:
+        raise ConfigError(
+            "finding the process of the embedded Kafka broker needs the package psutil, which is not installed;"
+            " pip install 'valuestream[demo]'"
+        ) from None
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except (psutil.Error, ValueError):
+        # A damaged note can hold a number that no process can have, such as -1. For that psutil raises ValueError.
+        return ""

@@ -1,11 +1,10 @@
-"""One run of the demo, from an empty directory to the summary: start, show, settle, stop, count."""
+"""One run of the demo, from an empty directory to the summary: start, show, wait for the last score, stop, count."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
-import shutil
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,19 +12,23 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from types import FrameType
+from typing import Any, Final, Self
 
 from rich.console import Console
 from rich.live import Live
 
 from stream.clock import Clock, Stop
-from stream.commands.broker.broker import EmbeddedBroker
-from stream.commands.broker.processes import HOST, free_port, running, taken
-from stream.commands.demo.parts import Feed, Signals, Simulator, WorkerProcess
+from stream.commands.broker.embedded import EmbeddedBroker
+from stream.commands.broker.processes import HOST
+from stream.commands.console import SignalStop
+from stream.commands.demo.environment import claim, default_of, pinned_settings, port_for
+from stream.commands.demo.feed import Feed
 from stream.commands.demo.scrape import Reading
+from stream.commands.demo.simulator import Simulator
 from stream.commands.demo.summary import Summary, count
 from stream.commands.demo.terminal_page import Frame, line, page
-from stream.errors import ConfigError
+from stream.commands.demo.worker_process import WorkerProcess
 from stream.kafka.reading import open_topics
 from stream.kafka.topic_admin import ensure_topics
 from stream.settings import Settings
@@ -33,22 +36,21 @@ from stream.settings import Settings
 __all__ = ["DemoRun", "Options"]
 
 _PARTITIONS: Final = 4
-#: How far in the past the shoppers start: people need time to fall silent.
+#: How many days in the past the shoppers start, because people need time to fall silent.
 _DAYS: Final = 120.0
 _TICK_S: Final = 1.0
 _LINE_EVERY_S: Final = 2.0
-#: Rates and latencies of the view are those of the last seconds, this many.
+#: The view shows the rates and latencies of so many seconds.
 _SPAN_S: Final = 5.0
 _ROWS_MAX: Final = 20
 _CATCH_UP_S: Final = 15.0
-#: The worker sets its gauges each second, so they have heard of the last event after two.
+#: The worker sets its gauges each second. So after two seconds they include the last event.
 _GAUGES_S: Final = 2.0
-_MARKER: Final = ".valuestream-demo"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for; ``seconds`` None runs until Ctrl-C."""
+    """The options of the command. With ``seconds`` None the demo runs until Ctrl-C."""
 
     seconds: float | None
     rate: float
@@ -58,17 +60,17 @@ class Options:
 
 
 class DemoRun:
-    """A run; ``run`` returns when it has ended and nothing of it is left running."""
+    """One run of the demo. When ``run`` returns, nothing of it is left running."""
 
     def __init__(self, options: Options, clock: Clock, console: Console) -> None:
         self._options, self._clock, self._console = options, clock, console
         self._readings: deque[Reading] = deque(maxlen=int(_SPAN_S / _TICK_S) + 1)
 
     def run(self) -> Summary:
-        """Start everything, show it until it is to end, and end everything in the order of the stream."""
+        """Start everything, show it until the end is asked for, and then end everything in the order of the stream."""
         o, began = self._options, self._clock.monotonic()
-        with Signals() as signals, ExitStack() as stack:
-            pinned = _pinned(o.directory, self._start_kafka(stack).bootstrap_servers)
+        with _Signals() as signals, ExitStack() as stack:
+            pinned = pinned_settings(o.directory, self._start_kafka(stack).bootstrap_servers)
             settings = Settings(**pinned)
             ensure_topics(settings, _PARTITIONS)
             worker = self._start_worker(stack, pinned)
@@ -82,7 +84,7 @@ class DemoRun:
             ended = self._clock.monotonic()
             self._say("stopping: the shoppers, then the worker once it has caught up, then Kafka")
             sent = simulator.stop()
-            last = self._settled(worker, sent.events)
+            last = self._last_reading(worker, sent.events)
             worker.stop()
             return count(settings, sent.events, last, startup_s=started - began, run_s=ended - started)
 
@@ -93,10 +95,10 @@ class DemoRun:
 
     def _start_kafka(self, stack: ExitStack) -> EmbeddedBroker:
         directory = self._options.directory
-        _claim(directory, stack)
-        # What libraries have to say must not tear up the view.
+        claim(directory, stack)
+        # Libraries log to a file, because their lines would tear up the view.
         logging.basicConfig(filename=directory / "demo.log", filemode="w", level=logging.WARNING, force=True)
-        broker = EmbeddedBroker(directory / "kafka", _port("bootstrap_servers"))
+        broker = EmbeddedBroker(directory / "kafka", port_for("bootstrap_servers"))
         stack.callback(broker.stop)
         broker.start(self._say)
         return broker
@@ -139,7 +141,7 @@ class DemoRun:
         }
         self._say("  ".join(f"{name} {place}" for name, place in places.items()))
         servers = settings.bootstrap_servers
-        flag = "" if servers == _default("bootstrap_servers") else f" --bootstrap-servers {servers}"
+        flag = "" if servers == default_of("bootstrap_servers") else f" --bootstrap-servers {servers}"
         for command in ("scores tail", "alerts tail", "user show ID"):
             self._say(f"in another terminal: valuestream {command}{flag}")
         return places
@@ -157,7 +159,7 @@ class DemoRun:
 
     @contextmanager
     def _view(self) -> Iterator[Callable[[Frame], None]]:
-        """A page that is redrawn on a terminal, a line every two seconds elsewhere."""
+        """Give a function that shows a frame: as a page on a terminal, or else as a line every two seconds."""
         if not self._console.is_terminal:
             yield self._lines()
             return
@@ -170,7 +172,7 @@ class DemoRun:
 
             yield draw
         if frames:
-            # The terminal is as it was before; what was seen last stays in it.
+            # The terminal is as it was before the run. The last page is printed once more, so that it stays.
             self._console.print(page(frames[0], self._console.height))
 
     def _lines(self) -> Callable[[Frame], None]:
@@ -186,8 +188,8 @@ class DemoRun:
 
     # -- end --------------------------------------------------------------------------------------------------
 
-    def _settled(self, worker: WorkerProcess, sent: int) -> Reading:
-        """The worker's metrics once it is done with all events and has scored their users, or time is up."""
+    def _last_reading(self, worker: WorkerProcess, sent: int) -> Reading:
+        """The metrics of the worker, once it has handled all events and scored their users, or when the time is up."""
         began = self._clock.monotonic()
         done_at = math.inf
         while True:
@@ -195,63 +197,39 @@ class DemoRun:
             reading = worker.reading(now)
             if reading.handled >= sent:
                 done_at = min(done_at, now)
-            settled = now - done_at >= _GAUGES_S and not reading.queued
-            if settled or now - began >= _CATCH_UP_S:
+            is_settled = now - done_at >= _GAUGES_S and not reading.queued
+            if is_settled or now - began >= _CATCH_UP_S:
                 return reading
             time.sleep(_TICK_S)
 
 
-def _pinned(directory: Path, bootstrap_servers: str) -> dict[str, Any]:
-    """Settings that the demo needs as they are, whatever the environment says of a real cluster."""
-    return {
-        "bootstrap_servers": bootstrap_servers,
-        "security_protocol": "PLAINTEXT",
-        "app_id": "valuestream",
-        "instance_id": "",
-        "events_topic": "events",
-        "scores_topic": "scores",
-        "alerts_topic": "alerts",
-        "dlq_topic": "events-dlq",
-        "envelope": "segment",
-        # In fast motion a second is half a day: at the default, the rest of a session would wait that long.
-        "refresh_interval_s": 0.2,
-        "data_dir": directory / "state",
-        "http_host": HOST,
-        "http_port": _port("http_port"),
-        "log_format": "text",
-    }
-
-
-def _default(setting: str) -> str:
-    return str(Settings.model_fields[setting].default)
-
-
-def _port(setting: str) -> int:
-    """The port of this setting's default where it is free, so that other commands find the demo by themselves."""
-    preferred = int(_default(setting).rpartition(":")[2])
-    return free_port() if taken(preferred) else preferred
-
-
-def _claim(directory: Path, stack: ExitStack) -> None:
-    """Take the directory for this run and empty it of an earlier one; ConfigError where it is someone else's."""
-    marker = directory / _MARKER
-    if directory.exists() and any(directory.iterdir()) and not marker.exists():
-        raise ConfigError(f"{directory} holds files that are not a demo's; expected an empty folder; set --dir")
-    directory.mkdir(parents=True, exist_ok=True)
-    file = stack.enter_context(marker.open("w"))
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(f"a demo already runs on {directory}; expected none; end it, or set another --dir") from None
-    if running(directory / "kafka") is not None:
-        raise ConfigError(
-            f"the broker of a demo that was killed still runs on {directory}; expected none; end it with"
-            f" `valuestream broker stop --dir {directory / 'kafka'}`, or set another --dir"
-        )
-    for name in ("kafka", "state"):
-        if (directory / name).exists():
-            shutil.rmtree(directory / name)
-
-
 def _short(directory: Path) -> str:
+    """The path as text, relative to the working directory if it is inside."""
     return str(directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory)
+
+
+class _Signals(SignalStop):
+    """A stop that Ctrl-C, SIGTERM and a closed terminal set. While the demo starts, they also interrupt it at once."""
+
+    def __init__(self) -> None:
+        self._interrupting = True
+        self._before: dict[int, Any] = {}
+
+    def end_in_order(self) -> None:
+        """From now on, a signal only asks for the end."""
+        self._interrupting = False
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        was_set, self._set = self._set, True
+        if self._interrupting and not was_set:
+            raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Reads a worker's own metrics and health, and works out rates and quantiles as Prometheus would."""
+"""Reads the metrics and the health of a worker, and computes rates and quantiles as Prometheus does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Reading", "parse", "quantile", "rate", "ready", "scrape", "since"]
 
 #: A worker on a busy machine may take seconds to answer.
 _TIMEOUT_S: Final = 10.0
-#: What becomes of an event in the end; a replayed one was counted when it came first.
+#: The outcomes of an event. A replayed event is left out, because it was counted when it came first.
 _PROCESSED: Final = ("applied", "duplicate", "ignored", "erased", "erasure")
 _DEAD: Final = ("late", "dead_letter")
 _LATENCY: Final = "valuestream_ingest_to_score_seconds_bucket"
@@ -28,7 +28,7 @@ Buckets = Mapping[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a worker's metrics said at one moment (``at``: monotonic seconds). Counts are since its start."""
+    """The metrics of a worker at the moment ``at``, in monotonic seconds. Counts are since the start of the worker."""
 
     at: float
     processed: int
@@ -42,12 +42,12 @@ class Reading:
 
     @property
     def handled(self) -> int:
-        """Events that are done with, one way or the other."""
+        """Events that the worker is done with: processed events and dead letters."""
         return self.processed + self.dead_letters
 
 
 def scrape(port: int, at: float) -> Reading | None:
-    """Read the metrics of the worker on this loopback port; None where it does not answer."""
+    """Read the metrics of the worker on this loopback port. None if it does not answer."""
     status, body = _get(port, "/metrics")
     return parse(body, at) if status == 200 else None
 
@@ -70,7 +70,7 @@ def _get(port: int, path: str) -> tuple[int, str]:
 
 
 def parse(text: str, at: float) -> Reading:
-    """Read Prometheus' text format."""
+    """Read the metrics of a worker from the text format of Prometheus."""
     sums: defaultdict[str, float] = defaultdict(float)
     events: dict[str, float] = {}
     latency: dict[float, float] = {}
@@ -95,12 +95,12 @@ def parse(text: str, at: float) -> Reading:
 
 
 def since(new: Buckets, old: Buckets) -> dict[float, float]:
-    """The observations between two readings of a histogram."""
+    """The observations that were made between two readings of a histogram."""
     return {edge: n - old.get(edge, 0) for edge, n in new.items()}
 
 
 def quantile(q: float, buckets: Buckets) -> float | None:
-    """The ``q`` quantile, linear inside its bucket as in Prometheus' ``histogram_quantile``; None without observations.
+    """The ``q`` quantile, or None without observations. Inside a bucket it is linear, as in ``histogram_quantile``.
 
     >>> quantile(0.5, {1.0: 0, 2.0: 10, math.inf: 10})
     1.5
@@ -112,15 +112,15 @@ def quantile(q: float, buckets: Buckets) -> float | None:
     lower, below = 0.0, 0.0
     for edge in edges:
         if buckets[edge] >= rank and buckets[edge] > below:
-            # Beyond the last finite edge there is nothing to interpolate towards.
+            # Beyond the last finite edge there is no upper edge to interpolate to.
             return lower if math.isinf(edge) else lower + (edge - lower) * (rank - below) / (buckets[edge] - below)
         lower, below = edge, buckets[edge]
     return lower
 
 
-def rate(readings: Iterable[Reading], of: str) -> float:
-    """Increase per second of one count between the first and the last of these readings."""
+def rate(readings: Iterable[Reading], count: str) -> float:
+    """How much the count of this name grew per second, from the first to the last of these readings."""
     all_readings = list(readings)
     first, last = all_readings[0], all_readings[-1]
-    grown: int = getattr(last, of) - getattr(first, of)
-    return grown / (last.at - first.at) if last.at > first.at else 0.0
+    increase: int = getattr(last, count) - getattr(first, count)
+    return increase / (last.at - first.at) if last.at > first.at else 0.0

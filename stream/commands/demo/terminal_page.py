@@ -1,4 +1,4 @@
-"""The demo's live view: one calm page of figures, the users most at risk, and the newest alerts."""
+"""The live view of the demo: one calm page with the main numbers, the users most at risk, and the newest alerts."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from stream.commands.console import printable, shown_time
 from stream.commands.demo.scrape import Reading, quantile, rate, since
-from stream.commands.tail import printable, shown_time
 from stream.contract.score import Alert, Score
 
 __all__ = ["Frame", "line", "page"]
 
 _BAND_STYLES: Final = {"low": "green", "medium": "yellow", "high": "red"}
 _BAR_WIDTH: Final = 8
-#: More rows than this tell nobody more.
+#: More rows than this would not help anyone.
 _ROWS_MAX: Final = 16
-#: From this width on the two tables stand side by side.
+#: From this width on, the two tables stand side by side.
 _WIDE: Final = 126
-#: Lines of the page that are not rows of a table: margin, head, figures, titles, foot.
+#: Lines of the page that are not rows of a table: margin, head, numbers, titles, foot.
 _LINES_WIDE, _LINES_NARROW = 10, 16
-#: Shoppers who are less behind than this have caught up with the clock.
+#: Simulated shoppers have reached the present if they are less than this behind the clock.
 _LIVE_WITHIN_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """All that one view shows; ``readings`` are those of the last seconds, the newest last."""
+    """Everything that one view shows. ``readings`` are those of the last seconds, the newest last."""
 
     elapsed_s: float
     simulated: datetime
@@ -40,7 +40,7 @@ class Frame:
     readings: Sequence[Reading]
     at_risk: Sequence[Score]
     alerts: Sequence[Alert]
-    #: Names of things to look at, and where they are.
+    #: Where to find the metrics, Kafka and the logs.
     places: dict[str, str]
 
     @property
@@ -49,25 +49,25 @@ class Frame:
         return self.readings[-1]
 
     def latency_ms(self, q: float) -> float | None:
-        """Quantile of the time from broker to score over the readings' span, in milliseconds."""
+        """Quantile of the time from broker to score, in milliseconds, for the span of the readings."""
         value = quantile(q, since(self.last.latency, self.readings[0].latency))
         return None if value is None else value * 1000
 
 
 def line(frame: Frame) -> str:
-    """One plain line, for where there is no terminal."""
-    r, top = frame.last, frame.at_risk[:1]
+    """The frame as one plain line, for output that is not a terminal."""
+    last, most_at_risk = frame.last, frame.at_risk[:1]
     parts = [
         _span(frame.elapsed_s),
         f"simulated {frame.simulated:%Y-%m-%d}",
         f"{rate(frame.readings, 'handled'):,.0f} events/s",
         f"{rate(frame.readings, 'scores'):,.0f} scores/s",
         f"event to score p50 {_ms(frame.latency_ms(0.5))} p99 {_ms(frame.latency_ms(0.99))}",
-        f"lag {r.lag:,}",
-        f"dead letters {r.dead_letters:,}",
-        f"users {r.users:,}",
-        f"alerts {r.alerts:,}",
-        *(f"most at risk {printable(score.user_id)} ({_risk_words(score)})" for score in top),
+        f"lag {last.lag:,}",
+        f"dead letters {last.dead_letters:,}",
+        f"users {last.users:,}",
+        f"alerts {last.alerts:,}",
+        *(f"most at risk {printable(score.user_id)} ({_risk_words(score)})" for score in most_at_risk),
     ]
     return "  ".join(parts)
 
@@ -77,27 +77,27 @@ def _risk_words(score: Score) -> str:
 
 
 def page(frame: Frame, height: int) -> RenderableType:
-    """The whole view, made to fit a terminal of this many lines."""
+    """The frame as a page that fits into a terminal of this many lines."""
     return _Page(frame, height)
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """The view; its tables stand side by side where the terminal is wide enough."""
+    """The page. Its tables stand side by side if the terminal is wide enough."""
 
     frame: Frame
     height: int
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = options.max_width >= _WIDE
-        figures = _figures(self.frame, per_row=7 if wide else 4)
+        numbers = _number_grid(self.frame, per_row=7 if wide else 4)
         free = self.height - (_LINES_WIDE if wide else _LINES_NARROW)
         risk_rows = free if wide else free - free // 3
         alert_rows = free if wide else free // 3
         risk = _risk_table(self.frame.at_risk[: min(max(risk_rows, 1), _ROWS_MAX)])
         alerts = _alert_table(self.frame.alerts[: min(max(alert_rows, 1), _ROWS_MAX)])
         tables = _beside(risk, alerts) if wide else Group(risk, Text(), alerts)
-        parts = (_head(self.frame), Text(), figures, Text(), tables, Text(), _foot(self.frame))
+        parts = (_head(self.frame), Text(), numbers, Text(), tables, Text(), _foot(self.frame))
         yield Padding(Group(*parts), (1, 2, 0, 2))
 
 
@@ -114,25 +114,25 @@ def _head(frame: Frame) -> RenderableType:
     return grid
 
 
-def _figures(frame: Frame, per_row: int) -> RenderableType:
-    r = frame.last
-    figures = [
+def _number_grid(frame: Frame, per_row: int) -> RenderableType:
+    last = frame.last
+    numbers = [
         (f"{rate(frame.readings, 'handled'):,.0f}", "events/s"),
         (f"{rate(frame.readings, 'scores'):,.0f}", "scores/s"),
         (f"{_ms(frame.latency_ms(0.5))} · {_ms(frame.latency_ms(0.99))}", "to score, p50 · p99"),
-        (f"{r.lag:,}", "lag"),
-        (f"{r.dead_letters:,}", "dead letters"),
-        (f"{r.users:,}", "users"),
-        (f"{r.alerts:,}", "alerts"),
+        (f"{last.lag:,}", "lag"),
+        (f"{last.dead_letters:,}", "dead letters"),
+        (f"{last.users:,}", "users"),
+        (f"{last.alerts:,}", "alerts"),
     ]
     grid = Table.grid(expand=True, padding=(0, 1, 0, 0))
-    for _, label in figures[:per_row]:
+    for _, label in numbers[:per_row]:
         grid.add_column(justify="left", ratio=max(len(label), 10), no_wrap=True)
-    for begin in range(0, len(figures), per_row):
-        row = figures[begin : begin + per_row]
+    for begin in range(0, len(numbers), per_row):
+        row = numbers[begin : begin + per_row]
         if begin:
             grid.add_row()
-        grid.add_row(*(Text(figure, style="bold cyan") for figure, _ in row))
+        grid.add_row(*(Text(number, style="bold cyan") for number, _ in row))
         grid.add_row(*(Text(label, style="dim") for _, label in row))
     return grid
 

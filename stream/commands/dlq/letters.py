@@ -1,7 +1,7 @@
-"""Dead letters of valuestream, Kafka Connect and Spring: what their headers say, and the event as it was before.
+"""Reads dead letters that valuestream, Kafka Connect or Spring wrote: the reason, and the event as it was before.
 
-Whoever writes a dead letter appends headers of its own to those of the event. Anyone can write to a topic, so nothing
-here raises: a header that is missing or cannot be read is as if nothing had been said.
+The writer of a dead letter appends its own headers to those of the event. Anyone can write to a topic, so nothing here
+raises: a header that cannot be read counts as missing.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from stream.outgoing import Headers
 __all__ = ["UNKNOWN", "Letter", "read_letter"]
 
 UNKNOWN: Final = "unknown"
-#: A longer text is a stack trace or an event; of reasons and names the beginning says enough.
+#: A longer text is a stack trace or an event, and its beginning says enough.
 _TEXT_MAX: Final = 500
-#: 18 digits fit the 8 bytes of Kafka's offsets and times.
+#: Any number of 18 digits fits into the 8 bytes of Kafka's offsets and times.
 _DIGITS_MAX: Final = 18
-#: The last millisecond of the year 9999, where Python's dates end.
+#: The last millisecond of the year 9999. Python has no later dates.
 _TIME_MAX_MS: Final = 253_402_300_799_999
 
 
@@ -32,7 +32,7 @@ class Letter(msgspec.Struct, frozen=True):
     partition: int
     offset: int
     time_ms: int
-    #: Whose headers these are: valuestream, connect, spring, or unknown.
+    #: The kind of writer, by its headers: valuestream, connect, spring, or unknown.
     writer: str
     reason: str
     message: str
@@ -45,7 +45,7 @@ class Letter(msgspec.Struct, frozen=True):
     source_time_ms: int | None
     #: How often this event has been a dead letter, this time included.
     attempt: int
-    #: Where only the beginning of key and value is kept: bytes of the whole event.
+    #: The size of the whole event in bytes, if the dead letter has only the beginning of key and value.
     cut_from: int | None
     key: bytes | None
     value: bytes | None
@@ -59,17 +59,18 @@ class Letter(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """How one kind of writer names its headers; those that begin with a prefix are its own."""
+    """How one kind of writer names its headers. The headers that begin with one of ``prefixes`` are its own."""
 
     name: str
     prefixes: tuple[str, ...]
-    source: str
+    source_prefix: str
     number: Callable[[bytes], int | None]
-    reason: tuple[str, ...]
-    message: str
-    stage: str = ""
+    reason_headers: tuple[str, ...]
+    message_header: str
+    stage_header: str = ""
+    #: Pairs of what a header names, and the header.
     failed_in: tuple[tuple[str, str], ...] = ()
-    #: Ours counts this time in the attempt header; others hand it on as it came.
+    #: valuestream counts this failure in the attempt header. The others pass the header on as it came.
     counts_itself: bool = False
 
 
@@ -82,8 +83,8 @@ def _big_endian(content: bytes) -> int | None:
     return number if len(content) in (4, 8) and number >= 0 else None
 
 
-#: stream/decode/dead_letters.py; Kafka's DeadLetterQueueReporter (KIP-298); Spring's KafkaHeaders.DLT_* and
-#: DeadLetterPublishingRecoverer, whose own exception only wraps the cause.
+#: The names come from stream/decode/dead_letters.py, from Kafka's DeadLetterQueueReporter (KIP-298), and from Spring's
+#: KafkaHeaders.DLT_* and DeadLetterPublishingRecoverer. Spring's own exception only wraps the cause.
 _WRITERS: Final = (
     _Writer(
         "valuestream",
@@ -115,37 +116,39 @@ _WRITERS: Final = (
         failed_in=(("consumer group", "kafka_dlt-original-consumer-group"),),
     ),
 )
-_NOBODY: Final = _Writer(UNKNOWN, (), "", _decimal, (), "")
+_UNKNOWN_WRITER: Final = _Writer(UNKNOWN, (), "", _decimal, (), "")
 
 
 def read_letter(record: Any) -> Letter:
-    """Read one record of a dead-letter topic (aiokafka's and kafka-python's ``ConsumerRecord`` fit); never raises.
+    """Read one record of a dead-letter topic: a ``ConsumerRecord`` of aiokafka or of kafka-python. Never raises.
 
-    Where several have written their headers, the last one says why the record is in this topic: the others' are
-    part of the event. Of headers with one name the last counts, as writers append.
+    If several writers have left their headers, the last one says why the record is in this topic. The headers of the
+    others are part of the event. Of several headers with the same name the last one counts, because writers append.
     """
     headers: Headers = record.headers
     writer = _writer(headers)
-    said = {name: content for name, content in headers if content is not None}
-    before = ((name, content) for name, content in headers if name != ATTEMPT and not name.startswith(writer.prefixes))
+    contents = {name: content for name, content in headers if content is not None}
+    event_headers = (
+        (name, content) for name, content in headers if name != ATTEMPT and not name.startswith(writer.prefixes)
+    )
     return Letter(
         partition=record.partition,
         offset=record.offset,
         time_ms=min(max(record.timestamp, 0), _TIME_MAX_MS),
         writer=writer.name,
-        reason=_reason(writer, said),
-        message=_text(said, writer.message),
-        stage=_text(said, writer.stage).lower(),
-        failed_in=", ".join(f"{what} {_text(said, name)}" for what, name in writer.failed_in if _text(said, name)),
-        source_topic=_text(said, f"{writer.source}topic"),
-        source_partition=_number(writer, said, "partition"),
-        source_offset=_number(writer, said, "offset"),
-        source_time_ms=_number(writer, said, "timestamp"),
-        attempt=_attempt(writer, said),
-        cut_from=_number(writer, said, "bytes"),
+        reason=_reason(writer, contents),
+        message=_text(contents, writer.message_header),
+        stage=_text(contents, writer.stage_header).lower(),
+        failed_in=_failed_in(writer, contents),
+        source_topic=_text(contents, f"{writer.source_prefix}topic"),
+        source_partition=_number(writer, contents, "partition"),
+        source_offset=_number(writer, contents, "offset"),
+        source_time_ms=_number(writer, contents, "timestamp"),
+        attempt=_attempt(writer, contents),
+        cut_from=_number(writer, contents, "bytes"),
         key=record.key,
         value=record.value,
-        headers=tuple(before),
+        headers=tuple(event_headers),
     )
 
 
@@ -154,23 +157,28 @@ def _writer(headers: Headers) -> _Writer:
         for writer in _WRITERS:
             if name.startswith(writer.prefixes):
                 return writer
-    return _NOBODY
+    return _UNKNOWN_WRITER
 
 
-def _reason(writer: _Writer, said: dict[str, bytes]) -> str:
-    """A word: of a Java class its name without the package."""
-    named = next((text for name in writer.reason if (text := _text(said, name))), "")
+def _reason(writer: _Writer, contents: dict[str, bytes]) -> str:
+    """One word. A Java class is named without its package."""
+    named = next((text for name in writer.reason_headers if (text := _text(contents, name))), "")
     return named.rpartition(".")[2] or UNKNOWN
 
 
-def _attempt(writer: _Writer, said: dict[str, bytes]) -> int:
-    before = _decimal(said.get(ATTEMPT, b"")) or 0
-    return max(1, before if writer.counts_itself else before + 1)
+def _failed_in(writer: _Writer, contents: dict[str, bytes]) -> str:
+    named = ((what, _text(contents, name)) for what, name in writer.failed_in)
+    return ", ".join(f"{what} {text}" for what, text in named if text)
 
 
-def _text(said: dict[str, bytes], name: str) -> str:
-    return said.get(name, b"")[: 4 * _TEXT_MAX].decode(errors="replace")[:_TEXT_MAX]
+def _attempt(writer: _Writer, contents: dict[str, bytes]) -> int:
+    counted = _decimal(contents.get(ATTEMPT, b"")) or 0
+    return max(1, counted if writer.counts_itself else counted + 1)
 
 
-def _number(writer: _Writer, said: dict[str, bytes], name: str) -> int | None:
-    return writer.number(said.get(f"{writer.source}{name}", b""))
+def _text(contents: dict[str, bytes], name: str) -> str:
+    return contents.get(name, b"")[: 4 * _TEXT_MAX].decode(errors="replace")[:_TEXT_MAX]
+
+
+def _number(writer: _Writer, contents: dict[str, bytes], name: str) -> int | None:
+    return writer.number(contents.get(f"{writer.source_prefix}{name}", b""))

@@ -1,4 +1,4 @@
-"""Reads a dead-letter topic up to its end as of now: in no consumer group, and nothing is committed."""
+"""Reads a dead-letter topic up to its present end. The reader joins no consumer group and commits nothing."""
 
 from __future__ import annotations
 
@@ -9,28 +9,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
-
 from stream.clock import Clock, Stop
 from stream.commands.dlq.letters import Letter, read_letter
 from stream.errors import ConfigError
+from stream.kafka.client_types import KafkaConsumer, KafkaError, TopicPartition
 from stream.kafka.reading import read_partition
 
-__all__ = ["Place", "Selection", "clear_errors", "fetch_one", "iso", "letters", "moment_ms", "require_one"]
+__all__ = ["Place", "Selection", "clear_errors", "fetch_one", "letters", "moment_ms", "require_one"]
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 class Place(NamedTuple):
-    """A partition and an offset in it, written ``2:17``."""
+    """A partition and an offset in it, which people write as ``2:17``."""
 
     partition: int
     offset: int
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """Read ``PARTITION:OFFSET``; ConfigError for anything else.
+        """Read ``PARTITION:OFFSET``. Raises ConfigError for any other text.
 
         >>> Place.parse("2:17"), str(Place(2, 17))
         (Place(partition=2, offset=17), '2:17')
@@ -45,7 +43,9 @@ class Place(NamedTuple):
 
 
 def moment_ms(text: str, clock: Clock) -> int:
-    """Milliseconds since 1970 of an ISO time (UTC where it does not say), or of so long ago; ConfigError for others.
+    """Read an ISO time (UTC if it names no zone), or how long ago (``2h``), as milliseconds since 1970.
+
+    Raises ConfigError for any other text.
 
     >>> from stream.clock import ManualClock
     >>> moment_ms("2h", ManualClock(start=10_000)), moment_ms("1970-01-01T01:00", ManualClock())
@@ -68,18 +68,12 @@ def moment_ms(text: str, clock: Clock) -> int:
     return int(seconds * 1000)
 
 
-def iso(time_ms: int) -> str:
-    """Milliseconds since 1970 as :func:`moment_ms` reads them.
-
-    >>> iso(1_735_689_600_250)
-    '2025-01-01T00:00:00.250Z'
-    """
-    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z"
-
-
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters are meant; ``reasons`` empty means all, times are those of the dead letters."""
+    """Which dead letters are meant. No ``reasons`` means all of them. Times are those of the dead letters.
+
+    ``since_ms`` is included and ``until_ms`` is not. ``start`` is the first place to read.
+    """
 
     reasons: frozenset[str] = frozenset()
     since_ms: int | None = None
@@ -96,9 +90,9 @@ class Selection:
 
 
 def letters(consumer: KafkaConsumer, selection: Selection, stop: Stop) -> Iterator[Letter]:
-    """The dead letters that are meant, partition by partition in offset order, of all that are there now.
+    """Give the selected dead letters of those that are there now, partition by partition in offset order.
 
-    ``consumer`` has all partitions of the topic, and no other use meanwhile. They end early when ``stop`` is set.
+    ``consumer`` has all partitions of the topic, and nobody else uses it meanwhile. If ``stop`` is set, they end early.
     """
     tps = sorted(consumer.assignment())
     ends = consumer.end_offsets(tps)
@@ -113,7 +107,7 @@ def letters(consumer: KafkaConsumer, selection: Selection, stop: Stop) -> Iterat
 
 
 def _starts(consumer: KafkaConsumer, tps: list[Any], ends: dict[Any, int], selection: Selection) -> dict[Any, int]:
-    """First offset to read of each partition: what is before it is not meant."""
+    """The first offset to read in each partition. No selected dead letter is before it."""
     starts = dict(consumer.beginning_offsets(tps))
     if selection.since_ms is not None:
         found = consumer.offsets_for_times(dict.fromkeys(tps, selection.since_ms))
@@ -130,7 +124,7 @@ def _starts(consumer: KafkaConsumer, tps: list[Any], ends: dict[Any, int], selec
 
 
 def _require_partition(tps: list[Any], partition: int) -> None:
-    """Raise ConfigError where the topic has no such partition."""
+    """Raise ConfigError if the topic has no such partition."""
     if partition not in {tp.partition for tp in tps}:
         raise ConfigError(
             f"partition is {partition}, expected one of 0 to {len(tps) - 1} of topic {tps[0].topic};"
@@ -139,7 +133,7 @@ def _require_partition(tps: list[Any], partition: int) -> None:
 
 
 def fetch_one(consumer: KafkaConsumer, tp: TopicPartition, offset: int) -> Any | None:
-    """The record at this offset; None where the topic does not hold it (any more)."""
+    """The record at this offset, or None if the topic does not hold it, or no longer."""
     first, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
     if not first <= offset < end:
         return None
@@ -147,7 +141,7 @@ def fetch_one(consumer: KafkaConsumer, tp: TopicPartition, offset: int) -> Any |
 
 
 def require_one(consumer: KafkaConsumer, place: Place) -> Letter:
-    """The dead letter at this place; ConfigError where there is none."""
+    """The dead letter at this place. Raises ConfigError if there is none."""
     tps = sorted(consumer.assignment())
     _require_partition(tps, place.partition)
     tp = TopicPartition(tps[0].topic, place.partition)
@@ -163,7 +157,7 @@ def require_one(consumer: KafkaConsumer, place: Place) -> Letter:
 
 @contextmanager
 def clear_errors(what: str) -> Iterator[None]:
-    """Turn what Kafka's clients raise while doing ``what`` into one line."""
+    """Turn a KafkaError into a ConfigError of one line, which says that the broker did not let us do ``what``."""
     try:
         yield
     except KafkaError as error:

@@ -1,4 +1,4 @@
-"""Sends dead letters back to where they came from, as the events that they were, at a bounded pace."""
+"""Sends dead letters, as the events that they were, back to their topics at a bounded pace."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
-
 from stream.clock import Clock, Stop
 from stream.commands.dlq.letters import Letter
 from stream.commands.dlq.read import Place
 from stream.commands.dlq.route import Event, Router
 from stream.errors import ValuestreamError
+from stream.kafka.client_types import AioKafkaError, AIOKafkaProducer
 from stream.kafka.clients import aiokafka_config
 from stream.kafka.sender import Progress
 from stream.settings import Settings
 
 __all__ = ["Pace", "Replayed", "replay_letters"]
 
-#: Longer waits are taken in parts, so that a stop is noticed.
+#: A longer wait is split into parts, so that a stop is noticed.
 _SLEEP_MAX_S: Final = 0.2
 _DELIVERY_TIMEOUT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 5.0
@@ -32,7 +30,7 @@ _REQUEST_BYTES: Final = 8 * 1024 * 1024
 
 
 class Pace(NamedTuple):
-    """How fast to send, and how many at most (None: all)."""
+    """How many events a second to send, and how many at most (None: all)."""
 
     events_per_s: float
     limit: int | None = None
@@ -44,13 +42,13 @@ class Replayed:
 
     #: (topic, partition) → events acknowledged.
     sent: Counter[tuple[str, int]] = field(default_factory=Counter)
-    #: Why dead letters were left → how many.
+    #: Reason to leave dead letters → how many were left for it.
     left: Counter[str] = field(default_factory=Counter)
-    #: Of the sent ones, those whose whole event was read from its source topic.
-    fetched: int = 0
-    #: The first place that is still to be sent; None where nothing was.
+    #: How many of the sent events were cut, and so were read whole from their source topic.
+    read_whole: int = 0
+    #: Where to go on: at the refused dead letter, or behind the last one that was sent. None if nothing was sent.
     following: Place | None = None
-    #: Why the one at ``following`` was not acknowledged, where that is the end.
+    #: Why the dead letter at ``following`` was not acknowledged, if that ended the replay.
     refused: str | None = None
 
     @property
@@ -64,15 +62,15 @@ async def replay_letters(
     letters: Iterable[Letter],
     router: Router,
     pace: Pace,
+    *,
     progress: Progress,
     clock: Clock,
     stop: Stop,
-    *,
     dry_run: bool,
 ) -> Replayed:
     """Send dead letters in order until they end, the limit is reached, one is refused, or ``stop`` is set.
 
-    Raises ValuestreamError where no broker answers.
+    Raises ValuestreamError if no producer can be started.
     """
     done = Replayed()
     events = islice(_sendable(letters, router, done), pace.limit)
@@ -80,16 +78,17 @@ async def replay_letters(
         for event in events:
             _note(done, event)
         return done
-    # A producer asks for leave to write as well, and its error names nothing: so routing, which does, goes first.
+    # Routing the first one checks our rights, and its error names the topic. The error of a producer would not.
     first = list(islice(events, 1))
     async with _producer(settings) as producer:
-        await _send_all(producer, chain(first, events), done, pace, progress, clock, stop)
+        sending = _Sending(producer, done, pace, progress, clock, stop)
+        await sending.send_all(chain(first, events))
     return done
 
 
 @asynccontextmanager
 async def _producer(settings: Settings) -> AsyncIterator[Any]:
-    """A producer; it compresses, as a large event may be one that its topic only takes so."""
+    """A producer. It compresses, because a topic may take a large event only if it is compressed."""
     producer = AIOKafkaProducer(
         **aiokafka_config(settings),
         acks="all",
@@ -101,18 +100,20 @@ async def _producer(settings: Settings) -> AsyncIterator[Any]:
     try:
         try:
             await producer.start()
-        except KafkaError as error:
+        except AioKafkaError as error:
             raise ValuestreamError(
-                f"no producer could be started ({error!r}), expected leave to write; check the broker and our rights"
+                f"no producer could be started ({error!r}), expected the right to write;"
+                " check the broker and our rights"
             ) from error
         yield producer
     finally:
-        # Where the broker is gone, it would wait for ever to send what was not acknowledged.
+        # If the broker is gone, stop() would wait for ever to send what was not acknowledged.
         with suppress(TimeoutError):
             await asyncio.wait_for(producer.stop(), _STOP_TIMEOUT_S)
 
 
 def _sendable(letters: Iterable[Letter], router: Router, done: Replayed) -> Iterator[Event]:
+    """Give the events to send, and count the dead letters that are left."""
     for letter in letters:
         routed = router.route(letter)
         if isinstance(routed, Event):
@@ -121,36 +122,51 @@ def _sendable(letters: Iterable[Letter], router: Router, done: Replayed) -> Iter
             done.left[routed] += 1
 
 
-async def _send_all(
-    producer: Any, events: Iterator[Event], done: Replayed, pace: Pace, progress: Progress, clock: Clock, stop: Stop
-) -> None:
-    """Send one after the other, each when it is due and the one before is acknowledged.
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """Sends events one after the other, and notes in ``done`` what became of each."""
 
-    So what was sent is exactly what stands before ``done.following``, wherever it ends. Reading blocks the event loop,
-    which does no harm: nothing is in flight then.
-    """
-    began = clock.monotonic()
-    for event in events:
-        due = began + done.total / pace.events_per_s
-        while not stop.is_set() and (delay := due - clock.monotonic()) > 0:
-            stop.wait(min(delay, _SLEEP_MAX_S))
-        if stop.is_set():
-            return
+    producer: Any
+    done: Replayed
+    pace: Pace
+    progress: Progress
+    clock: Clock
+    stop: Stop
+
+    async def send_all(self, events: Iterator[Event]) -> None:
+        """Send each event when it is due and the one before is acknowledged.
+
+        So exactly the dead letters before ``done.following`` are sent or left, wherever the replay ends. Reading blocks
+        the event loop, which does no harm, because nothing is in flight then.
+        """
+        began = self.clock.monotonic()
+        for event in events:
+            self._wait_until(began + self.done.total / self.pace.events_per_s)
+            if self.stop.is_set() or not await self._send(event):
+                return
+            _note(self.done, event)
+            self.progress(self.done.total, self.clock.monotonic() - began, event.letter.time_ms)
+
+    def _wait_until(self, due: float) -> None:
+        while not self.stop.is_set() and (delay := due - self.clock.monotonic()) > 0:
+            self.stop.wait(min(delay, _SLEEP_MAX_S))
+
+    async def _send(self, event: Event) -> bool:
+        """Whether the broker has acknowledged the event. If it has not, ``done`` says why."""
         try:
             # The producer itself would try for ever: an idempotent one does not know what became of its batch.
             async with asyncio.timeout(_DELIVERY_TIMEOUT_S):
-                await producer.send_and_wait(
+                await self.producer.send_and_wait(
                     event.topic, event.value, event.key, event.partition, headers=event.headers
                 )
-        except (KafkaError, TimeoutError) as error:
-            done.following = Place(event.letter.partition, event.letter.offset)
-            done.refused = " ".join(str(error).split()) or f"silence for {_DELIVERY_TIMEOUT_S:.0f} s"
-            return
-        _note(done, event)
-        progress(done.total, clock.monotonic() - began, event.letter.time_ms)
+        except (AioKafkaError, TimeoutError) as error:
+            self.done.following = Place(event.letter.partition, event.letter.offset)
+            self.done.refused = " ".join(str(error).split()) or f"silence for {_DELIVERY_TIMEOUT_S:.0f} s"
+            return False
+        return True
 
 
 def _note(done: Replayed, event: Event) -> None:
     done.sent[event.topic, event.partition] += 1
-    done.fetched += event.letter.cut_from is not None
+    done.read_whole += event.letter.cut_from is not None
     done.following = Place(event.letter.partition, event.letter.offset + 1)

@@ -1,4 +1,4 @@
-"""Says of a dead letter which event is to be sent where, or why it is left."""
+"""Decides for each dead letter which event to send where, or why to leave it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from kafka import KafkaConsumer, TopicPartition
-
 from stream.commands.dlq.letters import Letter
 from stream.commands.dlq.read import fetch_one
 from stream.decode.dead_letters import ATTEMPT
 from stream.decode.decoder import ORIGIN_HEADER
 from stream.errors import ConfigError
+from stream.kafka.client_types import KafkaConsumer, TopicPartition
 from stream.kafka.partitioner import partition_of
 from stream.kafka.rights import Right
 from stream.kafka.topics import similar_names
@@ -21,7 +20,7 @@ __all__ = ["Event", "Router"]
 
 
 class Event(NamedTuple):
-    """A dead letter as the event to be sent."""
+    """A dead letter as the event to send: where to, and what."""
 
     letter: Letter
     topic: str
@@ -32,15 +31,16 @@ class Event(NamedTuple):
 
 
 class Router:
-    """Says of a dead letter what is to be sent where, or why it is left.
+    """Decides for a dead letter which event to send where, or why to leave it.
 
-    ``require`` raises ConfigError where we lack a right; it is asked once for each, before it is made use of.
+    ``require`` raises ConfigError if we lack a right. It is called once for each right, before the right is used.
     """
 
     def __init__(
         self,
         consumer: KafkaConsumer,
         events_topic: str,
+        *,
         to: str | None,
         attempts_max: int,
         require: Callable[[Right], None],
@@ -53,17 +53,17 @@ class Router:
             return
         self._require(Right("topic", to, "Write"))
         if to not in self._topics:
-            there = similar_names(to, self._topics)
-            raise ConfigError(f"topic {to!r} not found, expected one to replay to{there}; create it, or set --to")
+            similar = similar_names(to, self._topics)
+            raise ConfigError(f"topic {to!r} not found, expected one to replay to{similar}; create it, or set --to")
 
     def route(self, letter: Letter) -> Event | str:
-        """The event to send, else the reason to leave it."""
+        """The event to send, or the reason to leave the dead letter."""
         topic = self._to or letter.source_topic
         if letter.attempt > self._attempts_max:
             return f"failed more than {self._attempts_max} times (--attempts-max)"
         if not topic:
             return "name no source topic (--to TOPIC sends them somewhere)"
-        # A topic that we may not see is as if it were not there, and anyone may name one in a dead letter.
+        # Anyone can name any topic in a dead letter. A topic that we may not see counts as missing.
         if topic == self._expected or topic in self._topics:
             self._require(Right("topic", topic, "Write"))
         if topic not in self._topics:
@@ -85,25 +85,26 @@ class Router:
         return self._partitions[topic]
 
     def _whole(self, letter: Letter) -> Any | None:
-        """The record that a cut dead letter is the beginning of, if its source topic still has it."""
+        """The whole record of a cut dead letter, if the source topic still has it."""
         topic, partition, offset = letter.source_topic, letter.source_partition, letter.source_offset
         if topic not in self._topics or partition is None or offset is None or partition >= self._count(topic):
             return None
         self._require(Right("topic", topic, "Read"))
         record = fetch_one(self._consumer, TopicPartition(topic, partition), offset)
-        # A topic that was made anew has other records at the old offsets.
-        same = (
+        # If the topic was deleted and created again, it has other records at the old offsets.
+        is_same_event = (
             record is not None
             and (record.key or b"").startswith(letter.key or b"")
             and (record.value or b"").startswith(letter.value or b"")
         )
-        return record if same else None
+        return record if is_same_event else None
 
 
 def _partition(letter: Letter, key: bytes | None, topic: str, count: int) -> int:
-    """Where the user's other events are: back home the partition it came from, whatever partitioner chose it.
+    """The partition where the user's other events are.
 
-    Elsewhere, or where that partition is gone, the one that Kafka's default partitioner gives the key.
+    In the source topic this is the partition that the event came from, whatever partitioner chose it. In another topic,
+    or if that partition is gone, it is the one that Kafka's default partitioner chooses for the key.
     """
     source = letter.source_partition
     if topic == letter.source_topic and source is not None and source < count:
@@ -114,7 +115,7 @@ def _partition(letter: Letter, key: bytes | None, topic: str, count: int) -> int
 
 
 def _replay_headers(letter: Letter, headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
-    """The event's own, with the count of attempts, and the place where it was at first."""
+    """The headers of the event, with the number of attempts, and with the place where the event was at first."""
     kept = [(name, content) for name, content in headers if name != ATTEMPT]
     if letter.source_topic and ORIGIN_HEADER not in dict(kept):
         origin = f"{letter.source_topic}/{letter.source_partition}/{letter.source_offset}"

@@ -1,1 +1,1 @@
-"""``valuestream plan``: what a load needs, from measured unit costs."""
+"""``valuestream plan``: computes what a load needs from measured unit costs."""

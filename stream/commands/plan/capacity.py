@@ -1,6 +1,7 @@
-"""Capacity: what a load needs, by formulas from measured unit costs; docs/capacity.md explains each of them.
+"""Capacity: what a load needs, computed from measured unit costs. docs/capacity.md explains each formula.
 
-A unit cost that was not measured is NaN, and what depends on it comes out as NaN: numpy's functions keep it so.
+A unit cost that was not measured is NaN, and so is every result that depends on it. The formulas use the functions of
+numpy, because those pass NaN on.
 """
 
 from __future__ import annotations
@@ -11,28 +12,30 @@ from statistics import NormalDist
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from stream.arrays import Floats
 from stream.checkpoint.journal import GROWTH
 from stream.commands.plan.unit_costs import Costs
 from stream.contract.columns import DAY_S, HISTORY_LEN
 
 __all__ = ["Capacity", "Load", "capacity", "changed_users_per_s", "scores_per_s", "user_memory_bytes", "value_bytes"]
 
-#: Gauss-Hermite quadrature of a mean over users whose rates are log-normal.
-_NODES, _WEIGHTS = (np.array(of) for of in np.polynomial.hermite_e.hermegauss(48))
+#: Gauss-Hermite quadrature: computes means over users with log-normal rates.
+_NODES, _WEIGHTS = (np.array(values) for values in np.polynomial.hermite_e.hermegauss(48))
 _WEIGHTS /= _WEIGHTS.sum()
-#: A partition goes to one worker, and their number is fixed: twice as many, so that workers can be doubled.
+#: A partition goes to one worker, and the number of partitions never changes. Two for each worker leave room to double
+#: the workers.
 _PARTITIONS_PER_WORKER: Final = 2
-#: Kafka compacts a log when half of it is superseded (min.cleanable.dirty.ratio), so it holds its users up to twice.
+#: Kafka compacts a log when half of it is superseded (min.cleanable.dirty.ratio). So a log holds up to two values of
+#: each user.
 _COMPACTED_MAX: Final = 2
-#: A journal grows until its segments are merged, and has them and the merged one for a moment.
+#: A journal grows until its files are merged. For a moment it holds both the old files and the merged one.
 _JOURNAL_MAX: Final = GROWTH + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is asked for. ``events_per_user`` are those of the last 30 days; ``active_users`` send at the same time."""
+    """The load to plan for. ``events_per_user`` counts those of 30 days. ``active_users`` send at the same time."""
 
     users: int
     events_per_s: float
@@ -48,13 +51,13 @@ class Load:
     retention_days: float = 7.0
     utilisation: float = 0.5
     gpus: int = 0
-    #: How unevenly users are active: the standard deviation of the logarithm of their rates; 1 as in the benchmark.
+    #: How unevenly users are active: the standard deviation of the logarithm of their rates. It is 1 in the benchmark.
     activity_spread: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What it needs; rates are per second of the whole service, NaN is what nobody has measured."""
+    """What a load needs. Rates are those of the whole service, per second. NaN means that nobody has measured it."""
 
     scores_per_s: float
     changed_users_per_s: float
@@ -79,7 +82,7 @@ class Capacity:
 
 
 def capacity(load: Load, costs: Costs) -> Capacity:
-    """What this load needs at these costs."""
+    """What this load needs at these unit costs."""
     compute = _compute(load, costs)
     users = float(np.ceil(load.users / compute["workers"]))
     memory = costs.worker_bytes + users * user_memory_bytes(load, costs)
@@ -96,10 +99,10 @@ def capacity(load: Load, costs: Costs) -> Capacity:
 
 
 def _compute(load: Load, costs: Costs) -> dict[str, float]:
-    """Workers and what they run on. A worker's loop is one core, and its inference a thread of its own beside it."""
+    """Workers, cores and GPUs. The loop of a worker uses one core, and its inference runs beside it in a thread."""
     scores, changed = scores_per_s(load), changed_users_per_s(load)
-    loop = load.events_per_s * costs.event_s + changed * costs.value_s + scores * costs.score_s
-    threads = (loop,) if load.gpus else (loop, scores * costs.inference_s)
+    loop_s = load.events_per_s * costs.event_s + changed * costs.value_s + scores * costs.score_s
+    threads = (loop_s,) if load.gpus else (loop_s, scores * costs.inference_s)
     busiest = float(np.max(threads))
     workers = float(np.ceil(busiest / load.utilisation))
     return {
@@ -114,7 +117,7 @@ def _compute(load: Load, costs: Costs) -> dict[str, float]:
 
 
 def _kept(load: Load, costs: Costs) -> dict[str, float]:
-    """What stays on disk, of the workers and of Kafka."""
+    """Bytes on the disks of the workers and of Kafka."""
     values = load.users * (value_bytes(load, costs) + load.user_id_bytes)
     scores = load.users * (costs.score_bytes + load.user_id_bytes)
     events = load.events_per_s * load.event_bytes * load.retention_days * DAY_S
@@ -141,8 +144,9 @@ def _traffic(load: Load, costs: Costs) -> dict[str, float]:
 def scores_per_s(load: Load) -> float:
     """Scores for events, and at most one a day for each silent user.
 
-    A user who sends at a rate r and is scored at most once in T seconds: after a score it takes T, or longer where no
-    event comes, and with events at random the mean time between scores is T + exp(-rT) / r. With T = 0 all are scored.
+    A user sends events at random with rate r, and is scored at most once in T seconds. After a score the next one comes
+    T later, or at the next event if none came in between. So the mean time between scores is T + exp(-rT) / r. With
+    T = 0 every event gives a score.
 
     >>> every = Load(users=86_400, events_per_s=100.0, events_per_user=3.0, active_users=50.0, event_bytes=0.0,
     ...              refresh_interval_s=0.0)
@@ -151,41 +155,41 @@ def scores_per_s(load: Load) -> float:
     """
     interval_s = load.refresh_interval_s
     rates = _rates(load)
-    of_events = rates / (rates * interval_s + np.exp(-rates * interval_s))
-    return load.active_users * float(of_events @ _WEIGHTS) + load.users / DAY_S
+    scores_for_events = rates / (rates * interval_s + np.exp(-rates * interval_s))
+    return load.active_users * float(scores_for_events @ _WEIGHTS) + load.users / DAY_S
 
 
 def changed_users_per_s(load: Load) -> float:
-    """Changelog values: one of each active user who sent something since the last checkpoint."""
+    """Values that go to the changelog: one for each active user with an event since the last checkpoint."""
     changed = -np.expm1(-_rates(load) * load.checkpoint_interval_s)
     return load.active_users * float(changed @ _WEIGHTS) / load.checkpoint_interval_s
 
 
-def _rates(load: Load) -> npt.NDArray[np.float64]:
-    """Events per second of active users from the quietest to the busiest, who are as many as ``_WEIGHTS`` says."""
+def _rates(load: Load) -> Floats:
+    """Events per second of active users, from the quietest to the busiest. ``_WEIGHTS`` are their shares."""
     spread = load.activity_spread
     return load.events_per_s / load.active_users * np.exp(spread * _NODES - spread**2 / 2)
 
 
 def value_bytes(load: Load, costs: Costs) -> float:
     """Mean size of a packed user."""
-    kept, full = _kept_events(load.events_per_user, load.activity_spread)
-    return costs.value_bytes + costs.value_event_bytes * kept + costs.value_buckets_bytes * full
+    events, full = _history_events(load.events_per_user, load.activity_spread)
+    return costs.value_bytes + costs.value_event_bytes * events + costs.value_buckets_bytes * full
 
 
 def user_memory_bytes(load: Load, costs: Costs) -> float:
     """Mean memory of a user."""
-    _, full = _kept_events(load.events_per_user, load.activity_spread)
+    _, full = _history_events(load.events_per_user, load.activity_spread)
     return costs.user_bytes + costs.buckets_bytes * full
 
 
-def _kept_events(mean: float, spread: float) -> tuple[float, float]:
-    """Mean events in a history, and the share of users whose history is full, where activity is log-normal.
+def _history_events(mean: float, spread: float) -> tuple[float, float]:
+    """Mean number of events in a history, and the share of users with a full history, if activity is log-normal.
 
-    >>> [round(x, 3) for x in _kept_events(30.0, 1.0)], [round(x, 3) for x in _kept_events(1e6, 1.0)]
+    >>> [round(x, 3) for x in _history_events(30.0, 1.0)], [round(x, 3) for x in _history_events(1e6, 1.0)]
     ([24.722, 0.104], [64.0, 1.0])
     """
     log_events = NormalDist(math.log(mean) - spread**2 / 2, spread)
-    at = math.log(HISTORY_LEN)
-    full = 1 - log_events.cdf(at)
-    return mean * log_events.cdf(at - spread**2) + HISTORY_LEN * full, full
+    log_length = math.log(HISTORY_LEN)
+    full = 1 - log_events.cdf(log_length)
+    return mean * log_events.cdf(log_length - spread**2) + HISTORY_LEN * full, full

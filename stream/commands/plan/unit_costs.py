@@ -1,6 +1,6 @@
-"""What one event, score or user costs a worker: the measured figures that ``valuestream plan`` reckons with.
+"""What one event, score or user costs a worker: the measured unit costs that ``valuestream plan`` computes with.
 
-They come with the package, in ``unit_costs.json``, each with where, when and by which command it was measured;
+The package holds them in ``unit_costs.json``. Each says where, when and by which command it was measured.
 ``python -m tests.bench.unit_costs`` writes that file anew.
 """
 
@@ -15,13 +15,13 @@ import msgspec
 
 from stream.errors import ContractError
 
-__all__ = ["COSTS_FILE", "COST_NAMES", "Costs", "Figure", "costs_of", "read_figures"]
+__all__ = ["COSTS_FILE", "COST_NAMES", "Costs", "UnitCost", "costs_of", "read_unit_costs"]
 
 COSTS_FILE: Final = Path(__file__).parent / "unit_costs.json"
 
 
-class Figure(msgspec.Struct, frozen=True):
-    """One measured figure; ``value`` is None while nobody has measured it, and ``command`` is what would."""
+class UnitCost(msgspec.Struct, frozen=True):
+    """One unit cost, and how it was measured. ``value`` is None until somebody runs ``command``, which measures it."""
 
     value: float | None
     unit: str
@@ -33,20 +33,20 @@ class Figure(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The figures as numbers. One that was not measured is NaN, and so is all that is reckoned from it."""
+    """The unit costs as numbers. One that was not measured is NaN, and so is everything that is computed from it."""
 
-    #: Seconds of one core: to take in an event, and to make a changed user durable.
+    #: Seconds of one core to take in an event, and to make a changed user durable.
     event_s: float
     value_s: float
-    #: Seconds of one core for a score: around the model, and in it; and seconds of a GPU.
+    #: Seconds for a score: of one core around the model, of one core in the model, or of a GPU in the model.
     score_s: float
     inference_s: float
     gpu_s: float
-    #: Memory: of a worker without users, of a user, and of the buckets of one whose history is full.
+    #: Memory of a worker without users, of a user, and of the buckets of a user with a full history.
     worker_bytes: float
     user_bytes: float
     buckets_bytes: float
-    #: A changelog value: of a user without events, for each event of the history, and for buckets.
+    #: Size of a changelog value: for a user without events, for each event of the history, and for buckets.
     value_bytes: float
     value_event_bytes: float
     value_buckets_bytes: float
@@ -59,24 +59,24 @@ class Costs:
 COST_NAMES: Final = frozenset(field.name for field in fields(Costs))
 
 
-def read_figures(path: Path = COSTS_FILE) -> dict[str, Figure]:
-    """The figures by name. ContractError where the file is not one of them."""
+def read_unit_costs(path: Path = COSTS_FILE) -> dict[str, UnitCost]:
+    """The unit costs by name. Raises ContractError if the file is damaged, or has others than this build needs."""
     try:
-        figures = msgspec.json.decode(path.read_bytes(), type=dict[str, Figure])
+        unit_costs = msgspec.json.decode(path.read_bytes(), type=dict[str, UnitCost])
     except (OSError, msgspec.MsgspecError) as error:
         raise ContractError(
             f"unit costs in {path.name} cannot be read: {error}; install the package again, or from a checkout write"
             " them with `python -m tests.bench.unit_costs`"
         ) from None
-    if figures.keys() != COST_NAMES:
-        odd = ", ".join(sorted(figures.keys() ^ COST_NAMES))
+    if unit_costs.keys() != COST_NAMES:
+        differing = ", ".join(sorted(unit_costs.keys() ^ COST_NAMES))
         raise ContractError(
-            f"unit costs in {path.name} differ from what this build reckons with in {odd}; write them anew with"
+            f"unit costs in {path.name} differ from what this build reckons with in {differing}; write them anew with"
             " `python -m tests.bench.unit_costs`"
         )
-    return figures
+    return unit_costs
 
 
-def costs_of(figures: dict[str, Figure]) -> Costs:
-    """The numbers of these figures."""
-    return Costs(**{name: math.nan if f.value is None else f.value for name, f in figures.items()})
+def costs_of(unit_costs: dict[str, UnitCost]) -> Costs:
+    """The values of these unit costs."""
+    return Costs(**{name: math.nan if cost.value is None else cost.value for name, cost in unit_costs.items()})

@@ -1,4 +1,7 @@
-"""``valuestream user export``: all that is held of a user, as one JSON document (schema: ``docs/privacy.md``)."""
+"""``valuestream user export``: prints everything that is held of a user as one JSON document.
+
+The schema of the document is in ``docs/privacy.md``.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,25 @@ from typing import Any, Final
 
 import click
 import msgspec
-from kafka import KafkaConsumer, TopicPartition
 
 from stream.clock import Clock, SystemClock
 from stream.commands.options import GroupedCommand, settings_options, user_argument
-from stream.commands.user.facts import facts, history, iso, reviews
+from stream.commands.user.facts import facts, history, reviews
 from stream.commands.user.read import Held, Retention, find, partitions_of, retentions, stored_id
 from stream.decode.decoder import Decoder, Money
+from stream.iso_time import iso_seconds
+from stream.kafka.client_types import KafkaConsumer, TopicPartition
 from stream.kafka.reading import open_topics, read_partition
 from stream.kafka.topics import changelog_topic, required_topics
 from stream.settings import Settings
 
 __all__ = ["export"]
 
-#: A few minutes of reading; who has more events gets the newest, and is told.
+#: About as many records as can be read in a few minutes. If there are more, the newest are read and ``all_read`` is
+#: false.
 _EVENTS_MAX: Final = 5_000_000
 _DECODED_AT_ONCE: Final = 1_000
-#: Amounts are not exported from the decoded event, so any currency will do.
+#: The export takes no amounts from decoded events, so any currency will do.
 _ANY_MONEY: Final = Money("USD")
 
 _Matches = Callable[[Any], bool]
@@ -50,26 +55,29 @@ def export(user_id: str, no_events: bool, events_max: int, settings: Settings) -
 
 
 def _export(settings: Settings, user_id: str, events_max: int | None, clock: Clock) -> dict[str, Any]:
-    held, stored = find(settings, user_id, everywhere=True), stored_id(settings, user_id)
+    all_held, stored = find(settings, user_id, everywhere=True), stored_id(settings, user_id)
     topics = [settings.events_topic, settings.alerts_topic, settings.dlq_topic]
     by_id, by_stored = _keyed(user_id), _keyed(stored)
     with closing(open_topics(settings, topics, from_beginning=True)) as consumer:
         expected = partitions_of(consumer, settings.events_topic, user_id)[0]
-        numbers = sorted({expected, *(found.partition for found in held)})
+        numbers = sorted({expected, *(held.partition for held in all_held)})
+
+        def events_in(number: int, newest: int) -> dict[str, Any]:
+            tp = TopicPartition(settings.events_topic, number)
+            return _events(consumer, tp, clock, settings=settings, user_id=user_id, events_max=newest)
+
         return {
             "schema": "valuestream.user.v1",
             "user_id": user_id,
             "stored_as": stored,
-            "exported_at": iso(clock.time()),
+            "exported_at": iso_seconds(int(clock.time())),
             "partitions": numbers,
-            "states": [_state(user_id, found) for found in held if found.snapshot is not None],
-            "erasures": [_erasure(settings, found) for found in held if found.marker is not None],
-            "scores": [_record(found.score_record) for found in held if found.score_record is not None],
+            "states": [_state(user_id, held) for held in all_held if held.snapshot is not None],
+            "erasures": [_erasure(settings, held) for held in all_held if held.marker is not None],
+            "scores": [_record(held.score_record) for held in all_held if held.score_record is not None],
             "alerts": _records(consumer, settings.alerts_topic, numbers, by_stored),
             "dead_letters": _records(consumer, settings.dlq_topic, numbers, by_id),
-            "events": None
-            if events_max is None
-            else [_events(consumer, n, clock, settings, user_id, events_max) for n in numbers],
+            "events": None if events_max is None else [events_in(number, events_max) for number in numbers],
             "kept": [_kept(kept) for kept in retentions(settings, [s.name for s in required_topics(settings, 0)])],
         }
 
@@ -77,29 +85,30 @@ def _export(settings: Settings, user_id: str, events_max: int | None, clock: Clo
 # -- state ----------------------------------------------------------------------------------------------------
 
 
-def _state(user_id: str, found: Held) -> dict[str, Any]:
-    snapshot = found.snapshot
+def _state(user_id: str, held: Held) -> dict[str, Any]:
+    snapshot = held.snapshot
     assert snapshot is not None
-    known = facts(user_id, found, snapshot)
+    known = facts(user_id, held, snapshot)
+    # The document has these in other places.
     for elsewhere in ("user_id", "partition", "last_events", "score_record"):
         del known[elsewhere]
     return {
-        **_place(found.state_record),
+        **_place(held.state_record),
         **known,
         "history": history(snapshot),
         "reviews": reviews(snapshot),
         "event_hashes": int(snapshot.users[0]["seen_len"]),
-        "packed": b64encode(found.state_record.value).decode() if found.state_record else None,
+        "packed": b64encode(held.state_record.value).decode() if held.state_record else None,
     }
 
 
-def _erasure(settings: Settings, found: Held) -> dict[str, Any]:
-    assert found.marker is not None
+def _erasure(settings: Settings, held: Held) -> dict[str, Any]:
+    assert held.marker is not None
     return {
         "topic": changelog_topic(settings),
-        "partition": found.partition,
-        "events_dropped_up_to": iso(found.marker.time),
-        "request_offset": found.marker.offset,
+        "partition": held.partition,
+        "events_dropped_up_to": iso_seconds(int(held.marker.time)),
+        "request_offset": held.marker.offset,
     }
 
 
@@ -112,28 +121,33 @@ def _keyed(user_id: str) -> _Matches:
 
 
 def _records(consumer: KafkaConsumer, topic: str, numbers: list[int], matches: _Matches) -> list[dict[str, Any]]:
-    found = (record for n in numbers for record in read_partition(consumer, TopicPartition(topic, n)))
-    return [_record(record) for record in found if matches(record)]
+    records = (record for n in numbers for record in read_partition(consumer, TopicPartition(topic, n)))
+    return [_record(record) for record in records if matches(record)]
 
 
 def _events(
-    consumer: KafkaConsumer, number: int, clock: Clock, settings: Settings, user_id: str, events_max: int
+    consumer: KafkaConsumer, tp: TopicPartition, clock: Clock, *, settings: Settings, user_id: str, events_max: int
 ) -> dict[str, Any]:
-    """The user's events in one partition: those with the id as their key, and those that name it inside."""
-    tp = TopicPartition(settings.events_topic, number)
+    """The user's events in one partition: those with the id as their key, and those with the id in their value."""
     first, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
     start = max(first, end - events_max)
     decoder = Decoder(
         settings.envelope, _ANY_MONEY, bytes_max=settings.event_bytes_max, future_skew_s=settings.future_skew_s
     )
-    found: list[dict[str, Any]] = []
+    exported: list[dict[str, Any]] = []
     records = read_partition(consumer, tp, start, end)
     while chunk := list(islice(records, _DECODED_AT_ONCE)):
-        found += _of_user(decoder, chunk, user_id, clock)
-    return {"topic": tp.topic, "partition": number, "from_offset": start, "all_read": start == first, "records": found}
+        exported += _records_of_user(decoder, chunk, user_id, clock)
+    return {
+        "topic": tp.topic,
+        "partition": tp.partition,
+        "from_offset": start,
+        "all_read": start == first,
+        "records": exported,
+    }
 
 
-def _of_user(decoder: Decoder, records: list[Any], user_id: str, clock: Clock) -> list[dict[str, Any]]:
+def _records_of_user(decoder: Decoder, records: list[Any], user_id: str, clock: Clock) -> list[dict[str, Any]]:
     decoded = decoder.decode(records, clock.time())
     named = {r.offset for r, user in zip(decoded.records, decoded.batch.users, strict=True) if user == user_id}
     keyed = _keyed(user_id)
@@ -153,12 +167,12 @@ def _place(record: Any) -> dict[str, Any]:
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
-        "time": iso(max(0, record.timestamp) / 1000),
+        "time": iso_seconds(max(0, record.timestamp) // 1000),
     }
 
 
 def _value(value: bytes | None) -> Any:
-    """JSON as it is; other text as a string; other bytes as base64 in an object of their own."""
+    """JSON as it is, other text as a string, and other bytes as base64 in an object of their own."""
     try:
         return None if value is None else msgspec.json.decode(value)
     except (msgspec.MsgspecError, RecursionError, ValueError):

@@ -1,8 +1,7 @@
-"""What is known of one user, as plain values for JSON and for words."""
+"""What the service knows of one user, as plain values. ``user show`` and ``user export`` print them."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -10,25 +9,26 @@ import numpy as np
 from stream.commands.user.read import Held
 from stream.contract.columns import IDLE_AGES_S, SENTIMENT_SCALE, WINDOWS
 from stream.contract.events import VALUE_SCALE, EventType
+from stream.iso_time import iso_seconds
 from stream.score.features import windows
 from stream.state.partition_state import Snapshot
 
-__all__ = ["facts", "history", "iso", "reviews"]
+__all__ = ["facts", "history", "reviews"]
 
 _LAST_EVENTS: Final = 10
 
 
-def facts(user_id: str, found: Held, snapshot: Snapshot) -> dict[str, Any]:
-    """What ``user show`` says of a state; windows end at the last event."""
+def facts(user_id: str, held: Held, snapshot: Snapshot) -> dict[str, Any]:
+    """What ``user show`` says about the state of a user. The windows end at the last event."""
     state = snapshot.users[0]
     last_time = np.array([state["last_time"]], np.int64)
     counts, revenue = windows(snapshot, last_time)
     return {
         "user_id": user_id,
-        "partition": found.partition,
+        "partition": held.partition,
         "applied_offset": int(state["applied_offset"]),
-        "first_seen": iso(state["first_time"]),
-        "last_event": iso(state["last_time"]),
+        "first_seen": iso_seconds(int(state["first_time"])),
+        "last_event": iso_seconds(int(state["last_time"])),
         "events": int(state["n_events"]),
         "orders": int(state["orders"]),
         "revenue": _money(state["revenue"]),
@@ -40,30 +40,30 @@ def facts(user_id: str, found: Held, snapshot: Snapshot) -> dict[str, Any]:
             for w, name in enumerate(WINDOWS)
         },
         "last_events": [
-            {key: event[key] for key in ("time", "type", "value")} for event in history(snapshot)[:_LAST_EVENTS]
+            {field: event[field] for field in ("time", "type", "value")} for event in history(snapshot)[:_LAST_EVENTS]
         ],
         "last_score": _last_score(state),
-        "score_record": found.score,
+        "score_record": held.score,
     }
 
 
 def history(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The events kept one by one, the newest first; category and item are hash buckets, their names are not kept."""
-    kept = snapshot.history[0][: snapshot.users[0]["history_len"]][::-1]
+    """The events of the history, the newest first. Category and item are hash buckets, because names are not kept."""
+    events = snapshot.history[0][: snapshot.users[0]["history_len"]][::-1]
     return [
         {
-            "time": iso(e["time"]),
-            "type": EventType(int(e["type"])).name.lower(),
-            "value": _money(e["value"]),
-            "category_hash": int(e["category"]),
-            "item_hash": int(e["item"]),
+            "time": iso_seconds(int(event["time"])),
+            "type": EventType(int(event["type"])).name.lower(),
+            "value": _money(event["value"]),
+            "category_hash": int(event["category"]),
+            "item_hash": int(event["item"]),
         }
-        for e in kept
+        for event in events
     ]
 
 
 def reviews(snapshot: Snapshot) -> dict[str, Any]:
-    """How many reviews were read, and what they say on the whole: sentiments from -1 to 1."""
+    """How many reviews were read, and their mean and last sentiment, from -1 to 1."""
     state = snapshot.users[0]
     n = int(state["reviews"])
     return {
@@ -88,12 +88,3 @@ def _last_score(state: Any) -> dict[str, Any] | None:
 
 def _money(hundredths: Any) -> float:
     return int(hundredths) / VALUE_SCALE
-
-
-def iso(seconds: Any) -> str:
-    """Seconds since 1970 as an ISO time.
-
-    >>> iso(1_735_689_600)
-    '2025-01-01T00:00:00Z'
-    """
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

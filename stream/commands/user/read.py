@@ -1,4 +1,4 @@
-"""Finds what the topics hold of one user: state, score, and where it is kept until when."""
+"""Finds what the topics hold of one user: state, erasure marker and score. Says how long each topic keeps a record."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from kafka import KafkaConsumer, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
 
 from stream.checkpoint import changelog
 from stream.contract.score import Score
 from stream.decode.pseudonyms import pseudonyms_of
 from stream.errors import ConfigError, ContractError
+from stream.kafka.client_types import (
+    ConfigResource,
+    ConfigResourceType,
+    KafkaConsumer,
+    KafkaError,
+    TopicPartition,
+)
 from stream.kafka.clients import connect
 from stream.kafka.partitioner import partition_of
 from stream.kafka.reading import open_topics, read_partition
@@ -32,7 +36,7 @@ _NO_BOUND_MS: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one partition of the changelog and of the scores topic hold of a user; records are those of Kafka."""
+    """What one partition of the changelog and of the scores topic hold of a user. Records are those of Kafka."""
 
     partition: int
     snapshot: Snapshot | None
@@ -44,7 +48,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long a topic keeps a record, in milliseconds at most; None: no bound is set."""
+    """How long a topic keeps a record: at most ``kept_ms`` milliseconds. None means that no bound is set."""
 
     topic: str
     policy: str
@@ -52,10 +56,10 @@ class Retention:
 
 
 def partitions_of(consumer: KafkaConsumer, topic: str, user_id: str) -> list[int]:
-    """All partitions of an opened topic, first the one where the user is expected.
+    """All partitions of an opened topic. The one where the user is expected comes first.
 
-    Events are keyed by the id as it is, and everything else has the partition of the events; a producer with a
-    partitioner of its own may have put the user elsewhere.
+    The key of an event is the id as it is, and everything else of the user has the partition of the events. But a
+    producer may have a partitioner of its own, and then the user can be in another partition.
     """
     count = sum(tp.topic == topic for tp in consumer.assignment())
     expected = partition_of(user_id.encode(), count)
@@ -63,15 +67,18 @@ def partitions_of(consumer: KafkaConsumer, topic: str, user_id: str) -> list[int
 
 
 def stored_id(settings: Settings, user_id: str) -> str:
-    """What stands for this user in state, scores and alerts: the id, or its pseudonym where there is a key."""
+    """What stands for this user in state, scores and alerts: the pseudonym if there is a key, or else the id."""
     pseudonyms = pseudonyms_of(settings.pseudonym_key.get_secret_value(), settings.pseudonym_key_id)
     return pseudonyms.pseudonym_of(user_id) if pseudonyms else user_id
 
 
 def find(settings: Settings, user_id: str, *, everywhere: bool) -> list[Held]:
-    """What is held of a user, partition by partition; unless ``everywhere`` only the first where there is anything."""
+    """What is held of a user, partition by partition.
+
+    Unless ``everywhere`` is set, the search ends at the first partition with a state.
+    """
     topic, stored = changelog_topic(settings), stored_id(settings, user_id)
-    found: list[Held] = []
+    all_held: list[Held] = []
     with closing(open_topics(settings, [topic, settings.scores_topic], from_beginning=True)) as consumer:
         for number in partitions_of(consumer, topic, user_id):
             newest = _newest(consumer, TopicPartition(topic, number), [stored, marker_key(stored)])
@@ -79,20 +86,25 @@ def find(settings: Settings, user_id: str, *, everywhere: bool) -> list[Held]:
             if state is None and marker is None:
                 continue
             score = _newest(consumer, TopicPartition(settings.scores_topic, number), [stored]).get(stored)
-            found.append(_held(number, stored, state, marker, score))
+            all_held.append(_held(number, stored, state, marker, score))
             if state is not None and not everywhere:
                 break
-    return found
+    return all_held
 
 
-def _held(number: int, stored: str, state: Any | None, marker: Any | None, score: Any | None) -> Held:
-    snapshot = None if state is None else _snapshot(stored, state.value)
-    erased = None if marker is None else read_marker(marker.value)
-    return Held(number, snapshot, state, erased, _score(score), score)
+def _held(partition: int, stored: str, state: Any | None, marker: Any | None, score: Any | None) -> Held:
+    return Held(
+        partition=partition,
+        snapshot=None if state is None else _snapshot(stored, state.value),
+        state_record=state,
+        marker=None if marker is None else read_marker(marker.value),
+        score=_score(score),
+        score_record=score,
+    )
 
 
 def _newest(consumer: KafkaConsumer, tp: TopicPartition, keys: Sequence[str]) -> dict[str, Any]:
-    """The newest record of each of these keys that has one and was not erased."""
+    """The newest record of each of these keys. A key is left out if it has none, or if the newest is a tombstone."""
     wanted = {key.encode(): key for key in keys}
     newest: dict[str, Any] = {}
     for record in read_partition(consumer, tp):
@@ -112,16 +124,16 @@ def _score(record: Any | None) -> Score | None:
 
 
 def _snapshot(user: str, value: bytes) -> Snapshot:
-    """Unpack one changelog value. Raises ContractError for one that a newer release wrote."""
+    """Unpack one changelog value. Raises ContractError if a newer release wrote it."""
     state = PartitionState(lateness_s=0)
     return state.snapshot(changelog.load(state, [user], [value]))
 
 
-# -- how long -------------------------------------------------------------------------------------------------
+# -- retention -------------------------------------------------------------------------------------------------
 
 
 def retentions(settings: Settings, topics: Iterable[str]) -> list[Retention]:
-    """How long each of these topics keeps a record, by its configuration now."""
+    """How long each of these topics keeps a record, as it is configured now."""
     names = list(topics)
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     with closing(connect(settings)) as admin:
@@ -129,19 +141,22 @@ def retentions(settings: Settings, topics: Iterable[str]) -> list[Retention]:
             configs = admin.describe_configs(resources, config_filter="all")["topic"]
         except KafkaError as error:
             raise ConfigError(
-                f"the broker did not say how long topics are kept ({error}); expected leave to describe their"
+                f"the broker did not say how long topics are kept ({error}); expected the right to describe their"
                 " configuration; check its health and the access rights of our user"
             ) from error
     return [_retention(name, {key: entry["value"] for key, entry in configs[name].items()}) for name in names]
 
 
 def _retention(topic: str, config: dict[str, str]) -> Retention:
-    """A record leaves with its whole segment, so it stays up to the age of a segment longer than is set.
+    """How long a topic with this configuration keeps a record.
+
+    Kafka deletes a record together with its whole log segment. So the record can stay longer than the configured time,
+    by up to the time that a segment is open.
 
     >>> _retention("alerts", {"cleanup.policy": "delete", "retention.ms": "1000", "segment.ms": "200"}).kept_ms
     1200
     """
     policy = config["cleanup.policy"]
-    bound = int(config["retention.ms"]) if "delete" in policy else int(config["max.compaction.lag.ms"])
-    unbounded = bound < 0 or bound >= _NO_BOUND_MS
-    return Retention(topic, policy, None if unbounded else bound + int(config["segment.ms"]))
+    bound_ms = int(config["retention.ms"]) if "delete" in policy else int(config["max.compaction.lag.ms"])
+    unbounded = bound_ms < 0 or bound_ms >= _NO_BOUND_MS
+    return Retention(topic, policy, None if unbounded else bound_ms + int(config["segment.ms"]))

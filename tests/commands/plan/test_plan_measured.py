@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from stream.commands.plan.capacity import capacity, user_memory_bytes
-from stream.commands.plan.unit_costs import Costs, costs_of, read_figures
+from stream.commands.plan.unit_costs import Costs, costs_of, read_unit_costs
 from tests.bench.events import zipf
 from tests.bench.unit_costs import bench_load, derive
 
@@ -28,7 +28,7 @@ WITHIN = 0.25
 
 @cache
 def costs() -> Costs:
-    return costs_of(read_figures())
+    return costs_of(read_unit_costs())
 
 
 def rounds(system: str) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def held_out() -> list[Any]:
 
 
 def test_shipped_unit_costs_are_those_of_the_committed_results() -> None:
-    shipped = read_figures()
+    shipped = read_unit_costs()
     sized = {name: figure for name, figure in shipped.items() if "unit_costs" in figure.command}
     # That of a GPU comes from another machine's results.
     assert {**derive(RESULTS, sized), "gpu_s": shipped["gpu_s"]} == shipped, (

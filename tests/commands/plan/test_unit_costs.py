@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stream.commands.plan.unit_costs import COST_NAMES, Figure, read_figures
+from stream.commands.plan.unit_costs import COST_NAMES, UnitCost, read_unit_costs
 from tests.bench import unit_costs
 from tests.bench.unit_costs import derive
 
 MACHINE = {"cpu": "abacus", "cores": 2, "python": "3.11.7", "began": "2026-01-02T03:04:05+00:00"}
 EVENT_S, VALUE_S = 12e-6, 5e-6
-SIZED = {name: figure for name, figure in read_figures().items() if "unit_costs" in figure.command}
+SIZED = {name: figure for name, figure in read_unit_costs().items() if "unit_costs" in figure.command}
 
 
 def point(users: int, rate: float = 50_000.0, keys: str = "uniform") -> dict[str, Any]:
@@ -45,7 +45,7 @@ def results(**values: Any) -> dict[str, Any]:
     }
 
 
-def values(figures: dict[str, Figure]) -> dict[str, float | None]:
+def values(figures: dict[str, UnitCost]) -> dict[str, float | None]:
     return {name: figure.value for name, figure in figures.items()}
 
 
@@ -70,7 +70,7 @@ def test_shipped_sizes_are_those_of_the_values_and_scores_of_now(monkeypatch: py
     """Memory is left out: of so few users it cannot be told from the rest of the process."""
     monkeypatch.setattr(unit_costs, "_USERS", 64)
     monkeypatch.setattr(unit_costs, "_FETCH", 64)
-    counted, shipped = unit_costs.sizes(), read_figures()
+    counted, shipped = unit_costs.sizes(), read_unit_costs()
     for name in ("value_bytes", "value_event_bytes", "value_buckets_bytes", "score_bytes"):
         assert counted[name].value == pytest.approx(shipped[name].value, rel=0.01), (
             f"{name} was {shipped[name].value}; run `python -m tests.bench.unit_costs`"

@@ -1,4 +1,4 @@
-"""``valuestream user``: what the service knows of one user, in words; all that is held; and how to be forgotten."""
+"""``valuestream user show``: what the service knows of one user, in words or as JSON."""
 
 from __future__ import annotations
 
@@ -7,38 +7,26 @@ from typing import Any
 import click
 import msgspec
 
+from stream.commands.console import printable, score_words, shown_time
 from stream.commands.options import GroupedCommand, settings_options, user_argument
-from stream.commands.tail import printable, score_words, shown_time
-from stream.commands.user.erase import erase
-from stream.commands.user.export import export
 from stream.commands.user.facts import facts
 from stream.commands.user.read import find
-from stream.commands.words import score_details
-from stream.contract.score import Score
+from stream.contract.score import Churn, LifetimeValue, Purchase, Score
 from stream.errors import ValuestreamError
 from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
 
-__all__ = ["user"]
+__all__ = ["score_details", "show"]
 
 
-@click.group()
-def user() -> None:
-    """Look at single users, hand out what is held of them, and forget them."""
-
-
-user.add_command(export)
-user.add_command(erase)
-
-
-@user.command(cls=GroupedCommand)
+@click.command(cls=GroupedCommand)
 @settings_options("Kafka", "Topics", "Privacy")
 @user_argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(user_id: str, as_json: bool, settings: Settings) -> None:
     """Say what is known of user ID: state, windows, last events, last score.
 
-    It is read from the changelog and the scores topic, so it is as fresh as the worker's last checkpoint.
+    The answer comes from the changelog and the scores topic, so it is as fresh as the worker's last checkpoint.
     """
     known = _facts(settings, user_id)
     click.echo(msgspec.json.encode(known) if as_json else _words(known, changelog_topic(settings)))
@@ -59,6 +47,7 @@ def _facts(settings: Settings, user_id: str) -> dict[str, Any]:
 
 
 def _words(known: dict[str, Any], changelog: str) -> str:
+    """The facts as lines of text."""
     score = known["score_record"]
     currency = f" {printable(score.ltv.currency)}" if score else ""
     lines = [
@@ -78,7 +67,7 @@ def _words(known: dict[str, Any], changelog: str) -> str:
         *(_event_words(event, currency) for event in known["last_events"]),
         "",
         "last score, in state",
-        f"  {_score_words(known['last_score'], currency)}",
+        f"  {_state_score_words(known['last_score'], currency)}",
         "newest record in the scores topic",
         *(f"  {line}" for line in _record_lines(score)),
     ]
@@ -97,7 +86,7 @@ def _event_words(event: dict[str, Any], currency: str) -> str:
     return f"  {shown_time(event['time'])}  {event['type']:<9}{value}".rstrip()
 
 
-def _score_words(score: dict[str, Any] | None, currency: str) -> str:
+def _state_score_words(score: dict[str, Any] | None, currency: str) -> str:
     if score is None:
         return "none yet"
     silence = f", after {score['silence_days']} days of silence" if score["silence_days"] else ""
@@ -112,3 +101,28 @@ def _record_lines(score: Score | None) -> list[str]:
     if score is None:
         return ["none yet"]
     return [f"{shown_time(score.as_of)}  {score_words(score)}", *score_details(score)]
+
+
+def score_details(score: Score) -> list[str]:
+    """A line for each number of a score: how certain it is, and how the user ranks among all users."""
+    currency = printable(score.ltv.currency)
+    lines = [_probability_line("churn", score.churn), *(_probability_line("buys", p) for p in score.purchase)]
+    low, high = (f"{limit:,.2f}" for limit in score.ltv.interval or (0.0, 0.0))
+    interval = f"80% of outcomes {low} to {high} {currency}" if score.ltv.interval else ""
+    lines.append(_detail_line("worth", score.ltv, f"{score.ltv.expected:,.2f} {currency}", interval))
+    if score.next_category:
+        shares = ", ".join(f"{printable(c.category)} {c.probability:.0%}" for c in score.next_category)
+        lines.append(f"next category  {shares}")
+    return lines
+
+
+def _probability_line(name: str, prediction: Churn | Purchase) -> str:
+    low, high = prediction.interval or (0.0, 0.0)
+    interval = f"95% interval {low:.0%} to {high:.0%}" if prediction.interval else ""
+    return _detail_line(name, prediction, f"{prediction.probability:.0%}", interval)
+
+
+def _detail_line(name: str, prediction: Churn | Purchase | LifetimeValue, number: str, interval: str) -> str:
+    rank = "" if prediction.percentile is None else f"higher than {prediction.percentile:g}% of users"
+    details = ", ".join(part for part in (number, interval, rank) if part)
+    return f"{f'{name} {prediction.horizon_days:g} d':<13}  {details}"

@@ -1,4 +1,4 @@
-"""The embedded broker: a real single-node Apache Kafka (KRaft) for demos and tests, on loopback only."""
+"""The embedded broker: a real single-node Apache Kafka (KRaft) for demos and tests, which listens on loopback only."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
-import click
-
 from stream.commands.broker.jars import KAFKA_VERSION, java_and_classpath
-from stream.commands.broker.processes import HOST, POLL_S, STOP_TIMEOUT_S, Running, free_port, listening, running, taken
+from stream.commands.broker.processes import (
+    HOST,
+    POLL_S,
+    STOP_TIMEOUT_S,
+    Running,
+    free_port,
+    listening,
+    port_taken,
+    running,
+)
 from stream.errors import ConfigError
 from stream.kafka.clients import answers
 
-__all__ = ["EmbeddedBroker", "broker"]
+__all__ = ["EmbeddedBroker"]
 
 _START_TIMEOUT_S: Final = 60.0
 _LOG_LINES: Final = 8
 
-#: What one small node needs; every replication factor is 1 because there is one node.
+#: What one small node needs. Every replication factor is 1 because there is one node.
 _PROPERTIES: Final = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -40,16 +47,16 @@ _PROPERTIES: Final = {
     "transaction.state.log.min.isr": "1",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
-    # A killed broker may come back once its old session has ended; the default is 9 s.
+    # A killed broker can only come back after its old session has ended. The default is 9 s.
     "broker.session.timeout.ms": "4000",
     "broker.heartbeat.interval.ms": "500",
     "num.network.threads": "2",
     "num.io.threads": "4",
-    # The defaults, 128 MB and 10 MB a partition, are meant for servers.
+    # The defaults are meant for servers: 128 MB, and 10 MB for each partition.
     "log.cleaner.dedupe.buffer.size": "16777216",
     "log.index.size.max.bytes": "1048576",
 }
-#: Properties that are lists: what the caller gives is added to ours, so that ours stay reachable.
+#: Properties that are lists. The values of the caller are added to ours, so that our listeners stay reachable.
 _LISTS: Final = frozenset({"listeners", "advertised.listeners", "listener.security.protocol.map"})
 
 _JVM_OPTIONS: Final = (
@@ -58,15 +65,15 @@ _JVM_OPTIONS: Final = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss,SSS",
 )
-#: Formatting takes less time than the optimizing compiler and the parallel collector take to pay off.
+#: For formatting, which ends before the optimizing compiler and the parallel collector would pay off.
 _SHORT_LIVED: Final = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 
 class EmbeddedBroker:
-    """One Apache Kafka node with its data under ``directory``; started again there, it has kept the data.
+    """One Apache Kafka node with its data under ``directory``. A new start in the same directory finds the data again.
 
-    ``properties`` override ours; listeners given there are added to the plaintext one on ``port`` (0: a
-    free one, kept for the life of this object). ``jvm_options`` are added to ours and win over them.
+    It listens on ``port``; 0 chooses a free port for the life of this object. ``properties`` override ours, except that
+    listeners are added to the plaintext one. ``jvm_options`` are added to ours and win over them.
     """
 
     def __init__(
@@ -93,11 +100,11 @@ class EmbeddedBroker:
 
     @property
     def log_file(self) -> Path:
-        """What the broker had to say since its last start."""
+        """The log that the broker has written since its last start."""
         return self.directory / "kafka.log"
 
     def start(self, progress: Callable[[str], None]) -> None:
-        """Fetch Kafka where needed, start it, and return once it answers; ConfigError where it does not."""
+        """Fetch Kafka if needed, start it, and return once it answers. Raises ConfigError if it does not."""
         self._refuse_if_occupied()
         java, classpath = java_and_classpath(progress)
         self._write_configuration()
@@ -113,7 +120,7 @@ class EmbeddedBroker:
             raise
 
     def stop(self) -> None:
-        """End the broker cleanly; after a bounded wait, by force."""
+        """End the broker cleanly, and by force if it takes longer than STOP_TIMEOUT_S."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -121,7 +128,7 @@ class EmbeddedBroker:
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Freeze the broker: it keeps its connections and answers nothing."""
+        """Freeze the broker: it keeps its connections but answers nothing."""
         self._started().send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -148,7 +155,7 @@ class EmbeddedBroker:
                 f"a broker already runs on {self.directory} (pid {other.pid}, {other.bootstrap_servers}); expected"
                 f" none; end it with `valuestream broker stop --dir {self.directory}`, or use another --dir"
             )
-        if taken(self.port):
+        if port_taken(self.port):
             raise ConfigError(
                 f"port {self.port} on {HOST} is taken by another program; expected it free;"
                 " end that program or choose another --port"
@@ -183,7 +190,7 @@ class EmbeddedBroker:
         (self.directory / "server.properties").write_text("".join(lines))
 
     def _format(self, java: Path, classpath: str) -> None:
-        # The first byte is fixed, because an id that begins with "-" would be read as an option.
+        # The first byte is fixed, because Kafka would read an id that begins with "-" as an option.
         cluster_id = base64.urlsafe_b64encode(b"v" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         properties = str(self.directory / "server.properties")
         done = subprocess.run(
@@ -233,63 +240,10 @@ class EmbeddedBroker:
         log = self.log_file.read_text(errors="replace")
         raise self._failure(f"it gave no answer within {_START_TIMEOUT_S:.0f} s", log)
 
-    def _failure(self, what: str, log: str) -> ConfigError:
-        words = [line for line in log.splitlines() if line.strip() and not line.startswith("\tat ")]
-        last = "\n  ".join(words[-_LOG_LINES:]) or "(it wrote nothing)"
+    def _failure(self, problem: str, log: str) -> ConfigError:
+        lines = [line for line in log.splitlines() if line.strip() and not line.startswith("\tat ")]
+        last = "\n  ".join(lines[-_LOG_LINES:]) or "(it wrote nothing)"
         return ConfigError(
-            f"the embedded Kafka broker did not start: {what}; expected it to answer at"
+            f"the embedded Kafka broker did not start: {problem}; expected it to answer at"
             f" {self.bootstrap_servers}; its last words are below, and a new --dir gives it a clean start\n  {last}"
         )
-
-
-@click.group()
-def broker() -> None:
-    """Run a real single-node Apache Kafka on this machine, to try things out (not for production)."""
-
-
-_directory = click.option(
-    "--dir",
-    "directory",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".valuestream/broker"),
-    show_default=True,
-    help="Where the broker keeps its data.",
-)
-
-
-@broker.command()
-@_directory
-@click.option("--port", type=click.IntRange(1, 65_535), default=9092, show_default=True, help="Port to listen on.")
-def start(directory: Path, port: int) -> None:
-    """Start the broker in the background."""
-    embedded = EmbeddedBroker(directory, port)
-    embedded.start(lambda line: click.echo(line, err=True))
-    click.echo(f"Kafka {KAFKA_VERSION} answers at {embedded.bootstrap_servers} (pid {embedded.pid})")
-    click.echo(f"its log is {embedded.log_file}; end it with `valuestream broker stop --dir {directory}`")
-
-
-@broker.command()
-@_directory
-def status(directory: Path) -> None:
-    """Say whether the broker runs and answers; exit status 1 where it does not."""
-    found = running(directory)
-    if found is None:
-        raise ConfigError(f"no broker runs on {directory}; expected one; start it with `valuestream broker start`")
-    if not answers(found.bootstrap_servers, timeout_s=5):
-        raise ConfigError(
-            f"the broker on {directory} (pid {found.pid}) gives no answer at {found.bootstrap_servers};"
-            " expected metadata within 5 s; see kafka.log there, or restart it"
-        )
-    click.echo(f"running: pid {found.pid}, answers at {found.bootstrap_servers}")
-
-
-@broker.command()
-@_directory
-def stop(directory: Path) -> None:
-    """End the broker; its data stays."""
-    found = running(directory)
-    if found is None:
-        click.echo(f"no broker runs on {directory}; nothing to stop")
-        return
-    found.end()
-    click.echo(f"stopped: pid {found.pid}")

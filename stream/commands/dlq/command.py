@@ -1,4 +1,4 @@
-"""``valuestream dlq list|show|replay``: what could not be used and why, one of it whole, and another try."""
+"""``valuestream dlq``: lists dead letters, shows one with its event, and sends them back for another try."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
-from kafka import KafkaConsumer
 
 from stream.clock import Clock, SystemClock
-from stream.commands.dlq.read import Place, Selection, clear_errors, iso, letters, moment_ms, require_one
-from stream.commands.dlq.replay import Pace, Replayed, replay_letters
-from stream.commands.dlq.route import Router
-from stream.commands.dlq.tables import (
+from stream.commands.console import shown_progress, stopped_by_signals
+from stream.commands.dlq.formatting import (
     group_facts,
     grouped,
+    groups_table,
     letter_facts,
+    letter_facts_with_event,
     letter_line,
     letter_words,
-    private_facts,
-    replayed_words,
-    table,
+    replay_words,
 )
+from stream.commands.dlq.read import Place, Selection, clear_errors, letters, moment_ms, require_one
+from stream.commands.dlq.replay import Pace, Replayed, replay_letters
+from stream.commands.dlq.route import Router
 from stream.commands.options import GroupedCommand, settings_options
-from stream.commands.replay import shown_progress, stopped_by_signals
 from stream.errors import ConfigError, ValuestreamError
+from stream.iso_time import iso_milliseconds
+from stream.kafka.client_types import KafkaConsumer
 from stream.kafka.clients import kafka_python_config
 from stream.kafka.reading import open_consumer, open_topics
 from stream.kafka.rights import check_rights
@@ -37,8 +38,8 @@ from stream.settings import Settings
 
 __all__ = ["dlq"]
 
-_RATE = 100.0
-_ATTEMPTS_MAX = 5
+_EVENTS_PER_S: Final = 100.0
+_ATTEMPTS_MAX: Final = 5
 
 
 @click.group()
@@ -72,7 +73,7 @@ def _selection(
 
 @contextmanager
 def _opened(settings: Settings) -> Iterator[KafkaConsumer]:
-    """A consumer of all partitions of the dead-letter topic."""
+    """Open a consumer of all partitions of the dead-letter topic, and turn its errors into one line."""
     with (
         clear_errors(f"read {settings.dlq_topic}"),
         closing(open_topics(settings, [settings.dlq_topic], from_beginning=True)) as consumer,
@@ -86,7 +87,7 @@ def _opened(settings: Settings) -> Iterator[KafkaConsumer]:
 @click.option("--each", is_flag=True, help="A line for each dead letter instead of a table by reason.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --each one a line.")
 def list_(settings: Settings, limit: int | None, each: bool, as_json: bool, **filters: Any) -> None:
-    """Count the dead letters by reason; none of their content is shown."""
+    """Count the dead letters by reason. None of their content is shown."""
     clock = SystemClock()
     selection = _selection(clock, **filters)
     with _opened(settings) as consumer:
@@ -103,7 +104,7 @@ def list_(settings: Settings, limit: int | None, each: bool, as_json: bool, **fi
         return
     click.echo(f"{settings.dlq_topic}: {count:,} dead letters" + (" match" if any(filters.values()) else ""))
     if groups:
-        click.echo("\n".join(table(groups)))
+        click.echo("\n".join(groups_table(groups)))
 
 
 @dlq.command(cls=GroupedCommand)
@@ -116,7 +117,9 @@ def show(place: str, full: bool, as_json: bool, settings: Settings) -> None:
     at = Place.parse(place)
     with _opened(settings) as consumer:
         letter = require_one(consumer, at)
-    click.echo(msgspec.json.encode(private_facts(letter, full=full)) if as_json else letter_words(letter, full=full))
+    click.echo(
+        msgspec.json.encode(letter_facts_with_event(letter, full=full)) if as_json else letter_words(letter, full=full)
+    )
 
 
 @dlq.command(cls=GroupedCommand)
@@ -125,7 +128,7 @@ def show(place: str, full: bool, as_json: bool, settings: Settings) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
 @click.option("--to", metavar="TOPIC", help="Send to this topic instead of the one each came from.")
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), default=_RATE, show_default=True, help="Events a second."
+    "--rate", type=click.FloatRange(0, min_open=True), default=_EVENTS_PER_S, show_default=True, help="Events a second."
 )
 @click.option(
     "--attempts-max",
@@ -139,7 +142,7 @@ def replay(
 ) -> None:
     """Send dead letters back to the topic they came from, as the events that they were.
 
-    Mend the cause first. Dead letters stay where they are; an event that is sent again is known by its id.
+    Mend the cause first. Dead letters stay where they are. An event that is sent twice counts once, by its id.
     """
     clock = SystemClock()
     selection = _selection(clock, **filters)
@@ -150,18 +153,32 @@ def replay(
         closing(open_consumer(**kafka_python_config(settings))) as sources,
         shown_progress("replay of dead letters", limit) as progress,
     ):
-        found = letters(consumer, selection, stop)
-        router = Router(sources, settings.events_topic, to, attempts_max, lambda right: check_rights(settings, [right]))
-        pace = Pace(rate, limit)
-        done = asyncio.run(replay_letters(settings, found, router, pace, progress, clock, stop, dry_run=dry_run))
-    click.echo("\n".join(replayed_words(done, dry_run=dry_run)))
+        router = Router(
+            sources,
+            settings.events_topic,
+            to=to,
+            attempts_max=attempts_max,
+            require=lambda right: check_rights(settings, [right]),
+        )
+        replaying = replay_letters(
+            settings,
+            letters(consumer, selection, stop),
+            router,
+            Pace(rate, limit),
+            progress=progress,
+            clock=clock,
+            stop=stop,
+            dry_run=dry_run,
+        )
+        done = asyncio.run(replaying)
+    click.echo("\n".join(replay_words(done, dry_run=dry_run)))
     _require_end(done, selection, began_ms, limit, stopped=stop.is_set())
 
 
 def _require_end(done: Replayed, selection: Selection, began_ms: int, limit: int | None, *, stopped: bool) -> None:
-    """Raise ValuestreamError where the replay has not come to its end, with the way to go on."""
-    # What failed again since the beginning is not to be sent again by going on.
-    until = f"--until {iso(began_ms if selection.until_ms is None else selection.until_ms)}"
+    """Raise an error that says how to go on, if the replay did not come to its end or sent nothing."""
+    # Events that failed again since the beginning must not be sent a second time by the run that goes on.
+    until = f"--until {iso_milliseconds(began_ms if selection.until_ms is None else selection.until_ms)}"
     at = done.following or selection.start or Place(0, 0)
     if done.refused is not None:
         behind = Place(at.partition, at.offset + 1)

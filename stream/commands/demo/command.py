@@ -1,4 +1,4 @@
-"""``valuestream demo``: Kafka, a worker and simulated shoppers on this machine, and a live view of what comes out."""
+"""``valuestream demo``: runs Kafka, a worker and simulated shoppers on this machine, and shows what comes out."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from stream.commands.plan import unit_costs as plan_costs
 from stream.commands.plan.capacity import Load, capacity, changed_users_per_s, scores_per_s
-from stream.commands.plan.plan import plan
-from stream.commands.plan.unit_costs import COST_NAMES, Costs, Figure, costs_of, read_figures
+from stream.commands.plan.command import plan
+from stream.commands.plan.unit_costs import COST_NAMES, Costs, UnitCost, costs_of, read_unit_costs
 from stream.errors import ConfigError, ContractError
 
 #: Round figures, made up, so that results can be worked out by hand.
@@ -42,12 +42,12 @@ LOAD = Load(
 RUN = ["--users", "8640000", "--events-per-second", "10000"]
 
 
-def figures(costs: Costs, **values: Any) -> dict[str, Figure]:
-    return {name: Figure(value, "", "", "make it") for name, value in {**asdict(costs), **values}.items()}
+def figures(costs: Costs, **values: Any) -> dict[str, UnitCost]:
+    return {name: UnitCost(value, "", "", "make it") for name, value in {**asdict(costs), **values}.items()}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, **values: Any) -> Result:
-    monkeypatch.setattr("stream.commands.plan.plan.read_figures", lambda: figures(COSTS, **values))
+    monkeypatch.setattr("stream.commands.plan.command.read_unit_costs", lambda: figures(COSTS, **values))
     return CliRunner().invoke(plan, [*RUN, *arguments])
 
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_is_refused_with_what_is_allowed(monkeypatch: pytest.Monk
 
 
 def test_shipped_unit_costs_say_how_they_were_measured() -> None:
-    shipped = read_figures()
+    shipped = read_unit_costs()
     assert shipped.keys() == COST_NAMES
     assert all(f.source and f.command and f.unit for f in shipped.values())
     assert all(value >= 0 for value in asdict(costs_of(shipped)).values() if not math.isnan(value))
@@ -146,4 +146,4 @@ def test_damaged_or_other_unit_costs_are_refused_with_the_next_step(tmp_path: Pa
     for content, words in (("{", "cannot be read"), ("{}", "differ")):
         costs.write_text(content)
         with pytest.raises(ContractError, match=rf"{words}.*python -m tests.bench.unit_costs"):
-            read_figures(costs)
+            read_unit_costs(costs)

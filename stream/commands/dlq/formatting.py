@@ -1,4 +1,7 @@
-"""Dead letters in words and as plain values for JSON; who they are about stands only in ``letter_words``."""
+"""Dead letters in words, and as plain values for JSON.
+
+Only :func:`letter_words` and :func:`letter_facts_with_event` contain personal data.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from stream.commands.console import aligned_table, printable, shown_time
 from stream.commands.dlq.letters import Letter
-from stream.commands.dlq.read import iso
 from stream.commands.dlq.replay import Replayed
-from stream.commands.tail import printable, shown_time
+from stream.iso_time import iso_milliseconds
 
 __all__ = [
     "Group",
     "group_facts",
     "grouped",
+    "groups_table",
     "letter_facts",
+    "letter_facts_with_event",
     "letter_line",
     "letter_words",
-    "private_facts",
-    "replayed_words",
-    "table",
+    "replay_words",
 ]
 
-#: Reasons are a handful where all is well; anyone who can write to the topic can make up more.
+#: A healthy topic has a handful of reasons. But anyone who can write to the topic can make up more.
 _GROUPS_MAX: Final = 200
-_OTHERS: Final = ("(others)", "")
-#: Of a longer key, value or header this many characters are shown unless asked for all, and so many headers.
+_OTHER_REASONS: Final = ("(others)", "")
+#: Without --full, this many characters of a key, value or header are shown, and this many headers.
 _SHOWN_MAX: Final = 4_000
 _HEADERS_MAX: Final = 50
 _COLUMNS: Final = ("REASON", "COUNT", "STAGE", "OLDEST", "NEWEST", "NEWEST AT")
@@ -34,7 +37,7 @@ _COLUMNS: Final = ("REASON", "COUNT", "STAGE", "OLDEST", "NEWEST", "NEWEST AT")
 
 @dataclass(slots=True)
 class Group:
-    """Dead letters of one reason and stage; times in milliseconds since 1970."""
+    """The dead letters of one reason and stage. Times are milliseconds since 1970."""
 
     reason: str
     stage: str
@@ -51,7 +54,7 @@ def grouped(letters: Iterable[Letter]) -> list[Group]:
         name = (letter.reason, letter.stage)
         if name not in groups:
             if len(groups) >= _GROUPS_MAX:
-                name = _OTHERS
+                name = _OTHER_REASONS
             groups.setdefault(name, Group(*name, 0, letter.time_ms, letter.time_ms, letter.place))
         group = groups[name]
         group.count += 1
@@ -67,32 +70,26 @@ def group_facts(group: Group) -> dict[str, Any]:
         "reason": group.reason,
         "stage": group.stage,
         "count": group.count,
-        "oldest": iso(group.oldest_ms),
-        "newest": iso(group.newest_ms),
+        "oldest": iso_milliseconds(group.oldest_ms),
+        "newest": iso_milliseconds(group.newest_ms),
         "newest_at": group.newest_at,
     }
 
 
-def table(groups: list[Group]) -> list[str]:
+def groups_table(groups: list[Group]) -> list[str]:
     """The groups as aligned lines under a heading."""
-    rows = [
-        (
-            printable(group.reason),
-            f"{group.count:,}",
-            printable(group.stage) or "-",
-            _time(group.oldest_ms),
-            _time(group.newest_ms),
-            group.newest_at,
-        )
-        for group in groups
-    ]
-    widths = [max(len(row[i]) for row in (_COLUMNS, *rows)) for i in range(len(_COLUMNS))]
-    return [
-        "  ".join(
-            cell.rjust(w) if i == 1 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (_COLUMNS, *rows)
-    ]
+    return aligned_table([_COLUMNS, *map(_row, groups)], right_aligned={_COLUMNS.index("COUNT")})
+
+
+def _row(group: Group) -> tuple[str, ...]:
+    return (
+        printable(group.reason),
+        f"{group.count:,}",
+        printable(group.stage) or "-",
+        _time(group.oldest_ms),
+        _time(group.newest_ms),
+        group.newest_at,
+    )
 
 
 def letter_line(letter: Letter) -> str:
@@ -107,7 +104,7 @@ def letter_facts(letter: Letter) -> dict[str, Any]:
     source_time = letter.source_time_ms
     return {
         "place": letter.place,
-        "time": iso(letter.time_ms),
+        "time": iso_milliseconds(letter.time_ms),
         "writer": letter.writer,
         "reason": letter.reason,
         "message": letter.message,
@@ -117,13 +114,13 @@ def letter_facts(letter: Letter) -> dict[str, Any]:
         "source_topic": letter.source_topic,
         "source_partition": letter.source_partition,
         "source_offset": letter.source_offset,
-        "source_time": None if source_time is None else iso(source_time),
+        "source_time": None if source_time is None else iso_milliseconds(source_time),
         "cut_from_bytes": letter.cut_from,
     }
 
 
-def private_facts(letter: Letter, *, full: bool) -> dict[str, Any]:
-    """All of a dead letter, the event with it: personal data, for those who asked to see it."""
+def letter_facts_with_event(letter: Letter, *, full: bool) -> dict[str, Any]:
+    """Everything of a dead letter, with the event. This is personal data, for users who have asked to see it."""
     return {
         **letter_facts(letter),
         "headers": [[name, _text(content, full)] for name, content in letter.headers],
@@ -133,7 +130,7 @@ def private_facts(letter: Letter, *, full: bool) -> dict[str, Any]:
 
 
 def letter_words(letter: Letter, *, full: bool) -> str:
-    """The same for people."""
+    """Everything of a dead letter, with the event, as lines of text."""
     facts = letter_facts(letter)
     named = [
         f"  {name.replace('_', ' '):<16}  {printable(str(value))}"
@@ -157,16 +154,16 @@ def letter_words(letter: Letter, *, full: bool) -> str:
     )
 
 
-def replayed_words(done: Replayed, *, dry_run: bool) -> list[str]:
-    """What a replay did, or would do, to which partitions, and what it left and why."""
+def replay_words(done: Replayed, *, dry_run: bool) -> list[str]:
+    """What a replay sent (or would send) to which partitions, and what it left and why."""
     partitions = ", ".join(f"{topic} {partition}: {n:,}" for (topic, partition), n in sorted(done.sent.items()))
-    fetched = f"; {done.fetched:,} were cut and read whole from their source topic" if done.fetched else ""
-    lines = [f"{'would send' if dry_run else 'sent'} {done.total:,} ({partitions or 'nothing'}){fetched}"]
+    read_whole = f"; {done.read_whole:,} were cut and read whole from their source topic" if done.read_whole else ""
+    lines = [f"{'would send' if dry_run else 'sent'} {done.total:,} ({partitions or 'nothing'}){read_whole}"]
     return lines + [f"left {n:,} that {why}" for why, n in done.left.most_common()]
 
 
 def _time(time_ms: int) -> str:
-    return shown_time(iso(time_ms))[:19]
+    return shown_time(iso_milliseconds(time_ms))[:19]
 
 
 def _or_dash(number: int | None) -> str:
@@ -178,7 +175,7 @@ def _size(content: bytes | None) -> str:
 
 
 def _text(content: bytes | None, full: bool) -> str | None:
-    """Bytes as text, with those that are not UTF-8 as ``\\xff``; a long one is cut and says so."""
+    """Bytes as text. A byte that is not UTF-8 becomes ``\\xff``. A long text is cut, and says so."""
     if content is None:
         return None
     text = content.decode(errors="backslashreplace")
@@ -188,7 +185,7 @@ def _text(content: bytes | None, full: bool) -> str | None:
 
 
 def _escaped(text: str | None) -> str:
-    """Text without what could steer a terminal; line ends stay."""
+    """Text in which characters that could steer a terminal are escaped. Line ends stay."""
     if text is None:
         return "-"
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Scores in words: nothing that was not measured is claimed, and nothing steers the terminal."""
+"""The details of a score: they claim only what the record holds, and nothing steers the terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.commands.tail import score_words
-from stream.commands.words import score_details
+from stream.commands.console import score_words
+from stream.commands.user.show import score_details
 from stream.contract.score import Churn, LifetimeValue, NextCategory, Purchase
 from tests.broker.examples import score_of
 
@@ -21,13 +21,7 @@ SCORE = score_of(
 )
 
 
-def test_line_says_the_next_order_and_keeps_its_columns_where_there_is_none() -> None:
-    never = msgspec.structs.replace(SCORE, expected_next_purchase=None)
-    assert "next order 2025-06-02   " in score_words(SCORE)
-    assert score_words(never).index("57 events") == score_words(SCORE).index("57 events")
-
-
-def test_details_say_how_well_each_number_is_known_and_where_it_stands() -> None:
+def test_details_give_interval_and_rank_of_each_number() -> None:
     assert score_details(SCORE) == [
         "churn 14 d     83%, 95% interval 79% to 86%, higher than 92.5% of users",
         "buys 7 d       12%, 95% interval 10% to 15%, higher than 31% of users",
@@ -37,7 +31,7 @@ def test_details_say_how_well_each_number_is_known_and_where_it_stands() -> None
     ]
 
 
-def test_record_of_the_first_release_has_no_details_but_its_numbers() -> None:
+def test_record_of_the_first_release_shows_its_numbers_alone() -> None:
     first = msgspec.structs.replace(
         SCORE, churn=Churn(0.83, "high", 14), ltv=LifetimeValue(10.0, 0.69, "EUR", 30), next_category=[]
     )

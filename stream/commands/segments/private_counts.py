@@ -1,7 +1,8 @@
-"""Private counts: how many users are in each segment, with noise by which nobody can tell whether one of them is there.
+"""Private counts: how many users are in each segment, with so much noise that no single user can be found out.
 
-ε-differential privacy (Dwork et al. 2006) by the discrete Laplace mechanism, as OpenDP samples it: exactly, without the
-floating-point leaks of Mironov (2012). Neighbours are two sets of users of which one has one user more.
+The counts have ε-differential privacy (Dwork et al. 2006) by the discrete Laplace mechanism. OpenDP samples the noise
+exactly, so that it has none of the floating-point leaks that Mironov (2012) found. Two sets of users are neighbours if
+one of them has exactly one user more.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from stream.errors import ConfigError
 
 __all__ = ["PrivateCounts", "private_counts"]
 
-#: A user is in one segment, so one user more or less changes one count by one: the L1 distance of the counts.
+#: The L1 distance of neighbouring counts: a user is in one segment only, so one user more changes one count by one.
 _SENSITIVITY: Final = 1
-#: Below, the noise is larger than a million users; above, there is none to speak of.
+#: Below the minimum, the noise is larger than a million users. Above the maximum, there is hardly any noise.
 _EPSILON_MIN, _EPSILON_MAX = 1e-6, 20.0
 
 
 class PrivateCounts(msgspec.Struct, frozen=True):
-    """Noisy counts and what they promise. ``spread`` is the noise that 95 % of counts stay within."""
+    """Noisy counts and what they promise. The noise of 95 % of counts is at most ``spread``."""
 
     epsilon: float
     mechanism: str
@@ -34,9 +35,9 @@ class PrivateCounts(msgspec.Struct, frozen=True):
 
 
 def private_counts(counts: Mapping[str, int], epsilon: float) -> PrivateCounts:
-    """These counts with noise, below none cut to 0; the segments must not depend on the users.
+    """Add noise to these counts, and cut negative results to 0. Which segments there are must not depend on the users.
 
-    Raises ConfigError for an ε without meaning, and where OpenDP is not installed.
+    Raises ConfigError if ε is out of range, or if OpenDP is not installed.
     """
     if not _EPSILON_MIN <= epsilon <= _EPSILON_MAX:
         raise ConfigError(
@@ -51,7 +52,7 @@ def private_counts(counts: Mapping[str, int], epsilon: float) -> PrivateCounts:
         sensitivity=_SENSITIVITY,
         scale=scale,
         spread=_spread(scale),
-        # Cutting is done with what was already released, so it costs no privacy.
+        # The noisy counts could be published as they are, so cutting them costs no privacy.
         counts={name: max(0, count) for name, count in zip(counts, noisy, strict=True)},
     )
 
@@ -69,7 +70,7 @@ def _laplace(scale: float) -> Any:
 
 
 def _spread(scale: float) -> int:
-    """Smallest k with P(|noise| > k) ≤ 5 %, of P(|noise| > k) = 2 a^(k+1) / (1 + a) with a = exp(-1/scale).
+    """Smallest k with P(|noise| > k) ≤ 5 %. With a = exp(-1/scale), P(|noise| > k) = 2 a^(k+1) / (1 + a).
 
     >>> _spread(1.0), _spread(10.0)
     (3, 30)

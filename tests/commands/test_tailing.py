@@ -1,4 +1,4 @@
-"""Tailing scores and alerts on real Kafka: what is shown, and how it ends."""
+"""``scores tail`` and ``alerts tail`` on a real Kafka: what they show, and how they end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 import click
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
-from hypothesis import strategies as st
 from kafka import KafkaProducer
 
-from stream.commands.tail import alerts, printable, scores
+from stream.commands.alerts import alerts
+from stream.commands.scores import scores
 from stream.contract.score import Alert, Reason
 from stream.errors import ConfigError
 from stream.kafka.clients import kafka_python_config
@@ -54,14 +53,14 @@ def flags(settings: Settings) -> list[str]:
 
 
 def tail(command: click.Group, settings: Settings, *more: str) -> Result:
-    """Run a tail in this process; ``--seconds`` only bounds one that fails to end by itself."""
+    """Run a tail in this process. ``--seconds`` only bounds a tail that fails to end by itself."""
     arguments = ["tail", *flags(settings), "--from-beginning", "--seconds", "30", *more]
     return CliRunner().invoke(command, arguments, catch_exceptions=False)
 
 
 @pytest.fixture
 def start(settings: Settings) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start ``valuestream scores tail`` as a process; what a test leaves running is killed."""
+    """Start ``valuestream scores tail`` as a process. A process that a test leaves running is killed."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*more: str) -> subprocess.Popen[bytes]:
@@ -80,7 +79,7 @@ def start(settings: Settings) -> Iterator[Callable[..., subprocess.Popen[bytes]]
 
 
 @broker_test
-def test_score_line_says_when_who_churn_band_purchases_worth_and_on_how_much_it_rests(settings: Settings) -> None:
+def test_score_line_has_time_user_churn_band_purchases_worth_and_events(settings: Settings) -> None:
     publish_scores(settings, "ann")
     (line,) = tail(scores, settings, "--max", "1").stdout.splitlines()
     for said in (
@@ -103,7 +102,7 @@ def test_columns_are_aligned_for_users_with_ids_of_different_length(settings: Se
 
 
 @broker_test
-def test_alert_line_says_the_rule_the_bands_before_and_now_and_the_reasons(settings: Settings) -> None:
+def test_alert_line_has_rule_both_bands_and_reasons(settings: Settings) -> None:
     for before, said in (("medium", "churn_high: medium → high"), (None, "churn_high:    new → high")):
         publish(settings, settings.alerts_topic, ("ann", encode_json(alert_of("ann", before))))
         last = tail(alerts, settings, "--max", "2" if before is None else "1").stdout.splitlines()[-1]
@@ -136,12 +135,6 @@ def test_user_id_cannot_steer_the_terminal(settings: Settings) -> None:
     assert out.isprintable()
 
 
-@given(st.text())
-def test_printable_text_has_no_control_characters_and_keeps_its_length(text: str) -> None:
-    assert printable(text).isprintable()
-    assert len(printable(text)) == len(text)
-
-
 # How it begins and ends -----------------------------------------------------------------------------------
 
 
@@ -160,7 +153,7 @@ def test_without_from_beginning_only_new_records_are_shown(
 
 
 @broker_test
-def test_seconds_end_a_tail_that_hears_nothing(settings: Settings) -> None:
+def test_seconds_end_a_tail_without_records(settings: Settings) -> None:
     arguments = ["tail", *flags(settings), "--seconds", "0.5"]
     ended = CliRunner().invoke(scores, arguments, catch_exceptions=False)
     assert (ended.exit_code, ended.stdout) == (0, "")
@@ -182,7 +175,7 @@ def test_signal_ends_the_tail_cleanly(
 
 @broker_test
 def test_closed_pipe_ends_the_tail_cleanly(settings: Settings, start: Callable[..., subprocess.Popen[bytes]]) -> None:
-    # More than a pipe holds, so that the tail is still writing when its reader goes.
+    # These are more bytes than a pipe holds, so the tail is still writing when its reader closes the pipe.
     publish_scores(settings, *(f"user-{i}" for i in range(2_000)))
     process = start("--json", "--from-beginning")
     assert process.stdout is not None and process.stderr is not None

@@ -1,4 +1,4 @@
-"""``valuestream segments``: how many users are in each churn band, fit to be published."""
+"""``valuestream segments``: counts the users of each churn band, with noise that makes the counts safe to publish."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any, Final
 
 import click
 import msgspec
-from kafka import KafkaConsumer
 
 from stream.commands.options import GroupedCommand, settings_options
-from stream.commands.private_counts import PrivateCounts, private_counts
+from stream.commands.segments.private_counts import PrivateCounts, private_counts
 from stream.contract.score import Score
+from stream.kafka.client_types import KafkaConsumer
 from stream.kafka.reading import open_topics, read_partition
 from stream.settings import Settings
 
 __all__ = ["segments"]
 
-#: All of them, whoever is in them: a band that is only named when somebody is in it would give them away.
+#: Every band is always printed. If a band were named only when a user is in it, its name would reveal the user.
 _BANDS: Final = ("low", "medium", "high")
 
 
-class _Bands(msgspec.Struct, frozen=True):
+class _BandCounts(msgspec.Struct, frozen=True):
     """What is printed: the noisy number of users by churn band."""
 
     topic: str
@@ -40,18 +40,19 @@ class _Bands(msgspec.Struct, frozen=True):
 )
 def segments(epsilon: float, settings: Settings) -> None:
     """Count the users of each churn band by their last score, with differentially private noise, as JSON."""
-    bands = _bands(settings)
-    counts = private_counts({band: bands[band] for band in _BANDS}, epsilon)
-    click.echo(msgspec.json.format(msgspec.json.encode(_Bands(settings.scores_topic, counts)), indent=2))
+    counts = _count_bands(settings)
+    noisy = private_counts({band: counts[band] for band in _BANDS}, epsilon)
+    click.echo(msgspec.json.format(msgspec.json.encode(_BandCounts(settings.scores_topic, noisy)), indent=2))
 
 
-def _bands(settings: Settings) -> Counter[str]:
-    """Users by the churn band of their last score; who was erased is in none."""
+def _count_bands(settings: Settings) -> Counter[str]:
+    """Users by the churn band of their last score. An erased user is in no band."""
     with closing(open_topics(settings, [settings.scores_topic], from_beginning=True)) as consumer:
         return Counter(band for band in _last_bands(consumer).values())
 
 
 def _last_bands(consumer: KafkaConsumer) -> dict[Any, str]:
+    """The churn band in the last score of each user, by record key."""
     last: dict[Any, str] = {}
     for tp in sorted(consumer.assignment()):
         for record in read_partition(consumer, tp):

@@ -1,0 +1,1 @@
+"""``valuestream segments``: private counts of users by churn band."""
