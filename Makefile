@@ -48,9 +48,10 @@ types: .venv/all
 imports: .venv/all
 	$(BIN)/lint-imports
 
-format: .venv/all ## format and fix what can be fixed
+format: .venv/all ## format code and Markdown, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python -m tests.markdown
 
 # The peers' pins and ours exclude each other: they have an environment of their own.
 PEERS := tests/bench/peers

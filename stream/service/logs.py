@@ -15,9 +15,9 @@ import sys
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.resources import files
+from importlib import import_module
 from numbers import Integral, Real
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Final
 
@@ -30,7 +30,7 @@ __all__ = ["JsonFormatter", "TextFormatter", "setup"]
 #: The logger whose level is the one that was set.
 OURS: Final = "stream"
 #: Where the code of Faust's services lies. They log by the name of the module that subclasses them: one of ours.
-_FAUST: Final = tuple(f"{files(package)}{os.sep}" for package in ("faust", "mode"))
+_FAUST: Final = tuple(f"{Path(str(import_module(package).__file__)).parent}{os.sep}" for package in ("faust", "mode"))
 
 _PERSON: Final = frozenset({"user", "user_id", "users", "userid", "anonymous_id", "email", "password"})
 _CONTENT: Final = frozenset({"key", "value", "payload", "body", "event", "record", "properties", "headers"})
