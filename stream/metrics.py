@@ -21,9 +21,10 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from stream.clock import Clock
 from stream.metric_help import TEXTS
 
-__all__ = ["OUTCOMES", "PREFIX", "SLO_SECONDS", "STAGES", "TRIGGERS", "MetricDoc", "Metrics"]
+__all__ = ["OUTCOMES", "PREFIX", "SLO_SECONDS", "STAGES", "TRIGGERS", "MetricDoc", "Metrics", "Timed"]
 
 PREFIX: Final = "valuestream"
 
@@ -157,6 +158,22 @@ class Metrics:
         """Publish the model that scores now; the one before disappears."""
         self.model_info.clear()
         self.model_info.labels(name=name, version=version, sha256=sha256, provider=provider).set(1)
+
+
+class Timed:
+    """Observes in a histogram how many seconds a ``with`` block took. A block that raises is not observed."""
+
+    __slots__ = ("_began", "_clock", "_seconds")
+
+    def __init__(self, seconds: Histogram, clock: Clock) -> None:
+        self._seconds, self._clock = seconds, clock
+
+    def __enter__(self) -> None:
+        self._began = self._clock.monotonic()
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            self._seconds.observe(self._clock.monotonic() - self._began)
 
 
 def table() -> str:

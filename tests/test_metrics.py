@@ -7,8 +7,9 @@ import pytest
 from prometheus_client import Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream.clock import ManualClock
 from stream.metric_help import TEXTS
-from stream.metrics import OUTCOMES, SLO_SECONDS, STAGES, MetricDoc, Metrics, table
+from stream.metrics import OUTCOMES, SLO_SECONDS, STAGES, MetricDoc, Metrics, Timed, table
 
 #: Labels that would hold one series per customer or event.
 OPEN_LABELS = {"user", "user_id", "event_id", "message_id", "score_id", "key", "offset", "topic", "error"}
@@ -109,3 +110,16 @@ def test_the_content_type_is_the_one_of_prometheus_text() -> None:
 def test_the_page_for_people_has_a_row_for_each_metric(request: pytest.FixtureRequest) -> None:
     page = request.config.rootpath / "docs" / "metrics.md"
     assert page.read_text() == table(), "run: python -m stream.metrics > docs/metrics.md"
+
+
+def test_block_is_timed_by_the_clock_unless_it_raises() -> None:
+    metrics, clock = Metrics(), ManualClock()
+    seconds = metrics.stages["decode"]
+    with Timed(seconds, clock):
+        clock.advance(seconds=0.25)
+    with pytest.raises(KeyError), Timed(seconds, clock):
+        clock.advance(seconds=8)
+        raise KeyError
+    sample = metrics.registry.get_sample_value
+    assert sample("valuestream_stage_seconds_count", {"stage": "decode"}) == 1
+    assert sample("valuestream_stage_seconds_sum", {"stage": "decode"}) == 0.25

@@ -28,7 +28,7 @@ def event(time: int, kind: int = EventType.VIEW, value: int = 0, category: int =
 
 def fold_users(*users: list[Plain]) -> PartitionState:
     """State of users ``u0``, ``u1``, … with these events, each event different."""
-    events = [replace(e, user=f"u{u}") for u, of_user in enumerate(users) for e in of_user]
+    events = [replace(e, user=f"u{u}") for u, history in enumerate(users) for e in history]
     return fold([[replace(e, identity=i + 1) for i, e in enumerate(events)]], lateness_s=2**32)
 
 
