@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from stream.contract.files import read_listed, read_manifest_bytes
 from stream.errors import ConfigError, ContractError, ScoringError
-from stream.score.scorer import open_session
+from stream.score.session import open_session
 from stream.score.signature import Verify, no_signature
 
 if TYPE_CHECKING:

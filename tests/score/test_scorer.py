@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable
@@ -22,7 +21,8 @@ from stream.contract.tokens import CHANNELS, FEATURES_VERSION, LENGTHS
 from stream.errors import ConfigError, ContractError, ScoringError
 from stream.score.encode import encode
 from stream.score.features import features
-from stream.score.scorer import DEMO_MODEL, RawScores, Scorer, open_session
+from stream.score.scorer import DEMO_MODEL, RawScores, Scorer
+from stream.score.session import open_session
 from tests.score.test_encode import event, fold_users
 from tests.state.test_partition_state import DAY, START
 
@@ -322,43 +322,3 @@ def test_model_of_other_features_is_refused_before_it_is_loaded(folder: Path) ->
     versions = f"features_version is {FEATURES_VERSION + 1}, this build serves {FEATURES_VERSION}"
     with pytest.raises(ContractError, match=f"{versions}; train and export the model"):
         Scorer(folder)
-
-
-# The runtime ------------------------------------------------------------------------------------------
-
-
-def test_cuda_on_a_machine_without_it_is_refused_not_replaced() -> None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has CUDA")
-    with pytest.raises(ConfigError, match=r"provider is 'cuda', this onnxruntime has .*; install 'valuestream\[gpu\]'"):
-        Scorer(DEMO_MODEL, provider="cuda")
-
-
-def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    real = importlib.metadata.distribution
-
-    def distribution(name: str) -> Any:
-        if not name.startswith("onnxruntime"):
-            return real(name)
-        if name not in names:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return object()
-
-    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
-
-
-def test_two_builds_of_onnxruntime_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
-    with pytest.raises(ConfigError, match=r"both installed and overwrite each other; uninstall both, then install"):
-        Scorer(DEMO_MODEL)
-
-
-@pytest.mark.parametrize(("provider", "extra"), [("cpu", "cpu"), ("cuda", "gpu")])
-def test_no_onnxruntime_is_refused_with_the_extra_to_install(
-    monkeypatch: pytest.MonkeyPatch, provider: str, extra: str
-) -> None:
-    installed(monkeypatch)
-    with pytest.raises(ConfigError, match=rf"onnxruntime is not installed; install 'valuestream\[{extra}\]'"):
-        Scorer(DEMO_MODEL, provider=provider)
