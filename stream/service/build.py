@@ -55,7 +55,7 @@ def build_pipeline(
         future_skew_s=s.future_skew_s,
         pseudonyms=pseudonyms_of(s.pseudonym_key.get_secret_value(), s.pseudonym_key_id),
     )
-    rule = AlertRule(s.alert_churn_high, s.alert_churn_clear, s.alert_cooldown_s)
+    rule = AlertRule(high=s.alert_churn_high, clear=s.alert_churn_clear, cooldown_s=s.alert_cooldown_s)
     topics = Topics(s.events_topic, changelog_topic(s), s.scores_topic, s.alerts_topic, s.dlq_topic)
     decider = Decider(manifest, scorer.sha256, rule)
     explainer = Explainer(scorer, users_max=s.explain_users_max) if s.explain_users_max else None
