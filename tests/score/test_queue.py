@@ -182,13 +182,13 @@ def test_take_looks_at_a_part_of_those_who_wait_only(monkeypatch: pytest.MonkeyP
     queue = ScoreQueue(refresh_interval_s=0.0)
     queue.push(np.arange(100_000), np.arange(100_000) % 3 + OWED, 0.0, 0.0)
     assert len(take(queue, 64, 0.0)) == 64
-    looked_at, chosen = [], queue._chosen
+    looked_at, choose = [], queue._choose
 
     def spy(rows: np.ndarray, n: int, now: float) -> np.ndarray:
         looked_at.append(len(rows))
-        return chosen(rows, n, now)
+        return choose(rows, n, now)
 
-    monkeypatch.setattr(queue, "_chosen", spy)
+    monkeypatch.setattr(queue, "_choose", spy)
     for step in range(50):
         push(queue, 200_000 + step, EventType.VIEW, 1.0)
         assert len(take(queue, 64, 1.0)) == 64
@@ -217,12 +217,12 @@ class QueueAgainstDict(RuleBasedStateMachine):
     """The queue does what a dict of waiting users does, at any order of pushes, takes and time."""
 
     refresh_s = REFRESH_S
-    unfiled_max = 4_096
+    unsorted_max = 4_096
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.queue = ScoreQueue(self.refresh_s, self.unfiled_max)
+        self.queue = ScoreQueue(self.refresh_s, self.unsorted_max)
         self.waiting: dict[int, Waiting] = {}
         self.taken_at: dict[int, float] = {}
 
@@ -303,13 +303,13 @@ class QueueWithoutInterval(QueueAgainstDict):
 class QueueInLines(QueueAgainstDict):
     """As when very many wait."""
 
-    unfiled_max = 2
+    unsorted_max = 2
 
 
 class QueueInLinesWithoutInterval(QueueWithoutInterval):
     """Both."""
 
-    unfiled_max = 2
+    unsorted_max = 2
 
 
 TestQueueWithoutInterval = QueueWithoutInterval.TestCase
