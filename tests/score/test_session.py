@@ -31,7 +31,7 @@ def test_cuda_on_a_machine_without_it_is_refused_not_replaced() -> None:
         open_demo("cuda")
 
 
-def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+def pretend_installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     real = importlib.metadata.distribution
 
     def distribution(name: str) -> Any:
@@ -45,7 +45,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 def test_two_builds_of_onnxruntime_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    pretend_installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
     with pytest.raises(ConfigError, match=r"both installed and overwrite each other; uninstall both, then install"):
         open_demo("cpu")
 
@@ -54,6 +54,6 @@ def test_two_builds_of_onnxruntime_are_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_no_onnxruntime_is_refused_with_the_extra_to_install(
     monkeypatch: pytest.MonkeyPatch, provider: str, extra: str
 ) -> None:
-    installed(monkeypatch)
+    pretend_installed(monkeypatch)
     with pytest.raises(ConfigError, match=rf"onnxruntime is not installed; install 'valuestream\[{extra}\]'"):
         open_demo(provider)

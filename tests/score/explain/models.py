@@ -26,10 +26,10 @@ TYPE = CHANNELS.index("type")
 
 @dataclass
 class Linear:
-    """A model whose right answer is known: weights of features, and of each event in the history by its type."""
+    """A model with a known right answer: weights of features, and of each event in the history by its type."""
 
-    of_feature: np.ndarray = field(default_factory=lambda: np.zeros(len(FEATURES)))
-    of_event: np.ndarray = field(default_factory=lambda: np.zeros(N_TYPES))
+    feature_weights: np.ndarray = field(default_factory=lambda: np.zeros(len(FEATURES)))
+    event_weights: np.ndarray = field(default_factory=lambda: np.zeros(N_TYPES))
     typical: np.ndarray = field(default_factory=lambda: np.zeros(len(FEATURES)))
     rows: list[int] = field(default_factory=list)
 
@@ -40,7 +40,7 @@ class Linear:
     def run(self, tokens: np.ndarray, features: np.ndarray) -> RawScores:
         self.rows.append(len(tokens))
         n_events = (tokens[:, :, TYPE, None] == np.arange(1, N_TYPES + 1)).sum(axis=1)
-        churn = features @ self.of_feature + n_events @ self.of_event
+        churn = features @ self.feature_weights + n_events @ self.event_weights
         return RawScores(churn, np.zeros((len(tokens), 1)), np.zeros((len(tokens), 2)))
 
     def score(self, snapshot: Snapshot, as_of: np.ndarray) -> np.ndarray:
@@ -56,8 +56,8 @@ def everyone(state: PartitionState, age_s: int) -> tuple[Snapshot, np.ndarray]:
     return snapshot, snapshot.users["last_time"].astype(np.int64) + age_s
 
 
-def drawn(seed: int) -> Linear:
-    """Any linear model, with any typical user."""
+def random_model(seed: int) -> Linear:
+    """A random linear model with a random typical user."""
     rng = np.random.default_rng(seed)
     return Linear(
         rng.normal(size=len(FEATURES)),
@@ -68,7 +68,7 @@ def drawn(seed: int) -> Linear:
 
 @dataclass
 class Blaming:
-    """A model for which every user's groups have these effects (code → logits), whatever the user did."""
+    """A model in which the groups have these effects (code → logits), whatever the users did."""
 
     effects: dict[str, float]
     typical: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The sentences once more, written from a user's events as a person would."""
+"""A second implementation of the sentences, from the plain events of a user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.state.test_partition_state import DAY
 
 
 def plain_sentence(code: str, events: list[Plain], as_of: int, typical: dict[str, float]) -> str | None:
-    """What may be said of a user whose history is complete, from the events as a person would write them down."""
+    """The sentence of a reason code about a user, if it is true. All events of the user are still in the history."""
     ago = [as_of // DAY - e.time // DAY for e in events]
     before = [e for e, days in zip(events, ago, strict=True) if 30 <= days < 60]
     counts, spend = window(events, "30d", as_of)

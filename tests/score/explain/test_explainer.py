@@ -18,7 +18,18 @@ from stream.score.explain.explainer import EFFECT_MIN, REASONS_MAX, Explainer
 from stream.score.explain.occlusion import GROUPS, occlusions
 from stream.score.features import features
 from stream.score.scorer import DEMO_MODEL, Scorer
-from tests.score.explain.models import CODES, HAPPENED, LACKS, TYPE, Blaming, Linear, ago, columns, drawn, everyone
+from tests.score.explain.models import (
+    CODES,
+    HAPPENED,
+    LACKS,
+    TYPE,
+    Blaming,
+    Linear,
+    ago,
+    columns,
+    everyone,
+    random_model,
+)
 from tests.score.explain.reference import plain_sentence
 from tests.score.test_encode import AGES, USERS, event, fold_users
 from tests.state.reference import Plain
@@ -33,7 +44,7 @@ def test_without_the_named_group_the_score_falls_by_the_stated_effect(
     users: list[list[Plain]], age_s: int, seed: int
 ) -> None:
     snapshot, as_of = everyone(fold_users(*users), age_s)
-    model = drawn(seed)
+    model = random_model(seed)
     explained = Explainer(model, users_max=len(users)).explain(snapshot, as_of)
     numbers, tokens = features(snapshot, as_of).astype(float), encode(snapshot, as_of)
     silence = model.score(snapshot, as_of) - model.score(snapshot, snapshot.users["last_time"].astype(np.int64))
@@ -43,9 +54,9 @@ def test_without_the_named_group_the_score_falls_by_the_stated_effect(
         assert len({r.code for r in reasons}) == len(reasons)
         for reason in reasons:
             group = GROUPS[CODES.index(reason.code)]
-            put = np.zeros(len(FEATURES)) if group.types else model.typical
-            by_features = ((numbers[i] - put) * model.of_feature)[columns(group)].sum()
-            by_events = sum(model.of_event[kind - 1] * (tokens[i, :, TYPE] == kind).sum() for kind in group.types)
+            replaced = np.zeros(len(FEATURES)) if group.types else model.typical
+            by_features = ((numbers[i] - replaced) * model.feature_weights)[columns(group)].sum()
+            by_events = sum(model.event_weights[kind - 1] * (tokens[i, :, TYPE] == kind).sum() for kind in group.types)
             expected = silence[i] if group.code == "silence" else by_features + by_events
             assert reason.effect == pytest.approx(expected, abs=1e-3)
             assert reason.effect >= EFFECT_MIN
@@ -53,11 +64,9 @@ def test_without_the_named_group_the_score_falls_by_the_stated_effect(
 
 @settings(max_examples=60, deadline=None)
 @given(USERS, AGES, st.integers(0, 10_000))
-def test_reasons_are_the_strongest_groups_whose_sentences_are_true(
-    users: list[list[Plain]], age_s: int, seed: int
-) -> None:
+def test_reasons_are_the_strongest_groups_with_true_sentences(users: list[list[Plain]], age_s: int, seed: int) -> None:
     snapshot, as_of = everyone(fold_users(*users), age_s)
-    model = drawn(seed)
+    model = random_model(seed)
     typical = dict(zip(FEATURES, model.typical.tolist(), strict=True))
     churn = model.run(*occlusions(snapshot, as_of, model.typical.astype(np.float32))).churn.reshape(-1, len(users))
     explained = Explainer(model, users_max=len(users)).explain(snapshot, as_of)
@@ -72,9 +81,9 @@ def test_reasons_are_the_strongest_groups_whose_sentences_are_true(
 @given(USERS, AGES, st.integers(0, 10_000))
 def test_user_with_nothing_in_a_group_gets_no_reason_from_it(users: list[list[Plain]], age_s: int, seed: int) -> None:
     for group in HAPPENED:
-        model = drawn(seed)
-        without = [[e for e in of_user if e.type not in group.types] for of_user in users]
-        snapshot, as_of = everyone(fold_users(*([*of_user, event(START)] for of_user in without)), age_s)
+        model = random_model(seed)
+        without = [[e for e in history if e.type not in group.types] for history in users]
+        snapshot, as_of = everyone(fold_users(*([*history, event(START)] for history in without)), age_s)
         for reasons in Explainer(model, users_max=len(users)).explain(snapshot, as_of):
             assert group.code not in {reason.code for reason in reasons}
 
@@ -88,18 +97,18 @@ def test_typical_user_lacks_nothing_and_fresh_user_is_not_silent(
     for row, number in enumerate(features(*everyone(state, age_s))):
         snapshot = state.snapshot(np.array([row]))
         last = snapshot.users["last_time"].astype(np.int64)
-        model = replace(drawn(seed), typical=number.astype(float))
+        model = replace(random_model(seed), typical=number.astype(float))
         (reasons,) = Explainer(model, users_max=1).explain(snapshot, last + age_s)
         assert {r.code for r in reasons}.isdisjoint(group.code for group in LACKS)
         (fresh,) = Explainer(model, users_max=1).explain(snapshot, last)
         assert "silence" not in {r.code for r in fresh}
 
 
-def test_group_that_keeps_the_user_is_no_reason() -> None:
+def test_group_that_lowers_churn_is_no_reason() -> None:
     snapshot, as_of = everyone(fold_users([event(START)]), 9 * DAY)
     loyal, leaving = Linear(), Linear()
-    loyal.of_feature[FEATURES.index("recency")] = -1
-    leaving.of_feature[FEATURES.index("recency")] = 1
+    loyal.feature_weights[FEATURES.index("recency")] = -1
+    leaving.feature_weights[FEATURES.index("recency")] = 1
     assert Explainer(loyal, users_max=1).explain(snapshot, as_of) == [[]]
     effect = round(float(np.log1p(9)), 4)
     assert Explainer(leaving, users_max=1).explain(snapshot, as_of) == [
@@ -117,7 +126,7 @@ def test_only_the_four_strongest_of_many_reasons_are_given() -> None:
     assert [(r.code, r.effect) for r in reasons] == [(code, effects[code]) for code in strongest]
 
 
-def test_change_that_nobody_would_notice_is_no_reason() -> None:
+def test_effect_up_to_the_minimum_is_no_reason() -> None:
     user = everyone(fold_users([ago(0)]), 9 * DAY)
     for effect, expected in ((EFFECT_MIN, []), (2 * EFFECT_MIN, ["silence"])):
         (reasons,) = Explainer(Blaming({"silence": effect}), users_max=1).explain(*user)
@@ -133,7 +142,7 @@ def test_one_bounded_call_explains_the_first_users_as_if_each_were_alone(
     users: list[list[Plain]], age_s: int, seed: int, users_max: int
 ) -> None:
     snapshot, as_of = everyone(fold_users(*users), age_s)
-    model = drawn(seed)
+    model = random_model(seed)
     together = Explainer(model, users_max=users_max).explain(snapshot, as_of)
     n = min(users_max, len(users))
     assert model.rows == [(1 + len(GROUPS)) * n] * (n > 0)
@@ -154,7 +163,7 @@ def test_events_that_have_left_the_history_count_in_the_effects() -> None:
     assert snapshot.bucketed.tolist() == [1, 3, 4]
     model = Linear()
     model.typical[FEATURES.index("active_days_30d")] = 30
-    model.of_feature[FEATURES.index("active_days_30d")] = -1
+    model.feature_weights[FEATURES.index("active_days_30d")] = -1
     explained = Explainer(model, users_max=4).explain(snapshot, as_of)
     numbers = features(snapshot, as_of)
     assert explained[4] == []

@@ -56,13 +56,15 @@ def test_occluding_a_group_changes_only_what_belongs_to_it(users: list[list[Plai
 @pytest.mark.parametrize("group", HAPPENED, ids=lambda group: group.code)
 @settings(max_examples=20, deadline=None)
 @given(events=USERS, age_s=AGES)
-def test_occluded_events_score_as_if_they_had_never_been(group: Group, events: list[list[Plain]], age_s: int) -> None:
-    # A view stands beside the last event, so that both histories end at the same instant.
-    users = [[*of_user, event(max(e.time for e in of_user))] for of_user in events]
-    model = Linear(of_event=np.isin(np.arange(1, N_TYPES + 1), group.types).astype(float))
-    model.of_feature[columns(group)] = 1
+def test_occluded_events_score_as_if_they_had_never_happened(
+    group: Group, events: list[list[Plain]], age_s: int
+) -> None:
+    # Each user has a view at the last event. So both histories end at the same instant.
+    users = [[*history, event(max(e.time for e in history))] for history in events]
+    model = Linear(event_weights=np.isin(np.arange(1, N_TYPES + 1), group.types).astype(float))
+    model.feature_weights[columns(group)] = 1
     with_them, as_of = everyone(fold_users(*users), age_s)
-    never = fold_users(*([e for e in of_user if e.type not in group.types] for of_user in users))
+    never = fold_users(*([e for e in history if e.type not in group.types] for history in users))
     expected = model.score(with_them, as_of) - model.score(*everyone(never, age_s))
     churn = model.run(*occlusions(with_them, as_of, model.typical.astype(np.float32))).churn.reshape(-1, len(users))
     assert churn[0] - churn[1 + GROUPS.index(group)] == pytest.approx(expected, abs=1e-4)

@@ -15,7 +15,7 @@ from tests.state.reference import Plain
 from tests.state.test_partition_state import DAY
 
 
-def said(code: str, state: PartitionState, age_s: int = 0, **typical: float) -> str | None:
+def sentence(code: str, state: PartitionState, age_s: int = 0, **typical: float) -> str | None:
     """The sentence of this code for the first user; ``typical`` features are given on their own scales."""
     (reasons,) = Explainer(Blaming({code: 1.0}, typical), users_max=1).explain(*everyone(state, age_s))
     return reasons[0].text if reasons else None
@@ -25,7 +25,7 @@ def said(code: str, state: PartitionState, age_s: int = 0, **typical: float) -> 
     ("age_days", "expected"), [(0.9, None), (1, "no visit for 1 day"), (9.5, "no visit for 9 days")]
 )
 def test_silence_is_said_in_full_days(age_days: float, expected: str | None) -> None:
-    assert said("silence", fold_users([ago(0)]), round(age_days * DAY)) == expected
+    assert sentence("silence", fold_users([ago(0)]), round(age_days * DAY)) == expected
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_silence_is_said_in_full_days(age_days: float, expected: str | None) -> 
     ],
     ids=["down", "nearly gone", "noise", "up", "gone", "near typical", "below typical", "never bought"],
 )
-def test_spend_is_compared_with_the_month_before_else_with_what_is_typical(
+def test_spend_is_compared_with_the_month_before_or_else_with_typical_spend(
     events: list[Plain], typical: float, expected: str | None
 ) -> None:
-    assert said("spend_down", fold_users(events), revenue_30d=float(np.log1p(typical))) == expected
+    assert sentence("spend_down", fold_users(events), revenue_30d=float(np.log1p(typical))) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,17 @@ def test_spend_is_compared_with_the_month_before_else_with_what_is_typical(
         (HISTORY_LEN, "visits on 1 day in the last month, typical is 9"),
     ],
 )
-def test_month_before_is_not_compared_with_once_it_has_left_the_history(n_recent: int, expected: str) -> None:
+def test_last_month_is_not_compared_with_the_month_before_if_that_has_left_the_history(
+    n_recent: int, expected: str
+) -> None:
     events = [ago(41), ago(40), *(ago(i / 1_000) for i in range(n_recent))]
-    assert said("fewer_visits", fold_users(events), active_days_30d=9.0) == expected
+    assert sentence("fewer_visits", fold_users(events), active_days_30d=9.0) == expected
 
 
-def test_month_before_is_compared_with_where_a_full_history_reaches_back_to_it() -> None:
+def test_last_month_is_compared_with_the_month_before_if_a_full_history_reaches_back_to_it() -> None:
     events = [ago(3 * i) for i in range(HISTORY_LEN + 20)]
     expected = "visits on 2 days in the last month, on 10 in the month before"
-    assert said("fewer_visits", fold_users(events), 24 * DAY, active_days_30d=0.0) == expected
+    assert sentence("fewer_visits", fold_users(events), 24 * DAY, active_days_30d=0.0) == expected
 
 
 @pytest.mark.parametrize(
@@ -82,8 +84,8 @@ def test_month_before_is_compared_with_where_a_full_history_reaches_back_to_it()
         ("no_recent_order", [ago(0, EventType.VIEW)], "no order yet"),
     ],
 )
-def test_what_happened_is_told_of_the_last_month(code: str, events: list[Plain], expected: str | None) -> None:
-    assert said(code, fold_users(events)) == expected
+def test_sentences_about_events_speak_of_the_last_month(code: str, events: list[Plain], expected: str | None) -> None:
+    assert sentence(code, fold_users(events)) == expected
 
 
 @pytest.mark.parametrize(
@@ -95,9 +97,9 @@ def test_what_happened_is_told_of_the_last_month(code: str, events: list[Plain],
         ([ago(20), *(ago(i / 10) for i in range(9))], None),
     ],
 )
-def test_history_is_short_where_a_typical_one_is_longer(events: list[Plain], expected: str | None) -> None:
+def test_history_is_called_short_if_a_typical_one_is_longer(events: list[Plain], expected: str | None) -> None:
     typical = {"tenure": float(np.log1p(9)), "n_events": float(np.log1p(6.5))}
-    assert said("short_history", fold_users(events), **typical) == expected
+    assert sentence("short_history", fold_users(events), **typical) == expected
 
 
 @pytest.mark.parametrize(
@@ -109,10 +111,10 @@ def test_history_is_short_where_a_typical_one_is_longer(events: list[Plain], exp
         ([-50], None),
     ],
 )
-def test_review_is_called_bad_only_where_more_than_half_speaks_for_it(
+def test_review_is_called_bad_only_if_negative_has_more_than_half_of_the_probability(
     sentiments: list[int], expected: str | None
 ) -> None:
     state = fold_users([ago(1, EventType.REVIEW), ago(0)])
     state.users["reviews"][0], state.users["sentiment_sum"][0] = len(sentiments), sum(sentiments)
     state.users["sentiment_last"][0] = sentiments[-1]
-    assert said("bad_review", state) == expected
+    assert sentence("bad_review", state) == expected
