@@ -25,7 +25,7 @@ __all__ = ["OLDEST_SHARE", "OWED", "SILENCE", "YIELDING_SHARE", "YIELD_S", "Scor
 
 #: Priority of a user who is scored because of silence. Every event has a higher priority.
 SILENCE: Final = 1
-#: Priority of a user after any other event, and of one whose score was already stale before a recovery.
+#: Priority of a user after any other event, or with a score that was already stale before a recovery.
 OWED: Final = 2
 _CART, _PURCHASE = 3, 4
 _PRIORITY_OF_TYPE: Final = np.full(N_TYPES + 1, OWED, np.uint8)

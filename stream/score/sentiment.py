@@ -3,7 +3,7 @@
 The model folder is written by ``valuestream-model sentiment export``::
 
     sentiment.onnx       inputs ids (batch, length) int32, mask (batch, length) int32; output logits (batch, 3) float32
-    sentiment.int8.onnx  the same with int8 weights, where that loses little
+    sentiment.int8.onnx  the same with int8 weights, if that loses little
     tokenizer.json       of Hugging Face ``tokenizers``
     sentiment.json       this module's SentimentManifest
     golden.jsonl         texts and expected probabilities, replayed at start-up
