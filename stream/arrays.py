@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 __all__ = [
     "BucketRows",
     "Bytes",
+    "Codes",
     "Counts",
     "EventRows",
+    "EventTimes",
     "FeatureRows",
     "Floats",
     "Hashes",
@@ -26,6 +28,7 @@ __all__ = [
     "Offsets",
     "Opaque",
     "Probabilities",
+    "RawOutputs",
     "Rows",
     "Seconds",
     "Slots",
@@ -41,6 +44,8 @@ Slots: TypeAlias = NDArray[np.int64]
 Counts: TypeAlias = NDArray[np.int64]
 #: Event times or ages, in whole seconds (times: since 1970, UTC).
 Seconds: TypeAlias = NDArray[np.int64]
+#: Event times as user state keeps them, in whole seconds since 1970, UTC.
+EventTimes: TypeAlias = NDArray[np.uint32]
 #: Wall-clock or monotonic times in seconds, with fractions.
 Instants: TypeAlias = NDArray[np.float64]
 #: Offsets of records in a Kafka partition.
@@ -49,6 +54,8 @@ Offsets: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
 #: 64-bit hashes: identities of events, hashes of user ids.
 Hashes: TypeAlias = NDArray[np.uint64]
+#: Small whole numbers that each stand for something: priorities, bands, idle stages, event types.
+Codes: TypeAlias = NDArray[np.uint8]
 #: Single bytes.
 Bytes: TypeAlias = NDArray[np.uint8]
 #: Items of raw bytes (dtype ``V<n>``), copied and compared without a look inside.
@@ -63,10 +70,12 @@ HistoryRows: TypeAlias = NDArray[np.void]
 #: Buckets of counts: dtype ``BUCKET``, often ``(n, BUCKET_SLOTS)``.
 BucketRows: TypeAlias = NDArray[np.void]
 
-#: Token channels of histories, ``(n, positions, channels)``: what the BERT reads.
+#: Tokens of histories, ``(n, positions, channels)``, or of texts, ``(n, positions)``: what a BERT reads.
 TokenRows: TypeAlias = NDArray[np.int32]
 #: Numeric features, ``(n, features)``.
 FeatureRows: TypeAlias = NDArray[np.float32]
+#: Numbers as a model returns them, in single precision: logits, mu and log-sigma, sentiments.
+RawOutputs: TypeAlias = NDArray[np.float32]
 #: Probabilities from 0 to 1.
 Probabilities: TypeAlias = NDArray[np.float64]
 #: Real numbers of any other kind: values in money, log-odds, weights, losses.

@@ -64,7 +64,7 @@ class Bench:
 
     def __init__(self, scorer: Scorer, refresh_interval_s: float = 1.0, explain_users_max: int = 2) -> None:
         self.clock, self.sink, self.metrics = ManualClock(), MemorySink(), Metrics()
-        decider = Decider(scorer.manifest, scorer.sha256, AlertRule(0.7, 0.6, DAY))
+        decider = Decider(scorer.manifest, scorer.sha256, AlertRule(high=0.7, clear=0.6, cooldown_s=DAY))
         decoder = Decoder("flat", Money("USD"), bytes_max=10_000, future_skew_s=300)
         reviews = Reviews(None, 1, self.metrics, self.clock)
         inference = Inference(scorer=scorer, metrics=self.metrics, clock=self.clock)

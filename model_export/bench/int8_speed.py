@@ -17,7 +17,7 @@ from model_export.network.event_bert import EventBert, ModelConfig, Shape
 from model_export.network.serving_graph import Serving
 from stream.contract.columns import HISTORY_LEN
 from stream.contract.tokens import CHANNEL_SIZES, FEATURES
-from stream.score.scorer import open_session
+from stream.score.session import open_session
 
 __all__ = ["WIDTHS", "Int8", "int8_gains"]
 

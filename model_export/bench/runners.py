@@ -23,7 +23,7 @@ from stream.contract.columns import HISTORY_LEN
 from stream.contract.tokens import CHANNELS, LENGTHS
 from stream.errors import ConfigError
 from stream.score.encode import padded_length
-from stream.score.scorer import open_session
+from stream.score.session import open_session
 
 __all__ = ["Layout", "Run", "Way", "Ways", "cpu_ways", "gpu_ways", "packed_run"]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from stream.score.scorer import open_session
+from stream.score.session import open_session
 
 __all__ = ["after_features", "in_int8"]
 

@@ -24,7 +24,7 @@ from model_export.export.int8 import after_features, in_int8
 from model_export.metrics.measures import spearman
 from model_export.metrics.ordered import ordered
 from stream.errors import ContractError
-from stream.score.scorer import open_session
+from stream.score.session import open_session
 
 __all__ = ["ALONE_MAX", "Fusions", "Loss", "Quantised", "fused", "fusions", "half", "loss", "outputs", "quantised"]
 

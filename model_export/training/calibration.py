@@ -15,7 +15,7 @@ from model_export.training.calibration_curves import base_rate, fit_calibrator, 
 from stream.contract.manifest import Calibration, HeadCalibration, Labels
 from stream.contract.tokens import FEATURES
 from stream.errors import ConfigError
-from stream.score.calibration import log_odds_of, probabilities
+from stream.score.calibration import head_log_odds, probabilities
 from stream.score.expectation import expected_value, log_normal
 from stream.score.scorer import RawScores
 
@@ -88,7 +88,7 @@ def follow_heads(
 ) -> list[HeadCalibration]:
     """Heads moved towards the level of the newest labels, see :func:`follow`; ``logits`` are of the new model."""
     enough = has_enough(examples, sufficient_events)
-    odds = log_odds_of(logits, heads, enough)
+    odds = head_log_odds(logits, heads, enough)
     out = []
     for head, z, y in zip(heads, odds.T, examples.outcomes.T, strict=True):
         by = (1 - drift) * level_gap(z, y)

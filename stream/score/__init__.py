@@ -1,1 +1,1 @@
-"""From a snapshot of users to their published scores: queue, features, tokens, model, calibration, decisions."""
+"""From a snapshot of users to their scores: queue, features, tokens, model, calibration, decisions."""

@@ -1,7 +1,7 @@
-"""Graph: what is looked at in an ONNX file before onnxruntime gets it.
+"""External data: refuses an ONNX model that refers to other files, before onnxruntime gets it.
 
-A tensor of an ONNX file may say that its numbers lie in another file, anywhere on the disk. Ours hold all theirs, so
-a file with such a tensor was not made by us, and no file that it names is opened.
+A tensor in an ONNX model may say that its numbers are in another file, anywhere on the disk. Our models contain all
+their numbers. So a model with such a tensor was not made by us, and no file that it names is opened.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from stream.errors import ConfigError, ContractError
 
 __all__ = ["check_self_contained"]
 
-#: The ways from a model to its tensors: message → field → number and message (onnx.proto). Protobuf skips the rest,
-#: and reads a single message as a list of one.
+#: All paths from a model to its tensors: message → field → field number and message of the field (onnx.proto). Protobuf
+#: skips all other fields, and reads a single message as a list of one.
 FIELDS: Final[dict[str, dict[str, tuple[int, str]]]] = {
     "ModelProto": {
         "graph": (7, "GraphProto"),
@@ -43,14 +43,14 @@ FIELDS: Final[dict[str, dict[str, tuple[int, str]]]] = {
     "TensorProto": {"external_data": (13, "StringStringEntryProto")},
     "StringStringEntryProto": {},
 }
-#: TensorProto.data_location; 0 is inside.
+#: Field number of TensorProto.data_location. The value 0 means that the numbers are in the tensor itself.
 _DATA_LOCATION: Final = 14
 
 
 def check_self_contained(path: Path, data: bytes) -> None:
-    """ContractError where the bytes are no ONNX model, or where one of its tensors is not in them.
+    """Raise ContractError if ``data`` is no ONNX model, or if the numbers of one of its tensors are not in it.
 
-    ``path`` is for the message only.
+    ``path`` only names the model in the message.
     """
     model = _model_class()()
     try:
@@ -66,6 +66,7 @@ def check_self_contained(path: Path, data: bytes) -> None:
 
 
 def _tensors(message: Any, kind: str) -> Iterator[Any]:
+    """All tensors in a message of this kind, at any depth."""
     if kind == "TensorProto":
         yield message
         return
@@ -76,7 +77,7 @@ def _tensors(message: Any, kind: str) -> Iterator[Any]:
 
 @cache
 def _model_class() -> Any:
-    """A protobuf class of :data:`FIELDS`; onnx, which has them all, is no part of serving."""
+    """A protobuf class for a model with only :data:`FIELDS`. The onnx package has all fields, but serving lacks it."""
     try:
         from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ImportError:

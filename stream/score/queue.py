@@ -1,31 +1,31 @@
-"""Queue: users whose score is stale, most urgent first; a user is in it once.
+"""Queue: the users with a stale score, most urgent first. A user is in the queue once.
 
-A user is given out at most once per refresh interval, however many events arrive meanwhile. When more wait than can be
-scored, who comes first is a matter of fairness too:
+A user is taken at most once per refresh interval, however many events arrive meanwhile. If more users wait than can be
+scored, three rules keep the order fair:
 
-- who was scored less than :data:`YIELD_S` ago gives way to all others, the more so the newer the score, and has a share
-  of each take at most: a burst of some users costs the rest neither their turn nor a long inference before it;
-- among equally urgent users, those who have been scored before come first, so that a flood of new ones does not make
-  their scores old;
-- a share of each take goes to those who wait longest, so that nobody waits for ever behind the more urgent.
+- A user who was scored less than :data:`YIELD_S` ago yields to all others. Among the users who yield, the oldest score
+  comes first, and only a share of each take is theirs. So a burst of events of some users neither costs the others
+  their turn nor makes them wait for a long inference.
+- Among equally urgent users, those who have been scored before come first. So a flood of new users does not make the
+  scores of the known ones old.
+- A share of each take goes to the users who wait longest. So nobody waits for ever behind more urgent users.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from stream.arrays import Codes, Instants, Mask, Rows
 from stream.contract.events import N_TYPES, EventType
 from stream.state.rings import distinct
 
 __all__ = ["OLDEST_SHARE", "OWED", "SILENCE", "YIELDING_SHARE", "YIELD_S", "ScoreQueue", "priorities"]
 
-Array = npt.NDArray[Any]
-#: Priority of a user who is scored because of silence; events come before that.
+#: Priority of a user who is scored because of silence. Every event has a higher priority.
 SILENCE: Final = 1
-#: Priority of a user whose score is owed: by any event, or by one from before a recovery.
+#: Priority of a user after any other event, or with a score that was already stale before a recovery.
 OWED: Final = 2
 _CART, _PURCHASE = 3, 4
 _PRIORITY_OF_TYPE: Final = np.full(N_TYPES + 1, OWED, np.uint8)
@@ -33,139 +33,145 @@ _PRIORITY_OF_TYPE[[EventType.CART, EventType.UNCART]] = _CART
 _PRIORITY_OF_TYPE[[EventType.PURCHASE, EventType.REFUND]] = _PURCHASE
 #: A score younger than this is fresh enough while older ones wait.
 YIELD_S: Final = 1.0
-#: One in so many of a take are those who wait longest, whatever their priority.
+#: One in this many users of a take is one of those who wait longest, whatever their priority.
 OLDEST_SHARE: Final = 4
-#: At most one in so many of a take, and one in any, is a user who yields.
+#: At most one in this many users of a take yields; one may always be taken.
 YIELDING_SHARE: Final = 4
-_UNFILED_MAX: Final = 4_096
-#: More seconds than any queue is old: what sets one level of urgency above the next, and all above who yields.
+_UNSORTED_MAX: Final = 4_096
+#: Both are more seconds than any user waits. The first sets each level of urgency above the next lower one, the second
+#: sets all levels above the users who yield.
 _LEVEL_S, _YIELDING_S = 1e8, 1e10
 
 
-def priorities(types: Array) -> Array:
-    """Urgency of events by their type: purchases first, then carts, then the rest."""
-    out: Array = _PRIORITY_OF_TYPE[types]
+def priorities(types: Codes) -> Codes:
+    """Priorities of events by their type: purchases first, then carts, then all others."""
+    out: Codes = _PRIORITY_OF_TYPE[types]
     return out
 
 
 class ScoreQueue:
-    """Stale users of one partition, by state row. All times are monotonic seconds unless named otherwise.
+    """Stale users of one partition, by state row. All times are monotonic seconds unless they are called arrivals.
 
-    Those who came last are in no order. When more than ``unfiled_max`` are, they are filed, so that a take does not
-    look at all who wait: each level of urgency has a line, by age.
+    New users wait unsorted. When more than ``unsorted_max`` of them wait, they are sorted into lines, one line for each
+    level of urgency, ordered by age. Then a take needs to look only at the heads of the lines.
     """
 
-    def __init__(self, refresh_interval_s: float, unfiled_max: int = _UNFILED_MAX) -> None:
-        self._unfiled_max = unfiled_max
+    def __init__(self, refresh_interval_s: float, unsorted_max: int = _UNSORTED_MAX) -> None:
+        self._unsorted_max = unsorted_max
         self._refresh_s = refresh_interval_s
         self._yield_s = max(0.0, YIELD_S - refresh_interval_s)
         self._n = 0
-        self._priority: Array = np.zeros(1024, np.uint8)
-        #: Priorities at which users were taken last; 0: never.
-        self._given: Array = np.zeros(1024, np.uint8)
-        self._since: Array = np.zeros(1024)
-        self._not_before: Array = np.full(1024, -np.inf)
-        self._arrival: Array = np.zeros(1024)
+        #: Priority of each user who waits; 0 for all others.
+        self._priority: Codes = np.zeros(1024, np.uint8)
+        #: Priority at which each user was taken last; 0 for never.
+        self._last_priority: Codes = np.zeros(1024, np.uint8)
+        #: When each user began to wait.
+        self._since: Instants = np.zeros(1024)
+        #: When each user may be taken again; infinite while their score is being made.
+        self._not_before: Instants = np.full(1024, -np.inf)
+        #: Wall-clock time at which the user's oldest unscored event reached the broker.
+        self._arrival: Instants = np.zeros(1024)
         #: Whether a waiting user is in a line.
-        self._filed: Array = np.zeros(1024, bool)
-        self._unfiled: list[Array] = []
-        #: Level → its users, oldest first; and some who have left, see :meth:`_waits_in`.
-        self._lines: dict[int, Array] = {}
-        #: Those who may not be taken yet, and from when on they may, in that order.
-        self._resting: tuple[Array, Array] = (np.zeros(0, np.int64), np.zeros(0))
+        self._in_line: Mask = np.zeros(1024, bool)
+        self._unsorted: list[Rows] = []
+        #: Level → its users, oldest first. Some of them have left the line, see :meth:`_still_in_line`.
+        self._lines: dict[int, Rows] = {}
+        #: Users who may not be taken yet, and the times from which on they may, in that order.
+        self._resting: tuple[Rows, Instants] = (np.zeros(0, np.int64), np.zeros(0))
 
     def __len__(self) -> int:
         return self._n
 
-    def push(self, rows: Array, priority: Array | int, now: float, arrival: Array | float) -> None:
-        """Add users (``rows`` may repeat). ``arrival`` is when the event reached the broker, in wall seconds."""
+    def push(self, rows: Rows, priority: Codes | int, now: float, arrival: Instants | float) -> None:
+        """Add users; ``rows`` may repeat. ``arrival`` is the wall-clock time at which the broker got their event."""
         if not len(rows):
             return
         self._fit(int(rows.max()) + 1)
-        before = self._priority[rows]
-        fresh = distinct(rows[before == 0])
-        self._since[fresh] = now
-        self._arrival[fresh] = np.inf
+        priority_before = self._priority[rows]
+        new = distinct(rows[priority_before == 0])
+        self._since[new] = now
+        self._arrival[new] = np.inf
         np.maximum.at(self._priority, rows, np.asarray(priority, np.uint8))
         np.minimum.at(self._arrival, rows, arrival)
-        if len(fresh):
-            self._n += len(fresh)
-            self._unfiled.append(fresh)
+        if len(new):
+            self._n += len(new)
+            self._unsorted.append(new)
         if self._lines:
-            self._unfile(distinct(rows[self._filed[rows] & (self._priority[rows] > before)]))
+            self._leave_line(distinct(rows[self._in_line[rows] & (self._priority[rows] > priority_before)]))
 
-    def take(self, n: int, now: float) -> tuple[Array, Array]:
+    def take(self, n: int, now: float) -> tuple[Rows, Instants]:
         """Up to ``n`` users who may be scored now, most urgent first, and their earliest arrivals.
 
-        They leave the queue and are held until :meth:`release`, so that nobody is scored twice at a time.
+        They leave the queue and cannot be taken again before :meth:`release`. So no user is scored twice at a time.
         """
         if not self._n:
             return np.zeros(0, np.int64), np.zeros(0)
-        unfiled = _joined(self._unfiled if not len(self._resting[0]) else [*self._rested(now), *self._unfiled])
-        if len(unfiled) > self._unfiled_max:
-            unfiled = self._file(unfiled, now)
-        due = unfiled[self._not_before[unfiled] <= now]
+        unsorted = _joined(self._unsorted if not len(self._resting[0]) else [*self._end_rest(now), *self._unsorted])
+        if len(unsorted) > self._unsorted_max:
+            unsorted = self._sort(unsorted, now)
+        due = unsorted[self._not_before[unsorted] <= now]
         if self._yield_s:
-            due = self._with_few_who_yield(due, n, now)
+            due = self._limit_yielding(due, n, now)
         if self._lines:
             due = _joined([due, *(self._head(level, n) for level in list(self._lines))])
-        taken = self._chosen(due, n, now)
-        self._n -= len(taken)
-        self._given[taken] = self._priority[taken]
-        self._priority[taken] = 0
-        self._filed[taken] = False
-        self._not_before[taken] = np.inf
-        left = unfiled[self._priority[unfiled] > 0]
-        self._unfiled = [left] if len(left) else []
-        return taken, self._arrival[taken]
+        rows = self._choose(due, n, now)
+        self._n -= len(rows)
+        self._last_priority[rows] = self._priority[rows]
+        self._priority[rows] = 0
+        self._in_line[rows] = False
+        self._not_before[rows] = np.inf
+        remaining = unsorted[self._priority[unsorted] > 0]
+        self._unsorted = [remaining] if len(remaining) else []
+        return rows, self._arrival[rows]
 
-    def release(self, rows: Array, taken_at: float) -> None:
-        """Let users who were taken be taken again, a refresh interval after they were."""
+    def release(self, rows: Rows, taken_at: float) -> None:
+        """Let users be taken again, from one refresh interval after ``taken_at`` on."""
         self._not_before[rows] = taken_at + self._refresh_s
 
-    def put_back(self, rows: Array, now: float, arrival: Array) -> None:
-        """Queue users again whose score failed, as urgent as they were."""
-        self.push(rows, self._given[rows], now, arrival)
+    def put_back(self, rows: Rows, now: float, arrival: Instants) -> None:
+        """Queue users again after their scores failed, with the priority that they had."""
+        self.push(rows, self._last_priority[rows], now, arrival)
 
     def oldest_wait_s(self, now: float) -> float:
-        """How long the user who waits longest has been waiting; 0 for an empty queue."""
+        """How long the user who waits longest has waited; 0 for an empty queue."""
         return now - float(self._since[self._priority > 0].min(initial=now))
 
-    # -- who comes first ------------------------------------------------------------------------------------
+    # -- order ----------------------------------------------------------------------------------------------
 
-    def _chosen(self, rows: Array, n: int, now: float) -> Array:
-        """The ``n`` of these users whose turn it is, most urgent first."""
+    def _choose(self, rows: Rows, n: int, now: float) -> Rows:
+        """The ``n`` of these users who are taken now, most urgent first: the most urgent ones, and the oldest."""
         waits = self._since[rows]
         urgency = waits - self._level(rows) * _LEVEL_S
         if self._yield_s:
-            rested = self._not_before[rows]
-            yields = rested > now - self._yield_s
-            waits = np.where(yields, rested + _YIELDING_S, waits)
+            not_before = self._not_before[rows]
+            yields = not_before > now - self._yield_s
+            waits = np.where(yields, not_before + _YIELDING_S, waits)
             urgency = np.where(yields, waits, urgency)
         if len(rows) > n:
             turn = urgency.copy()
-            if oldest := n // OLDEST_SHARE:
-                turn[np.argpartition(waits, oldest - 1)[:oldest]] = -np.inf
-            first = np.argpartition(turn, n - 1)[:n]
-            rows, urgency = rows[first], urgency[first]
+            if n_oldest := n // OLDEST_SHARE:
+                turn[np.argpartition(waits, n_oldest - 1)[:n_oldest]] = -np.inf
+            chosen = np.argpartition(turn, n - 1)[:n]
+            rows, urgency = rows[chosen], urgency[chosen]
         return np.asarray(rows[np.argsort(urgency, kind="stable")])
 
-    def _with_few_who_yield(self, rows: Array, n: int, now: float) -> Array:
-        """These users, of those who yield only the few whose scores are oldest."""
+    def _limit_yielding(self, rows: Rows, n: int, now: float) -> Rows:
+        """These users, without most of those who yield: only a share of ``n`` with the oldest scores stays."""
         (yielding,) = (self._not_before[rows] > now - self._yield_s).nonzero()
-        few = max(1, n // YIELDING_SHARE)
-        if len(yielding) <= few:
+        n_stay = max(1, n // YIELDING_SHARE)
+        if len(yielding) <= n_stay:
             return rows
-        return np.delete(rows, yielding[np.argpartition(self._not_before[rows[yielding]], few - 1)[few:]])
+        by_age = np.argpartition(self._not_before[rows[yielding]], n_stay - 1)
+        return np.delete(rows, yielding[by_age[n_stay:]])
 
-    def _level(self, rows: Array) -> Array:
-        """By priority, and within it those who have been scored first."""
-        return np.asarray(2 * self._priority[rows] + (self._given[rows] > 0))
+    def _level(self, rows: Rows) -> Codes:
+        """Level of urgency: by priority, and within a priority higher for users who have been scored before."""
+        return np.asarray(2 * self._priority[rows] + (self._last_priority[rows] > 0))
 
-    # -- filing ---------------------------------------------------------------------------------------------
+    # -- lines ----------------------------------------------------------------------------------------------
 
-    def _file(self, rows: Array, now: float) -> Array:
-        """Put unfiled users where they wait from now on; returns those who stay unfiled: they are held, or yield."""
+    def _sort(self, rows: Rows, now: float) -> Rows:
+        """Move unsorted users into lines or to rest. Returns those who stay unsorted, as they are held or yield."""
         not_before = self._not_before[rows]
         rests = (not_before > now) & (not_before < np.inf)
         self._rest(rows[rests])
@@ -173,60 +179,63 @@ class ScoreQueue:
         self._line_up(rows[ready])
         return np.asarray(rows[~(rests | ready)])
 
-    def _rest(self, rows: Array) -> None:
+    def _rest(self, rows: Rows) -> None:
+        """Let users rest until they may be taken."""
         rows = np.concatenate((self._resting[0], rows))
         order = np.argsort(self._not_before[rows], kind="stable")
         self._resting = (rows[order], self._not_before[rows[order]])
 
-    def _rested(self, now: float) -> list[Array]:
-        """Those whose rest is over."""
+    def _end_rest(self, now: float) -> list[Rows]:
+        """Remove and return the users who have rested long enough."""
         rows, until = self._resting
         n = int(until.searchsorted(now, "right"))
         self._resting = (rows[n:], until[n:])
         return [rows[:n]] if n else []
 
-    def _line_up(self, rows: Array) -> None:
+    def _line_up(self, rows: Rows) -> None:
+        """Put users into the lines of their levels, by age."""
         levels = self._level(rows)
         for level in distinct(levels).tolist():
             line = self._lines.get(level, rows[:0])
-            line, added = line[self._waits_in(level, line)], rows[levels == level]
+            line, added = line[self._still_in_line(level, line)], rows[levels == level]
             added = added[np.argsort(self._since[added], kind="stable")]
             self._lines[level] = np.insert(line, self._since[line].searchsorted(self._since[added], "right"), added)
-        self._filed[rows] = True
+        self._in_line[rows] = True
 
-    def _unfile(self, rows: Array) -> None:
-        """Of these users the place in their line is not theirs any more."""
+    def _leave_line(self, rows: Rows) -> None:
+        """Let users wait unsorted again: they have become more urgent, so their place in the line is wrong."""
         if len(rows):
-            self._filed[rows] = False
-            self._unfiled.append(rows)
+            self._in_line[rows] = False
+            self._unsorted.append(rows)
 
-    def _head(self, level: int, n: int) -> Array:
-        """The first ``n`` users of a line, or all that there are; the line then begins with the first of them."""
+    def _head(self, level: int, n: int) -> Rows:
+        """The first ``n`` users of a line, or all if there are fewer. Those before them who left are removed."""
         line = self._lines.pop(level)
-        waits = self._waits_in(level, line[: 2 * n])
+        waits = self._still_in_line(level, line[: 2 * n])
         if waits.sum() < min(n, len(line)):
-            line = line[self._waits_in(level, line)]
+            line = line[self._still_in_line(level, line)]
             waits = np.ones(len(line[: 2 * n]), bool)
         if len(line):
             self._lines[level] = line[waits.argmax() :]
         return np.asarray(line[: 2 * n][waits][:n])
 
-    def _waits_in(self, level: int, rows: Array) -> Array:
-        """Who of a line still waits in it, not who was taken or has become more urgent since."""
-        return np.asarray(self._filed[rows] & (self._level(rows) == level))
+    def _still_in_line(self, level: int, rows: Rows) -> Mask:
+        """Which users of a line still wait in it. The others were taken, or have become more urgent."""
+        return np.asarray(self._in_line[rows] & (self._level(rows) == level))
 
     def _fit(self, size: int) -> None:
+        """Make room for this many state rows; capacity at least doubles."""
         if size > len(self._priority):
             grow = max(size, 2 * len(self._priority)) - len(self._priority)
             self._priority = np.concatenate((self._priority, np.zeros(grow, np.uint8)))
-            self._given = np.concatenate((self._given, np.zeros(grow, np.uint8)))
+            self._last_priority = np.concatenate((self._last_priority, np.zeros(grow, np.uint8)))
             self._since = np.concatenate((self._since, np.zeros(grow)))
             self._not_before = np.concatenate((self._not_before, np.full(grow, -np.inf)))
             self._arrival = np.concatenate((self._arrival, np.zeros(grow)))
-            self._filed = np.concatenate((self._filed, np.zeros(grow, bool)))
+            self._in_line = np.concatenate((self._in_line, np.zeros(grow, bool)))
 
 
-def _joined(arrays: list[Array]) -> Array:
+def _joined(arrays: list[Rows]) -> Rows:
     if len(arrays) == 1:
         return arrays[0]
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)

@@ -1,15 +1,15 @@
-"""Sentiment: review texts → numbers in [-1, 1], by a small text BERT in onnxruntime, off the ingestion path.
+"""Sentiment: review texts → numbers in [-1, 1], by a small text BERT in onnxruntime. Ingestion does not wait for it.
 
 The model folder is written by ``valuestream-model sentiment export``::
 
     sentiment.onnx       inputs ids (batch, length) int32, mask (batch, length) int32; output logits (batch, 3) float32
-    sentiment.int8.onnx  the same with int8 weights, where that loses little
+    sentiment.int8.onnx  the same with int8 weights, if that loses little
     tokenizer.json       of Hugging Face ``tokenizers``
     sentiment.json       this module's SentimentManifest
     golden.jsonl         texts and expected probabilities, replayed at start-up
 
-A text's number depends on nothing but the text: texts of like length run together, padded to fixed steps, so that it
-is the same to the bit alone and in any company.
+The sentiment of a text depends on the text alone, to the bit. So texts of similar length run together, and they are
+padded to fixed steps.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from stream.arrays import Numbers, RawOutputs, TokenRows
 from stream.contract.files import read_listed, read_manifest_bytes
 from stream.errors import ConfigError, ContractError, ScoringError
-from stream.score.scorer import open_session
+from stream.score.session import open_session
 from stream.score.signature import Verify, no_signature
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LABELS", "GoldenText", "Sentiment", "SentimentManifest", "Variant", "open_tokenizer", "padded", "token_ids"]
 
-Array = npt.NDArray[Any]
 LABELS: Final = ("negative", "neutral", "positive")
 MODEL_FILE: Final = "sentiment.onnx"
 INT8_FILE: Final = "sentiment.int8.onnx"
@@ -41,52 +40,58 @@ TOKENIZER_FILE: Final = "tokenizer.json"
 MANIFEST_FILE: Final = "sentiment.json"
 GOLDEN_FILE: Final = "golden.jsonl"
 FORMAT_VERSION: Final = 1
-#: Of a text, what is read at all: far more than ``max_length`` tokens, and it bounds the tokenizer's work.
+#: Only this many characters of a text are read. They are far more than ``max_length`` tokens, and they bound the
+#: tokenizer's work.
 CHARS_MAX: Final = 10_000
-#: Token positions are padded to a multiple of this. onnxruntime's CPU kernels take rows of a matrix by four and add the
-#: rest in another order, so that with any length a text's number would depend on its company in the last bits.
+#: Texts are padded to a multiple of this many tokens. onnxruntime's CPU kernels take rows of a matrix four at a time
+#: and add up the remaining rows in another order. So with other lengths, the last bits of a text's sentiment would
+#: depend on the other texts in the batch.
 LENGTH_STEP: Final = 8
 _EXPORT: Final = "export it again with `valuestream-model sentiment export`"
 
 
 class Variant(msgspec.Struct, frozen=True):
-    """One ONNX file, how many texts may share a run, and the largest difference from a golden probability."""
+    """One ONNX file and how to run it. ``tolerance`` is the largest difference from a golden probability."""
 
     file: str
-    #: 1 for int8: activations are scaled by the largest in the batch, so company would change a text's number.
+    #: How many texts may share a run. It is 1 for int8: activations are scaled by the largest in the batch, so other
+    #: texts would change the sentiment of a text.
     batch_texts: int
     tolerance: float
 
 
 class SentimentManifest(msgspec.Struct, frozen=True):
-    """All that a sentiment model folder says of itself. New fields go last, with a default."""
+    """All that a sentiment model folder says about itself. New fields go last, with a default."""
 
     name: str
     version: str
     labels: tuple[str, ...]
-    #: Tokens of a text, the special ones included; what is beyond is not read.
+    #: Only this many tokens of a text are read; the special tokens count.
     max_length: int
-    #: Logits are divided by it: fitted on texts that training did not see (Guo et al. 2017).
+    #: Logits are divided by it. It was fitted on texts that training did not see (Guo et al. 2017).
     temperature: float
     #: Provider → the file that serves on it.
     variants: dict[str, Variant]
-    #: What it was trained on: source, counts, span, base checkpoint, settings.
+    #: About the training: source, counts, span, base checkpoint, settings.
     trained_on: dict[str, str | int | float | bool]
     metrics: dict[str, float]
-    #: file name → SHA-256 of every other file of the folder.
+    #: File name → SHA-256, for every other file of the folder.
     files: dict[str, str]
     format_version: int = FORMAT_VERSION
 
 
 class GoldenText(msgspec.Struct, frozen=True):
-    """A text and the probabilities of ``LABELS`` that the trained model gave."""
+    """A text, and the probabilities of ``LABELS`` that the trained model gave it."""
 
     text: str
     probabilities: tuple[float, float, float]
 
 
 class Sentiment:
-    """One sentiment model folder in one inference session."""
+    """One sentiment model folder in one inference session.
+
+    Raises ConfigError or ContractError if the folder or the provider cannot serve.
+    """
 
     def __init__(self, folder: Path, *, provider: str = "cpu", threads: int = 1, verify: Verify = no_signature) -> None:
         self.manifest: SentimentManifest
@@ -102,35 +107,35 @@ class Sentiment:
         self._session = open_session(folder / self._variant.file, graph, provider, threads)
         self._check_golden(folder / GOLDEN_FILE, self._read(folder, GOLDEN_FILE))
 
-    def run(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def run(self, texts: Sequence[str]) -> RawOutputs:
         """P(positive) - P(negative) of each text, ``(n,)`` in [-1, 1]; 0 for a text without a word.
 
-        Raises ScoringError where the model cannot be run.
+        Raises ScoringError if the model cannot be run.
         """
         probabilities = self.probabilities(texts)
-        out: npt.NDArray[np.float32] = probabilities[:, 2] - probabilities[:, 0]
+        out: RawOutputs = probabilities[:, 2] - probabilities[:, 0]
         return out
 
-    def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Calibrated probabilities of ``LABELS``, ``(n, 3)``; a text without a word is neutral."""
+    def probabilities(self, texts: Sequence[str]) -> RawOutputs:
+        """Calibrated probabilities of ``LABELS``, ``(n, 3)`` float32; a text without a word is neutral."""
         out = np.tile(np.array([0, 1, 0], np.float32), (len(texts), 1))
         ids = token_ids(self._tokenizer, texts)
         lengths = np.array([len(row) for row in ids], np.int64)
-        # A text without a word has the special tokens only, which an empty text has too.
+        # A text without a word has only the special tokens, as an empty text has. It is not run.
         steps = np.where(lengths > self._tokenizer.num_special_tokens_to_add(False), -(-lengths // LENGTH_STEP), 0)
         for step in np.unique(steps[steps > 0]).tolist():
             rows = np.flatnonzero(steps == step)
             for begin in range(0, len(rows), self._variant.batch_texts):
-                part = rows[begin : begin + self._variant.batch_texts]
-                logits = self._infer(*padded([ids[row] for row in part.tolist()]))
-                out[part] = softmax(logits.astype(np.float64) / self.manifest.temperature)
+                batch = rows[begin : begin + self._variant.batch_texts]
+                logits = self._infer(*padded([ids[row] for row in batch.tolist()]))
+                out[batch] = softmax(logits.astype(np.float64) / self.manifest.temperature)
         return out
 
     def _read(self, folder: Path, name: str) -> bytes:
         return read_listed(folder / MANIFEST_FILE, name, self.manifest.files[name])
 
-    def _infer(self, ids: Array, mask: Array) -> Array:
-        logits: Array
+    def _infer(self, ids: TokenRows, mask: TokenRows) -> RawOutputs:
+        logits: RawOutputs
         try:
             (logits,) = self._session.run(["logits"], {"ids": ids, "mask": mask})
         except Exception as error:
@@ -148,8 +153,8 @@ class Sentiment:
             raise ContractError(f"{path} cannot be read: {error}; {_EXPORT}") from None
         if not cases:
             raise ContractError(f"{path} holds no golden text; {_EXPORT}")
-        found = self.probabilities([case.text for case in cases])
-        worst = float(np.abs(found - np.array([case.probabilities for case in cases])).max())
+        expected = np.array([case.probabilities for case in cases])
+        worst = float(np.abs(self.probabilities([case.text for case in cases]) - expected).max())
         if not worst <= self._variant.tolerance:
             raise ContractError(
                 f"{path}: probabilities differ from the golden texts by {worst:.1e}, expected at most "
@@ -158,7 +163,10 @@ class Sentiment:
 
 
 def open_tokenizer(data: bytes, max_length: int) -> Tokenizer:
-    """The tokenizer in a ``tokenizer.json``, set to cut at ``max_length`` tokens and to pad nothing."""
+    """The tokenizer in a ``tokenizer.json``; it cuts texts at ``max_length`` tokens and pads nothing.
+
+    Raises ConfigError if the library is not installed, ContractError if the file cannot be read.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -175,14 +183,14 @@ def open_tokenizer(data: bytes, max_length: int) -> Tokenizer:
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token numbers of each text; one at a time, as a batch call would take every core of the machine."""
-    # A lone surrogate is no character: the tokenizer would refuse it.
+    """Token ids of each text. Texts go in one at a time: a batch call would take every core of the machine."""
+    # The tokenizer refuses a lone surrogate, because it is no character. So it is replaced.
     clean = (text[:CHARS_MAX].encode("utf-8", "replace").decode() for text in texts)
     return [tokenizer.encode(text).ids for text in clean]
 
 
-def padded(ids: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Token numbers and mask, both ``(n, length)`` int32, the length a multiple of ``LENGTH_STEP``.
+def padded(ids: Sequence[Sequence[int]]) -> tuple[TokenRows, TokenRows]:
+    """Token ids and mask, both ``(n, length)``; the length is a multiple of ``LENGTH_STEP``.
 
     >>> padded([[5, 6], [7]])[1].sum(axis=1)
     array([2, 1])
@@ -195,17 +203,17 @@ def padded(ids: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int32], npt.NDA
     return tokens, mask
 
 
-def softmax(logits: Array) -> Array:
-    """Probabilities of each row, ``(n, k)``; the largest logit is taken off first, so nothing overflows."""
+def softmax(logits: Numbers) -> Numbers:
+    """Probabilities ``(n, k)`` of logits ``(n, k)``. The largest logit is subtracted first, so nothing overflows."""
     exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    out: Array = exp / exp.sum(axis=1, keepdims=True)
+    out: Numbers = exp / exp.sum(axis=1, keepdims=True)
     return out
 
 
 def read_sentiment_manifest(folder: Path, verify: Verify = no_signature) -> tuple[SentimentManifest, str]:
-    """Read and check a sentiment model folder; returns the manifest and its SHA-256.
+    """Read and check a sentiment model folder. Returns the manifest and the SHA-256 of its bytes.
 
-    Raises ConfigError where a file is missing, ContractError where one was altered or is of another format.
+    Raises ConfigError if a file is missing, ContractError if one was altered or has another format.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():

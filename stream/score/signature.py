@@ -1,7 +1,7 @@
-"""Signature: who made a model folder. Its manifest vouches for the other files, and a signature for the manifest.
+"""Signature: proves who made a model folder. The manifest vouches for the other files, a signature for the manifest.
 
-``manifest.sig`` beside ``manifest.json`` is the Ed25519 signature (RFC 8032) of its bytes, 64 of them and nothing
-else, so that ``openssl pkeyutl -verify -rawin`` reads it too. ``docs/security.md`` says how keys are made.
+``manifest.sig`` beside ``manifest.json`` is the Ed25519 signature (RFC 8032) of the manifest's bytes. It is 64 bytes
+and nothing else, so ``openssl pkeyutl -verify -rawin`` can read it. ``docs/security.md`` says how keys are made.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from stream.errors import ConfigError, ContractError
 
 __all__ = ["Verify", "no_signature", "signature_file", "verifier"]
 
-#: Raises ContractError unless the manifest at the path, with these bytes, was signed.
+#: Takes the path and the bytes of a manifest, and raises ContractError unless they are signed as they must be.
 Verify = Callable[[Path, bytes], None]
 _SIGNATURE_BYTES: Final = 64
 _KEY_BYTES_MAX: Final = 4096
@@ -22,7 +22,7 @@ _EXPECTED: Final = "expected an Ed25519 public key in PEM, as `openssl pkey -pub
 
 
 def signature_file(manifest: Path) -> Path:
-    """Where the signature of a manifest lies.
+    """The path of a manifest's signature.
 
     >>> signature_file(Path("models/shop/manifest.json")).name
     'manifest.sig'
@@ -31,13 +31,13 @@ def signature_file(manifest: Path) -> Path:
 
 
 def no_signature(_manifest: Path, _data: bytes) -> None:
-    """Take any manifest, signed or not."""
+    """Accept any manifest, signed or not."""
 
 
 def verifier(public_key: Path | None) -> Verify:
-    """What takes only manifests signed with the key that belongs to this one; without a key it takes all.
+    """A check that accepts only manifests signed with the private key of this public key; without a key, all.
 
-    Raises ConfigError where the key cannot be used.
+    Raises ConfigError if the key cannot be used.
     """
     if public_key is None:
         return no_signature

@@ -122,7 +122,9 @@ def _stages(settings: Settings, scorer: Scorer, *, reviews: Reviews, metrics: Me
         pseudonyms=pseudonyms_of(settings.pseudonym_key.get_secret_value(), settings.pseudonym_key_id),
     )
     inference = Inference(scorer=scorer, metrics=metrics, clock=clock)
-    rule = AlertRule(settings.alert_churn_high, settings.alert_churn_clear, settings.alert_cooldown_s)
+    rule = AlertRule(
+        high=settings.alert_churn_high, clear=settings.alert_churn_clear, cooldown_s=settings.alert_cooldown_s
+    )
     decider = Decider(scorer.manifest, scorer.sha256, rule)
     reasons = None
     if settings.explain_users_max:

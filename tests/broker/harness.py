@@ -248,7 +248,7 @@ class Oracle:
 def oracle(settings: Settings, model: Path = DEMO_MODEL, sentiment: SentimentModel | None = None) -> Oracle:
     """Replay the source topic offline; with a sentiment model, every accepted review's text is read."""
     scorer = Scorer(model)
-    decider = Decider(scorer.manifest, scorer.sha256, AlertRule(0.7, 0.6, 86_400))
+    decider = Decider(scorer.manifest, scorer.sha256, AlertRule(high=0.7, clear=0.6, cooldown_s=86_400))
     decoder = Decoder(
         settings.envelope,
         Money(scorer.manifest.currency),

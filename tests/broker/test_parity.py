@@ -60,7 +60,7 @@ def assert_close(log: EventLog, live: dict[str, dict]) -> None:
     scorer = Scorer(DEMO_MODEL)
     snapshot = state.snapshot(np.arange(len(state)))
     raw = scorer.run(encode(snapshot, as_of), features(snapshot, as_of))
-    decider = Decider(scorer.manifest, scorer.sha256, AlertRule(0.7, 0.6, DAY))
+    decider = Decider(scorer.manifest, scorer.sha256, AlertRule(high=0.7, clear=0.6, cooldown_s=DAY))
     for offline in decider.decide(snapshot, as_of, raw).scores:
         online = live[offline.user_id]
         assert online["n_events"] == offline.n_events

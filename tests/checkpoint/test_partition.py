@@ -69,7 +69,14 @@ class Bench:
 def decided(n: int, churn: float = 0.25) -> Decided:
     zeros = np.zeros(n)
     return Decided(
-        [], [], np.zeros(0, np.int64), np.full(n, churn), zeros + 0.5, zeros + 9, zeros.astype(np.uint8) + 1, zeros + 7
+        scores=[],
+        alerts=[],
+        alerted=np.zeros(0, np.int64),
+        churn=np.full(n, churn),
+        purchase=zeros + 0.5,
+        ltv=zeros + 9,
+        alert_band=zeros.astype(np.uint8) + 1,
+        alert_time=zeros + 7,
     )
 
 

@@ -68,7 +68,16 @@ class Untold:
     def decide(self, snapshot: Snapshot, as_of: Any, raw: Any) -> Decided:
         self.asked += snapshot.ids
         zeros = np.zeros(len(as_of))
-        return Decided([], [], np.zeros(0, np.int64), zeros, zeros, zeros, zeros, zeros)
+        return Decided(
+            scores=[],
+            alerts=[],
+            alerted=np.zeros(0, np.int64),
+            churn=zeros,
+            purchase=zeros,
+            ltv=zeros,
+            alert_band=zeros,
+            alert_time=zeros,
+        )
 
 
 def a_decoder() -> Decoder:
@@ -171,7 +180,7 @@ async def test_sentiment_that_comes_while_a_score_is_made_leaves_the_user_stale(
 
 
 def test_score_that_has_seen_another_sentiment_has_another_name_and_one_without_any_has_its_old_one() -> None:
-    ids = [score_id("u", 12, 1_700_000_000, "a" * 64, offset) for offset in (-1, 0, 3, 12)]
+    ids = [score_id("u", 12, 1_700_000_000, "a" * 64, sentiment_offset=offset) for offset in (-1, 0, 3, 12)]
     assert len(set(ids)) == 4
     assert ids[0] == score_id("u", 12, 1_700_000_000, "a" * 64)
 

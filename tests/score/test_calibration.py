@@ -1,4 +1,4 @@
-"""Calibration: ranking is kept, intervals hold what they are about, and JSON brings the same numbers."""
+"""Calibration keeps the ranking, its intervals hold the true share, and it is the same after a trip through JSON."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def calibrators(draw: st.DrawFn, slope_min: float = 0.01) -> Calibrator:
 
 
 LOGITS = st.lists(st.integers(-2_000, 2_000), min_size=2, max_size=30, unique=True).map(
-    lambda found: np.array(sorted(found), np.float32) / np.float32(64)
+    lambda numbers: np.array(sorted(numbers), np.float32) / np.float32(64)
 )
 
 
 @settings(max_examples=200, deadline=None)
 @given(LOGITS, calibrators())
-def test_a_higher_logit_has_a_higher_calibrated_one(logits: np.ndarray, calibrator: Calibrator) -> None:
+def test_higher_logit_gets_higher_calibrated_log_odds(logits: np.ndarray, calibrator: Calibrator) -> None:
     assert (np.diff(log_odds(logits, calibrator)) > 0).all()
     p = calibrated(logits, calibrator)
     assert (np.diff(p) >= 0).all()
@@ -53,22 +53,18 @@ def test_isotonic_curve_goes_through_its_knots_and_on_by_its_slope() -> None:
     assert np.diff(beyond)[[0, 2]] == pytest.approx([1.0, 2.0])
 
 
-def test_each_user_gets_the_curve_of_their_cohort_and_head() -> None:
+def test_each_head_has_a_curve_for_users_with_enough_events_and_one_for_the_others() -> None:
     plain, half = Calibrator(), Calibrator(slope=0.0)
     heads = (HeadCalibration(plain, half), HeadCalibration(half, plain))
-    found = probabilities(np.full((2, 2), 2.0), heads, np.array([True, False]))
-    sure = float(sigmoid(np.array(2.0)))
-    assert found.ravel() == pytest.approx([sure, 0.5, 0.5, sure])
+    p = probabilities(np.full((2, 2), 2.0), heads, np.array([True, False]))
+    uncurved = float(sigmoid(np.array(2.0)))
+    assert p.ravel() == pytest.approx([uncurved, 0.5, 0.5, uncurved])
 
 
 def test_no_logit_overflows() -> None:
     with np.errstate(all="raise", under="ignore"):
-        assert calibrated(np.array([-3e38, -1e4, 1e4, 3e38], np.float32), Calibrator(slope=5.0)).tolist() == [
-            0,
-            0,
-            1,
-            1,
-        ]
+        p = calibrated(np.array([-3e38, -1e4, 1e4, 3e38], np.float32), Calibrator(slope=5.0))
+    assert p.tolist() == [0, 0, 1, 1]
 
 
 # Intervals --------------------------------------------------------------------------------------------
@@ -79,8 +75,8 @@ def test_interval_holds_the_probability_and_narrows_with_users(p: float, n: int)
     low, high = wilson(np.array(p), np.array(n))
     assert 0 <= low <= p + 1e-12
     assert p - 1e-12 <= high <= 1
-    more = wilson(np.array(p), np.array(4 * n + 10))
-    assert more[1] - more[0] < high - low
+    low_of_more, high_of_more = wilson(np.array(p), np.array(4 * n + 10))
+    assert high_of_more - low_of_more < high - low
 
 
 def test_interval_of_no_users_says_that_nothing_is_known() -> None:
@@ -91,23 +87,27 @@ def test_interval_of_no_users_says_that_nothing_is_known() -> None:
 
 def test_interval_holds_the_true_share_nineteen_times_in_twenty() -> None:
     rng = np.random.default_rng(0)
-    for truth, n in ((0.02, 400), (0.1, 50), (0.5, 30)):
-        low, high = wilson(rng.binomial(n, truth, 20_000) / n, np.array(n))
-        assert ((low <= truth) & (truth <= high)).mean() == pytest.approx(0.95, abs=0.025)
+    for share, n in ((0.02, 400), (0.1, 50), (0.5, 30)):
+        low, high = wilson(rng.binomial(n, share, 20_000) / n, np.array(n))
+        assert ((low <= share) & (share <= high)).mean() == pytest.approx(0.95, abs=0.025)
 
 
 # Percentiles ------------------------------------------------------------------------------------------
 
-TABLE = st.lists(st.integers(0, 20), min_size=2, max_size=101).map(lambda found: tuple(i / 20 for i in sorted(found)))
+TABLE = st.lists(st.integers(0, 20), min_size=2, max_size=101).map(
+    lambda numbers: tuple(i / 20 for i in sorted(numbers))
+)
 
 
 @settings(max_examples=200, deadline=None)
 @given(TABLE, st.lists(st.floats(-0.5, 1.5), min_size=1, max_size=20))
-def test_percentile_is_of_a_hundred_and_rises_with_the_number(table: tuple[float, ...], values: list[float]) -> None:
+def test_percentile_is_between_0_and_100_and_rises_with_the_number(
+    table: tuple[float, ...], values: list[float]
+) -> None:
     with np.errstate(all="raise", under="ignore"):
-        found = percentile(np.array(sorted(values)), table)
-    assert ((found >= 0) & (found <= 100)).all()
-    assert (np.diff(found) >= -1e-9).all()
+        ranks = percentile(np.array(sorted(values)), table)
+    assert ((ranks >= 0) & (ranks <= 100)).all()
+    assert (np.diff(ranks) >= -1e-9).all()
 
 
 def test_percentile_is_the_share_of_users_below_with_ties_counted_half() -> None:

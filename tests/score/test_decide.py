@@ -1,4 +1,4 @@
-"""Decide: a score is a pure function that fits its schema, and an alert does not flap."""
+"""Decide: a score depends on state, instant and model alone and fits its schema, and alerts do not flap."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.state.test_partition_state import DAY, START
 
 SHA256 = "a" * 64
 HUNDREDTHS = tuple(i / 100 for i in range(101))
-#: Logits are then log-odds, so that a test can say which probability it means.
+#: Calibrators that change nothing. Logits are then log-odds, so a test can say which probability it means.
 SAME = HeadCalibration(Calibrator(n=100), Calibrator(n=0), HUNDREDTHS)
 PLAIN = Manifest(
     name="m",
@@ -126,9 +126,9 @@ def test_every_score_and_alert_fits_its_schema_and_makes_sense(
         warnings.simplefilter("error")
         decided = decide(snap, scores, age_s, manifest=MANIFEST)
     for record in (*decided.scores, *decided.alerts):
-        found = encode_json(record)
-        validator("score" if isinstance(record, Score) else "alert").validate(json.loads(found))
-        assert msgspec.json.decode(found, type=type(record)) == record
+        encoded = encode_json(record)
+        validator("score" if isinstance(record, Score) else "alert").validate(json.loads(encoded))
+        assert msgspec.json.decode(encoded, type=type(record)) == record
     for score in decided.scores:
         for head in heads(score):
             assert head.interval is not None and head.percentile is not None
@@ -147,25 +147,25 @@ def test_every_score_and_alert_fits_its_schema_and_makes_sense(
 
 @pytest.mark.parametrize("column", ["churn", "purchase", "ltv"])
 def test_schema_refuses_a_record_that_lacks_a_part_or_has_a_null_in_it(column: str) -> None:
-    found = json.loads(encode_json(decide(snapshot(), raw(0.9)).scores[0]))
-    validator("score").validate(found)
-    for spoiled in ({k: v for k, v in found.items() if k != column}, {**found, column: None}):
+    published = json.loads(encode_json(decide(snapshot(), raw(0.9)).scores[0]))
+    validator("score").validate(published)
+    for spoiled in ({k: v for k, v in published.items() if k != column}, {**published, column: None}):
         with pytest.raises(jsonschema.ValidationError):
             validator("score").validate(spoiled)
-    validator("score").validate({**found, "a field of a later version": 1})
+    validator("score").validate({**published, "a field of a later version": 1})
 
 
-def test_score_says_what_it_was_made_of() -> None:
+def test_score_names_its_user_instant_model_and_horizons() -> None:
     snap = snapshot(applied_offset=77)
     (score,) = decide(snap, raw(0.5), age_s=DAY).scores
-    found = json.loads(encode_json(score))
-    assert found["schema"] == "valuestream.score.v1"
-    assert (found["user_id"], found["as_of"], found["applied_offset"]) == ("u0", "2023-11-15T22:13:25Z", 77)
-    assert found["model"] == {"name": MANIFEST.name, "version": MANIFEST.version, "sha256": SHA256}
-    assert [p["horizon_days"] for p in found["purchase"]] == list(MANIFEST.labels.purchase_days)
-    assert [p["probability"] for p in found["purchase"]] == [0.2, 0.4]
-    assert found["ltv"]["currency"] == MANIFEST.currency
-    assert found["churn"]["horizon_days"] == MANIFEST.labels.churn_days
+    published = json.loads(encode_json(score))
+    assert published["schema"] == "valuestream.score.v1"
+    assert (published["user_id"], published["as_of"], published["applied_offset"]) == ("u0", "2023-11-15T22:13:25Z", 77)
+    assert published["model"] == {"name": MANIFEST.name, "version": MANIFEST.version, "sha256": SHA256}
+    assert [p["horizon_days"] for p in published["purchase"]] == list(MANIFEST.labels.purchase_days)
+    assert [p["probability"] for p in published["purchase"]] == [0.2, 0.4]
+    assert published["ltv"]["currency"] == MANIFEST.currency
+    assert published["churn"]["horizon_days"] == MANIFEST.labels.churn_days
 
 
 def test_score_made_again_is_the_same_to_the_byte() -> None:
@@ -178,14 +178,14 @@ def test_score_made_again_is_the_same_to_the_byte() -> None:
         assert encode_json(alone.scores[0]) == encode_json(first.scores[i])
 
 
-def test_groups_decided_on_together_are_decided_on_as_each_alone() -> None:
+def test_users_decided_on_together_are_decided_on_as_each_group_alone() -> None:
     snap, outputs, sizes = snapshot(6), raw([0.2, 0.9, 0.99, 0.1, 0.8, 0.3]), [1, 0, 3, 2]
     parts = decide(snap, outputs, DAY).split(sizes)
     assert [[a.score.user_id for a in part.alerts] for part in parts] == [[], [], ["u1", "u2"], ["u4"]]
     for part, end, n in zip(parts, np.cumsum(sizes).tolist(), sizes, strict=True):
         rows = np.arange(end - n, end)
-        of_group = replace(snap, ids=[snap.ids[i] for i in rows], users=snap.users[rows], history=snap.history[rows])
-        alone = decide(of_group, rows_of(outputs, rows), DAY)
+        group = replace(snap, ids=[snap.ids[i] for i in rows], users=snap.users[rows], history=snap.history[rows])
+        alone = decide(group, rows_of(outputs, rows), DAY)
         assert (part.scores, part.alerts) == (alone.scores, alone.alerts)
         for column in ("alerted", "churn", "purchase", "ltv", "alert_band", "alert_time"):
             assert getattr(part, column).tolist() == getattr(alone, column).tolist(), column
@@ -195,11 +195,11 @@ def one_of(snap: Snapshot, i: int) -> Snapshot:
     return replace(snap, ids=[snap.ids[i]], users=snap.users[[i]], history=snap.history[[i]])
 
 
-def test_score_id_differs_when_any_ingredient_does() -> None:
+def test_score_id_differs_if_any_of_its_parts_does() -> None:
     same = ("ann", 7, START, "a" * 64)
     others = [("anna", *same[1:]), ("ann", 8, *same[2:]), ("ann", 7, START + 1, same[3]), (*same[:3], "b" * 64)]
     shifted = [("ann7", 7, START, same[3]), ("ann", 71, 700_000_000, same[3])]
-    ids = [score_id(*ingredients) for ingredients in (same, *others, *shifted)]
+    ids = [score_id(*parts) for parts in (same, *others, *shifted)]
     assert len(set(ids)) == len(ids)
     assert score_id(*same) == ids[0]
     assert all(len(i) == 32 for i in ids)
@@ -225,25 +225,25 @@ def test_bands_begin_at_their_bounds() -> None:
 
 
 def test_data_is_sufficient_from_the_manifests_number_of_events() -> None:
-    few = MANIFEST.sufficient_events
-    scores = decide(snapshot(3, n_events=[few - 1, few, few + 1]), raw([0.1] * 3)).scores
+    sufficient = MANIFEST.sufficient_events
+    scores = decide(snapshot(3, n_events=[sufficient - 1, sufficient, sufficient + 1]), raw([0.1] * 3)).scores
     assert [s.data_sufficiency for s in scores] == ["low", "ok", "ok"]
-    assert [s.n_events for s in scores] == [few - 1, few, few + 1]
+    assert [s.n_events for s in scores] == [sufficient - 1, sufficient, sufficient + 1]
 
 
-# What the numbers say ---------------------------------------------------------------------------------
+# The numbers -----------------------------------------------------------------------------------------
 
 
-def test_users_with_few_events_get_their_cohorts_curve_and_a_wider_interval() -> None:
+def test_users_with_few_events_get_a_curve_of_their_own_and_a_wider_interval() -> None:
     known, new = decide(snapshot(2, n_events=[5, 4]), raw([0.3, 0.3]), manifest=MANIFEST).scores
-    for head, few in zip(heads(known), heads(new), strict=True):
-        assert head.interval is not None and few.interval is not None
-        assert np.diff(few.interval) > 3 * np.diff(head.interval)
+    for head, head_of_new in zip(heads(known), heads(new), strict=True):
+        assert head.interval is not None and head_of_new.interval is not None
+        assert np.diff(head_of_new.interval) > 3 * np.diff(head.interval)
     assert new.churn.probability == pytest.approx(1 / (1 + np.exp(-0.3 * np.log(3 / 7))), abs=1e-6)
     assert known.churn.probability != new.churn.probability
 
 
-def test_percentile_says_where_a_user_stands() -> None:
+def test_percentile_is_looked_up_in_the_table_of_its_head() -> None:
     (score,) = decide(snapshot(), raw(0.9, purchase=(0.2, 0.4), mu=5.0)).scores
     assert score.churn.percentile == 90
     assert [p.percentile for p in score.purchase] == [20, 40]
@@ -269,10 +269,10 @@ def test_value_is_scaled_with_its_interval() -> None:
 @pytest.mark.parametrize(
     ("purchase", "date"),
     [
-        ((0.5, 0.9), "2023-11-21"),  # Even odds within the first seven days: day 7.
-        ((0.2, 0.5), "2023-12-14"),  # Within thirty: day 30.
+        ((0.5, 0.9), "2023-11-21"),  # The probability within seven days is one half: day 7.
+        ((0.2, 0.5), "2023-12-14"),  # The probability within thirty days is one half: day 30.
         ((0.99, 0.999), "2023-11-15"),  # Day 1.05.
-        ((0.01, 0.02), None),  # Sixty-odd times the piece from day 7 to 30: after more than a year.
+        ((0.01, 0.02), None),  # At the hazard between day 7 and 30, the median is after more than a year.
         ((1e-30, 1e-30), None),
     ],
 )
@@ -296,7 +296,7 @@ def test_model_without_categories_names_none() -> None:
 
 # Alerts -----------------------------------------------------------------------------------------------
 
-#: Churn probabilities about the rule's bounds, and how much event time passes before each, in seconds.
+#: Churn probabilities near the bounds of the rule, and how many seconds of event time pass before each.
 WALKS = st.lists(
     st.tuples(
         st.one_of(st.sampled_from([0.1, 0.59, 0.61, 0.65, 0.69, 0.71, 0.75, 0.95]), st.floats(0.001, 0.999)),
@@ -308,10 +308,10 @@ WALKS = st.lists(
 
 
 def walk(steps: list[tuple[float, int]], rule: AlertRule) -> list[tuple[int, float, bool]]:
-    """One user through these scores: event time, churn as published, and whether an alert went out."""
+    """Score one user at these steps. Returns event time, published churn, and whether an alert went out."""
     snap, now, out = snapshot(), 0, []
-    for churn, passed_s in steps:
-        now += passed_s
+    for churn, waited_s in steps:
+        now += waited_s
         decided = decide(snap, raw(churn), now, rule)
         for name in ("alert_band", "alert_time", "churn"):
             snap.users[name] = getattr(decided, name)
@@ -325,13 +325,13 @@ def test_alert_fires_on_crossing_high_and_not_again_before_clear_and_cooldown(
     steps: list[tuple[float, int]], cooldown_s: float
 ) -> None:
     rule = replace(RULE, cooldown_s=cooldown_s)
-    last, armed = None, True
+    last_alert, armed = None, True
     for now, churn, alerted in walk(steps, rule):
-        rested = last is None or now - last >= cooldown_s
+        cooled_down = last_alert is None or now - last_alert >= cooldown_s
         armed = armed or churn < rule.clear
-        assert alerted == (armed and rested and churn >= rule.high)
+        assert alerted == (armed and cooled_down and churn >= rule.high)
         if alerted:
-            last, armed = now, False
+            last_alert, armed = now, False
 
 
 @settings(max_examples=50, deadline=None)
@@ -360,7 +360,7 @@ def test_every_user_has_a_rule_state_of_their_own() -> None:
     assert [a.score.user_id for a in decided.alerts] == ["u0"]
 
 
-def test_what_goes_back_into_state_is_what_was_published() -> None:
+def test_numbers_that_go_back_into_state_are_the_published_ones() -> None:
     decided = decide(snapshot(3), raw([0.1234567, 0.5, 0.9]))
     assert decided.churn.tolist() == [s.churn.probability for s in decided.scores]
     assert decided.purchase.tolist() == [s.purchase[1].probability for s in decided.scores]

@@ -1,4 +1,4 @@
-"""Encode: every event of the history is one position of tokens, in range, alone as in company."""
+"""Encode: every event of the history is one token, in range, and the same alone and in any batch."""
 
 from __future__ import annotations
 
@@ -98,22 +98,22 @@ def test_age_tells_a_minute_from_an_hour_from_a_day_from_a_month() -> None:
     assert ages == sorted(set(ages))
 
 
-def test_event_is_written_as_the_contract_says() -> None:
+def test_event_becomes_the_token_that_the_contract_describes() -> None:
     first = event(START, EventType.PURCHASE, value=-1_234, category=600, item=5_000)
     tokens = tokens_of(fold_users([first, event(START + 3_600)]), [0])[0]
-    found = dict(zip(CHANNELS, tokens[0].tolist(), strict=True))
-    assert found["type"] == EventType.PURCHASE
-    assert found["category"] == 600
-    assert found["item"] == 5_000
-    assert found["price"] == 1 + 10  # 1,234 lies between 2**10 and 2**11 hundredths.
-    assert found["gap"] == 0
-    assert found["hour_of_week"] == 1 + START_HOUR_OF_WEEK
+    oldest = dict(zip(CHANNELS, tokens[0].tolist(), strict=True))
+    assert oldest["type"] == EventType.PURCHASE
+    assert oldest["category"] == 600
+    assert oldest["item"] == 5_000
+    assert oldest["price"] == 1 + 10  # 1,234 lies between 2**10 and 2**11 hundredths.
+    assert oldest["gap"] == 0
+    assert oldest["hour_of_week"] == 1 + START_HOUR_OF_WEEK
     second = dict(zip(CHANNELS, tokens[1].tolist(), strict=True))
     assert second == {"type": 2, "category": 0, "item": 0, "price": 0, "gap": 1 + 11, "hour_of_week": 48, "age": 1}
     assert (tokens[2:] == 0).all()
 
 
-def test_steps_of_the_logarithm_begin_at_their_powers_of_two() -> None:
+def test_steps_of_the_logarithm_begin_at_powers_of_two() -> None:
     cents = sorted({c + d for k in range(31) for c in (2**k,) for d in (-1, 0, 1) if c + d <= VALUE_LIMIT})
     tokens = tokens_of(fold_users(*[[event(START, EventType.PURCHASE, value=c)] for c in cents]), [*range(len(cents))])
     assert channel(tokens, "price")[:, 0].tolist() == [c.bit_length() for c in cents]
@@ -123,7 +123,7 @@ def test_steps_of_the_logarithm_begin_at_their_powers_of_two() -> None:
     assert ages == [1 + int(2 * math.log2(m) + 1e-12) for m in minutes]
 
 
-def test_events_stand_in_the_order_of_their_time_and_the_newest_are_kept() -> None:
+def test_tokens_are_in_the_order_of_event_time_and_the_newest_are_kept() -> None:
     times = [START + i * 7_200 for i in range(HISTORY_LEN + 30)]
     kinds = [1 + i % 9 for i in range(len(times))]
     events = [event(t, kind) for t, kind in zip(times, kinds, strict=True)]

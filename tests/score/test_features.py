@@ -1,4 +1,7 @@
-"""Features: one order, finite whatever happened, alone as in company. What they count is in test_state."""
+"""Features: in one order, finite whatever happened, and the same alone and in any batch.
+
+The counts in the windows are tested in tests/state/test_partition_state.py.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def test_user_alone_has_the_same_features_as_in_any_batch(users: list[list[Plain
         assert features_of(state, [row], age_s).tobytes() == together[row].tobytes()
 
 
-def test_same_bits_alone_and_among_many_long_histories() -> None:
+def test_user_has_the_same_features_alone_and_among_many_long_histories() -> None:
     rng = np.random.default_rng(5)
     users = [
         [
@@ -69,7 +72,7 @@ def test_same_bits_alone_and_among_many_long_histories() -> None:
         assert features_of(state, [row], 3 * DAY).tobytes() == together[row].tobytes()
 
 
-def test_single_view_is_written_in_the_order_of_the_contract() -> None:
+def test_features_of_a_single_view_are_in_the_order_of_the_contract() -> None:
     found = named([event(START)])
     expected = dict.fromkeys(FEATURES, 0.0)
     expected |= {f"view_{w}": np.log1p(1) for w in WINDOWS} | {"n_events": np.log1p(1)}
@@ -77,7 +80,7 @@ def test_single_view_is_written_in_the_order_of_the_contract() -> None:
     assert found == {name: about(value) for name, value in expected.items()}
 
 
-def test_each_feature_stands_where_its_name_says() -> None:
+def test_each_feature_holds_what_its_name_says() -> None:
     history = [
         event(START, EventType.PURCHASE, 5_000),
         event(START + 10 * DAY, EventType.REFUND, -2_000),
@@ -98,13 +101,13 @@ def test_each_feature_stands_where_its_name_says() -> None:
     assert found["recency_over_gap"] == about(np.log1p(0.5))
 
 
-def test_who_only_sends_back_is_worth_less_than_nothing() -> None:
+def test_user_with_refunds_only_has_negative_revenue() -> None:
     found = named([event(START, EventType.REFUND, -2_000), event(START, EventType.REFUND, -VALUE_LIMIT)])
     assert found["revenue"] == found["revenue_1h"] == found["order_value"] < 0
     assert (found["has_order"], found["order_recency"], found["orders"]) == (0, 0, 0)
 
 
-def test_events_of_one_second_have_no_gaps_and_recency_is_then_counted_in_hours() -> None:
+def test_events_of_one_second_have_no_gaps_and_recency_is_then_compared_with_an_hour() -> None:
     found = named([event(START, kind) for kind in EventType], age_s=DAY)
     assert (found["gap_mean"], found["gap_std"]) == (0, 0)
     assert found["recency_over_gap"] == about(np.log1p(24))
@@ -121,7 +124,7 @@ def test_after_a_month_of_silence_the_windows_are_empty_and_the_totals_stay() ->
     assert after["recency"] == about(np.log1p(31))
 
 
-def test_sentiments_of_reviews_are_counted_averaged_and_the_last_is_told() -> None:
+def test_reviews_are_counted_their_sentiments_averaged_and_the_last_kept() -> None:
     state = fold_users([event(START, EventType.REVIEW)], [event(START, EventType.REVIEW)])
     state.note_sentiments(np.array([0, 0, 0]), np.array([5, 6, 7]), np.array([1.0, 0.5, -0.75]))
     with_reviews, without = (dict(zip(FEATURES, row, strict=True)) for row in features_of(state, [0, 1]).tolist())
@@ -130,7 +133,7 @@ def test_sentiments_of_reviews_are_counted_averaged_and_the_last_is_told() -> No
     assert (without["reviews"], without["sentiment_mean"], without["sentiment_last"]) == (0, 0, 0)
 
 
-def test_every_window_lies_in_the_next_at_every_instant() -> None:
+def test_every_window_lies_in_the_next_longer_one_at_every_instant() -> None:
     instants = START + np.concatenate((np.arange(0, 2 * DAY, 299), 300 * np.arange(600), 300 * np.arange(600) - 1))
     begins = [(instants // BUCKET_LEVELS[level][0] - n + 1) * BUCKET_LEVELS[level][0] for level, n in WINDOWS.values()]
     assert all((longer <= shorter).all() for shorter, longer in pairwise(begins))

@@ -1,4 +1,4 @@
-"""Queue: most urgent first, a user is in it once and out at most once per interval, and nobody is forgotten."""
+"""Queue: the most urgent users come first, each at most once per interval, and nobody is forgotten."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_purchases_come_before_carts_before_all_else_before_silence() -> None:
     assert set(urgency.values()) == {purchase, cart, view}
 
 
-def test_most_urgent_leave_first_and_among_equals_those_who_wait_longest() -> None:
+def test_most_urgent_users_are_taken_first_and_among_equals_those_who_wait_longest() -> None:
     queue = ScoreQueue(REFRESH_S)
     queue.push(np.array([9]), SILENCE, 0.0, np.inf)
     for now, (user, kind) in enumerate([(5, EventType.VIEW), (4, EventType.CART), (3, EventType.PURCHASE)], start=1):
@@ -46,7 +46,7 @@ def test_most_urgent_leave_first_and_among_equals_those_who_wait_longest() -> No
     assert [take(queue, 2, 10.0) for _ in range(5)] == [[3, 2], [4, 1], [5, 0], [9], []]
 
 
-def test_user_who_waits_becomes_as_urgent_as_the_most_urgent_event_and_keeps_the_place() -> None:
+def test_waiting_user_becomes_as_urgent_as_their_most_urgent_event_and_keeps_their_age() -> None:
     queue = ScoreQueue(REFRESH_S)
     push(queue, 1, EventType.VIEW, 0.0)
     push(queue, 2, EventType.PURCHASE, 1.0)
@@ -55,7 +55,7 @@ def test_user_who_waits_becomes_as_urgent_as_the_most_urgent_event_and_keeps_the
     assert take(queue, 9, 4.0) == [1, 2]
 
 
-def test_user_leaves_once_per_interval_however_many_events_arrive() -> None:
+def test_user_is_taken_once_per_interval_however_many_events_arrive() -> None:
     queue = ScoreQueue(REFRESH_S)
     taken = []
     for tenth in range(50):
@@ -66,7 +66,7 @@ def test_user_leaves_once_per_interval_however_many_events_arrive() -> None:
     assert take(queue, 9, 5.0) == [7]
 
 
-def test_earliest_arrival_is_kept_until_the_user_leaves() -> None:
+def test_earliest_arrival_is_kept_until_the_user_is_taken() -> None:
     queue = ScoreQueue(REFRESH_S)
     queue.push(np.array([1, 1, 1]), np.array([2, 2, 2]), 0.0, np.array([30.0, 10.0, 20.0]))
     push(queue, 1, EventType.VIEW, 0.0, arrival=15.0)
@@ -77,7 +77,7 @@ def test_earliest_arrival_is_kept_until_the_user_leaves() -> None:
     assert queue.take(9, 1.0)[1].tolist() == [40.0]
 
 
-def test_silence_has_no_arrival() -> None:
+def test_silent_user_has_no_arrival() -> None:
     queue = ScoreQueue(REFRESH_S)
     queue.push(np.array([1, 2]), SILENCE, 0.0, np.inf)
     push(queue, 2, EventType.VIEW, 0.0, arrival=5.0)
@@ -95,7 +95,7 @@ def test_oldest_wait_is_that_of_the_user_who_waits_longest() -> None:
     assert queue.oldest_wait_s(1.0) == 0.5
 
 
-def test_user_whose_score_is_under_way_is_not_given_out_again_before_it_is_done() -> None:
+def test_user_is_not_taken_again_while_their_score_is_being_made() -> None:
     queue = ScoreQueue(refresh_interval_s=0.0)
     push(queue, 1, EventType.VIEW, 0.0)
     rows, _ = queue.take(9, 0.0)
@@ -105,7 +105,7 @@ def test_user_whose_score_is_under_way_is_not_given_out_again_before_it_is_done(
     assert queue.take(9, 99.0)[0].tolist() == [1]
 
 
-def test_user_whose_score_failed_is_as_urgent_as_before() -> None:
+def test_user_is_as_urgent_as_before_after_their_score_failed() -> None:
     queue = ScoreQueue(refresh_interval_s=0.0)
     push(queue, 1, EventType.PURCHASE, 0.0, arrival=7.0)
     rows, arrivals = queue.take(9, 0.0)
@@ -120,14 +120,14 @@ def test_user_whose_score_failed_is_as_urgent_as_before() -> None:
 
 
 def scored(users: range, now: float, refresh_interval_s: float = 0.0) -> ScoreQueue:
-    """A queue that has given these users out before."""
+    """A queue from which these users have been taken before."""
     queue = ScoreQueue(refresh_interval_s)
     queue.push(np.array(users), OWED, now, 0.0)
     take(queue, len(users), now)
     return queue
 
 
-def test_who_was_just_scored_gives_way_while_others_wait_and_is_as_urgent_as_ever_after_that() -> None:
+def test_user_who_was_just_scored_yields_while_others_wait_and_is_as_urgent_as_ever_after_that() -> None:
     queue = scored(range(2), now=0.0)
     push(queue, 1, EventType.PURCHASE, 0.1)
     push(queue, 2, EventType.VIEW, 0.2)
@@ -138,7 +138,7 @@ def test_who_was_just_scored_gives_way_while_others_wait_and_is_as_urgent_as_eve
     assert take(queue, 1, 2 * YIELD_S) == [1]
 
 
-def test_burst_of_a_few_users_takes_no_more_than_a_score_a_second_of_each_from_the_others() -> None:
+def test_burst_of_a_few_users_costs_the_others_one_score_per_second_and_user_at_most() -> None:
     queue, taken = scored(range(100), now=0.0), []
     for step in range(1, 101):
         now = step / 100
@@ -174,21 +174,21 @@ def test_nobody_waits_for_ever_behind_the_more_urgent() -> None:
         fresh = np.arange(100 * (step + 1), 100 * (step + 1) + 16)
         queue.push(fresh, priorities(np.array([EventType.PURCHASE])), 1.0 + step, 0.0)
         taken.append(take(queue, 8, 1.0 + step))
-    assert all(len([user for user in of if user >= 100]) >= 6 for of in taken)
-    assert {user for of in taken[: 10 * OLDEST_SHARE // 8] for user in of if user < 100} == set(range(10))
+    assert all(len([user for user in rows if user >= 100]) >= 6 for rows in taken)
+    assert {user for rows in taken[: 10 * OLDEST_SHARE // 8] for user in rows if user < 100} == set(range(10))
 
 
-def test_take_looks_at_a_part_of_those_who_wait_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_take_looks_at_only_a_part_of_the_waiting_users(monkeypatch: pytest.MonkeyPatch) -> None:
     queue = ScoreQueue(refresh_interval_s=0.0)
     queue.push(np.arange(100_000), np.arange(100_000) % 3 + OWED, 0.0, 0.0)
     assert len(take(queue, 64, 0.0)) == 64
-    looked_at, chosen = [], queue._chosen
+    looked_at, choose = [], queue._choose
 
     def spy(rows: np.ndarray, n: int, now: float) -> np.ndarray:
         looked_at.append(len(rows))
-        return chosen(rows, n, now)
+        return choose(rows, n, now)
 
-    monkeypatch.setattr(queue, "_chosen", spy)
+    monkeypatch.setattr(queue, "_choose", spy)
     for step in range(50):
         push(queue, 200_000 + step, EventType.VIEW, 1.0)
         assert len(take(queue, 64, 1.0)) == 64
@@ -206,7 +206,7 @@ def test_any_number_of_users_fits(size: int) -> None:
 
 @dataclass
 class Waiting:
-    """What the model knows of a user in the queue."""
+    """What the test's model knows about a user in the queue."""
 
     priority: int
     since: float
@@ -214,15 +214,15 @@ class Waiting:
 
 
 class QueueAgainstDict(RuleBasedStateMachine):
-    """The queue does what a dict of waiting users does, at any order of pushes, takes and time."""
+    """The queue does the same as a dict of waiting users, for any order of pushes, takes and time steps."""
 
     refresh_s = REFRESH_S
-    unfiled_max = 4_096
+    unsorted_max = 4_096
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.queue = ScoreQueue(self.refresh_s, self.unfiled_max)
+        self.queue = ScoreQueue(self.refresh_s, self.unsorted_max)
         self.waiting: dict[int, Waiting] = {}
         self.taken_at: dict[int, float] = {}
 
@@ -252,35 +252,35 @@ class QueueAgainstDict(RuleBasedStateMachine):
     def take(self, n: int) -> None:
         users, arrivals = self.queue.take(n, self.now)
         self.queue.release(users, self.now)
-        due = sorted((u for u in self.waiting if self._rested(u) >= self.refresh_s), key=self._urgency)
-        yielding = [u for u in due if self._rested(u) < YIELD_S]
+        due = sorted((u for u in self.waiting if self._since_taken(u) >= self.refresh_s), key=self._urgency)
+        yielding = [u for u in due if self._since_taken(u) < YIELD_S]
         due = due[: len(due) - max(0, len(yielding) - max(1, n // YIELDING_SHARE))]
         oldest = sorted(map(self._wait, due))[: n // OLDEST_SHARE if len(due) > n else 0]
         most_urgent = sorted(map(self._urgency, due))[: n - len(oldest)]
-        assert all(self._rested(u) >= self.refresh_s for u in users.tolist())
+        assert all(self._since_taken(u) >= self.refresh_s for u in users.tolist())
         assert len(set(users.tolist())) == len(users) == min(n, len(due))
-        found = [self._urgency(u) for u in users.tolist()]
-        assert found == sorted(found)
-        assert [urgency for urgency in most_urgent if urgency not in found] == []
+        urgencies = [self._urgency(u) for u in users.tolist()]
+        assert urgencies == sorted(urgencies)
+        assert [urgency for urgency in most_urgent if urgency not in urgencies] == []
         assert sorted(map(self._wait, users.tolist()))[: len(oldest)] == oldest
         for user, arrival in zip(users.tolist(), arrivals.tolist(), strict=True):
             assert self.waiting.pop(user).arrival == arrival
             self.taken_at[user] = self.now
 
-    def _rested(self, user: int) -> float:
+    def _since_taken(self, user: int) -> float:
         return self.now - self.taken_at.get(user, -math.inf)
 
     def _wait(self, user: int) -> tuple[bool, float]:
-        yields = self._rested(user) < YIELD_S
+        yields = self._since_taken(user) < YIELD_S
         return yields, self.taken_at[user] if yields else self.waiting[user].since
 
     def _urgency(self, user: int) -> tuple[bool, int, bool, float]:
-        """Who has the least is to be taken first."""
+        """The user with the smallest one is to be taken first."""
         (yields, wait), known = self._wait(user), self.waiting[user]
         return yields, -known.priority * (not yields), user not in self.taken_at, wait
 
     @invariant()
-    def holds_who_waits(self) -> None:
+    def holds_the_waiting_users(self) -> None:
         assert len(self.queue) == len(self.waiting)
         oldest = max((self.now - w.since for w in self.waiting.values()), default=0.0)
         assert self.queue.oldest_wait_s(self.now) == oldest
@@ -295,21 +295,21 @@ TestQueueAgainstDict = QueueAgainstDict.TestCase
 
 
 class QueueWithoutInterval(QueueAgainstDict):
-    """Who was just scored may be taken at once, and yields."""
+    """A user who was just scored may be taken at once, and yields."""
 
     refresh_s = 0.0
 
 
 class QueueInLines(QueueAgainstDict):
-    """As when very many wait."""
+    """The queue sorts users into lines, as it does when very many wait."""
 
-    unfiled_max = 2
+    unsorted_max = 2
 
 
 class QueueInLinesWithoutInterval(QueueWithoutInterval):
-    """Both."""
+    """Users are in lines, and those who were just scored yield."""
 
-    unfiled_max = 2
+    unsorted_max = 2
 
 
 TestQueueWithoutInterval = QueueWithoutInterval.TestCase

@@ -1,9 +1,8 @@
-"""Score with the shipped model: the same to the bit in any company, and no model that is not what it claims."""
+"""Scorer: a user scores the same to the bit in any batch, and a model folder that is not what it claims is refused."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable
@@ -22,7 +21,8 @@ from stream.contract.tokens import CHANNELS, FEATURES_VERSION, LENGTHS
 from stream.errors import ConfigError, ContractError, ScoringError
 from stream.score.encode import encode
 from stream.score.features import features
-from stream.score.scorer import DEMO_MODEL, RawScores, Scorer, open_session
+from stream.score.scorer import DEMO_MODEL, RawScores, Scorer
+from stream.score.session import open_session
 from tests.score.test_encode import event, fold_users
 from tests.state.test_partition_state import DAY, START
 
@@ -67,7 +67,7 @@ def together(scorer: Scorer, users: tuple[np.ndarray, np.ndarray]) -> np.ndarray
     return columns(scorer.run(*users))
 
 
-# Alone and in company ---------------------------------------------------------------------------------
+# Alone and in a batch ---------------------------------------------------------------------------------
 
 
 def test_row_scores_same_alone_and_in_batch(
@@ -80,7 +80,7 @@ def test_row_scores_same_alone_and_in_batch(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, N - 1), min_size=1, max_size=40))
-def test_row_scores_same_in_any_company(
+def test_row_scores_same_in_any_batch(
     scorer: Scorer, users: tuple[np.ndarray, np.ndarray], together: np.ndarray, rows: list[int]
 ) -> None:
     tokens, numbers = users
@@ -89,7 +89,7 @@ def test_row_scores_same_in_any_company(
 
 @dataclass
 class Watched:
-    """A session that notes how many rows it is given; ``careless`` adds up a remainder of rows in another order."""
+    """A session that notes how many rows it gets. If ``careless``, rows beyond a multiple of four score differently."""
 
     session: Any
     careless: bool = False
@@ -116,26 +116,26 @@ def test_shipped_model_is_run_for_no_more_rows_than_there_are_users(
         assert sum(watched.rows) == n
 
 
-def test_where_a_remainder_of_rows_is_added_up_in_another_order_kernels_never_see_one(
+def test_kernels_that_add_up_a_remainder_of_rows_in_another_order_never_get_one(
     users: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
+    sessions = []
 
-    def careless(*how: Any) -> Watched:
-        made.append(Watched(open_session(*how), careless=True))
-        return made[-1]
+    def careless(*args: Any) -> Watched:
+        sessions.append(Watched(open_session(*args), careless=True))
+        return sessions[-1]
 
     monkeypatch.setattr("stream.score.scorer.open_session", careless)
     scorer, (tokens, numbers) = Scorer(DEMO_MODEL), users
-    made[0].rows.clear()
+    sessions[0].rows.clear()
     together = scorer.run(tokens, numbers).columns
     for n in (1, 3, 5, 9):
         assert scorer.run(tokens[:n], numbers[:n]).columns.tobytes() == together[:n].tobytes()
-    assert all(rows % 8 == 0 for rows in made[0].rows)
+    assert all(rows % 8 == 0 for rows in sessions[0].rows)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_padding_does_not_change_what_a_row_scores(
+def test_padding_does_not_change_the_scores_of_a_row(
     scorer: Scorer, users: tuple[np.ndarray, np.ndarray], together: np.ndarray, length: int
 ) -> None:
     tokens, numbers = users
@@ -144,7 +144,7 @@ def test_padding_does_not_change_what_a_row_scores(
     padded = scorer._session.run(
         None, {"tokens": np.ascontiguousarray(tokens[rows, :length]), "features": numbers[rows]}
     )
-    # Serving pads a row by its own length alone, so only rounding may differ between paddings.
+    # Serving pads a row by its own length alone. So between paddings only rounding may differ.
     assert np.abs(np.column_stack(padded) - together[rows]).max() <= 1e-6
 
 
@@ -152,7 +152,7 @@ def test_threads_do_not_change_a_score(users: tuple[np.ndarray, np.ndarray], tog
     assert columns(Scorer(DEMO_MODEL, threads=2).run(*users)).tobytes() == together.tobytes()
 
 
-def test_what_a_row_scores_depends_on_every_input(scorer: Scorer, users: tuple[np.ndarray, np.ndarray]) -> None:
+def test_scores_of_a_row_depend_on_every_input(scorer: Scorer, users: tuple[np.ndarray, np.ndarray]) -> None:
     tokens, numbers = users[0][:8], users[1][:8]
     before = columns(scorer.run(tokens, numbers))
     older = tokens.copy()
@@ -161,7 +161,9 @@ def test_what_a_row_scores_depends_on_every_input(scorer: Scorer, users: tuple[n
     assert (columns(scorer.run(tokens, numbers + 1)) != before).any(axis=1).all()
 
 
-def test_shapes_are_those_of_the_manifest_also_for_nobody(scorer: Scorer, users: tuple[np.ndarray, np.ndarray]) -> None:
+def test_shapes_are_those_of_the_manifest_also_for_no_users(
+    scorer: Scorer, users: tuple[np.ndarray, np.ndarray]
+) -> None:
     for n in (0, 1, N):
         raw = scorer.run(users[0][:n], users[1][:n])
         assert (raw.churn.shape, raw.value.shape) == ((n,), (n, 2))
@@ -194,12 +196,12 @@ def test_model_that_cannot_run_or_gives_nan_is_retriable(scorer: Scorer, users: 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the shipped model to spoil."""
+    """A copy of the shipped model that a test may spoil."""
     return Path(shutil.copytree(DEMO_MODEL, tmp_path / "model"))
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object] = lambda manifest: None) -> None:
-    """Change the manifest and sign the files anew, as an exporter with a fault would."""
+    """Change the manifest and list the files with their hashes of now, as a faulty exporter would."""
     path = folder / MANIFEST_FILE
     manifest = json.loads(path.read_bytes())
     manifest["files"] = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in manifest["files"]}
@@ -259,7 +261,7 @@ def test_golden_case_of_another_shape_is_refused(folder: Path, spoil: Callable[[
         Scorer(folder)
 
 
-def test_variant_that_the_folder_does_not_have_is_refused_with_those_it_has(folder: Path) -> None:
+def test_variant_that_the_folder_lacks_is_refused_and_its_variants_are_named(folder: Path) -> None:
     rewrite(folder, lambda m: m.update(variants={"fp32": MODEL_FILE}))
     with pytest.raises(ConfigError, match=r"has no variant 'int8', it has fp32; choose one of them or export"):
         Scorer(folder, variant="int8")
@@ -316,49 +318,9 @@ def test_model_that_is_no_onnx_is_refused_by_name(folder: Path) -> None:
         Scorer(folder)
 
 
-def test_model_of_other_features_is_refused_before_it_is_loaded(folder: Path) -> None:
+def test_model_with_other_features_is_refused_before_it_is_loaded(folder: Path) -> None:
     rewrite(folder, lambda m: m.update(features_version=FEATURES_VERSION + 1))
     (folder / MODEL_FILE).unlink()
     versions = f"features_version is {FEATURES_VERSION + 1}, this build serves {FEATURES_VERSION}"
     with pytest.raises(ContractError, match=f"{versions}; train and export the model"):
         Scorer(folder)
-
-
-# The runtime ------------------------------------------------------------------------------------------
-
-
-def test_cuda_on_a_machine_without_it_is_refused_not_replaced() -> None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has CUDA")
-    with pytest.raises(ConfigError, match=r"provider is 'cuda', this onnxruntime has .*; install 'valuestream\[gpu\]'"):
-        Scorer(DEMO_MODEL, provider="cuda")
-
-
-def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    real = importlib.metadata.distribution
-
-    def distribution(name: str) -> Any:
-        if not name.startswith("onnxruntime"):
-            return real(name)
-        if name not in names:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return object()
-
-    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
-
-
-def test_two_builds_of_onnxruntime_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
-    with pytest.raises(ConfigError, match=r"both installed and overwrite each other; uninstall both, then install"):
-        Scorer(DEMO_MODEL)
-
-
-@pytest.mark.parametrize(("provider", "extra"), [("cpu", "cpu"), ("cuda", "gpu")])
-def test_no_onnxruntime_is_refused_with_the_extra_to_install(
-    monkeypatch: pytest.MonkeyPatch, provider: str, extra: str
-) -> None:
-    installed(monkeypatch)
-    with pytest.raises(ConfigError, match=rf"onnxruntime is not installed; install 'valuestream\[{extra}\]'"):
-        Scorer(DEMO_MODEL, provider=provider)

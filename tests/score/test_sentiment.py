@@ -1,4 +1,4 @@
-"""Sentiment as it serves: a text's number is its own, and a folder that is not what it claims is refused."""
+"""Sentiment: a text scores the same in any batch, and a model folder that is not what it claims is refused."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def write_checkpoint(folder: Path, seed: int = 3) -> Path:
 
 
 def write_reviews(path: Path, n: int = 300, seed: int = 1) -> Path:
-    """Reviews an hour apart: two words of the class among fillers, and a number that makes each its own."""
+    """Reviews an hour apart: two words of the class among fillers, and a number that makes each text unique."""
     rng = np.random.default_rng(seed)
     lines = ["text,label,time,user"]
     for i in range(n):
@@ -109,7 +109,7 @@ def int8_folder(text_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def fp32_folder(text_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "fp32"
-    # No gain is enough for int8 to serve.
+    # int8 is served only if its loss is below the limit. It cannot be below -1, so fp32 is served.
     assert export_sentiment(text_run, out, int8_loss_max=-1.0).variants["cpu"].file == MODEL_FILE
     return out
 
@@ -136,7 +136,7 @@ class Watched:
         return self._answer(self._session.run(names, inputs))
 
 
-# Alone and in company ---------------------------------------------------------------------------------
+# Alone and in a batch ---------------------------------------------------------------------------------
 
 VOCABULARY = [*FILLERS, *(w for words in WORDS.values() for w in words), "unheard-of", "🙂", "Größe"]
 TEXTS = st.lists(st.lists(st.sampled_from(VOCABULARY), max_size=40).map(" ".join), min_size=1, max_size=40)
@@ -153,8 +153,8 @@ def test_text_scores_same_alone_and_in_any_batch(model: Sentiment, texts: list[s
         assert model.run([text])[0].tobytes() == number.tobytes()
 
 
-def test_text_is_padded_by_its_own_length_not_by_its_company(model: Sentiment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text of 5 words has 7 tokens, one of 7 words has 9: the first must not be run at the length of the second."""
+def test_text_is_padded_by_its_own_length_not_by_other_texts(model: Sentiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text of 5 words has 7 tokens, one of 7 words has 9. The first must not be run at the length of the second."""
     watched = Watched(model._session)
     monkeypatch.setattr(model, "_session", watched)
     model.run(["great " * 5, "awful " * 7])
@@ -163,14 +163,14 @@ def test_text_is_padded_by_its_own_length_not_by_its_company(model: Sentiment, m
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(st.characters(), max_size=60), max_size=6))
-def test_any_text_gets_a_number_in_range(model: Sentiment, texts: list[str]) -> None:
-    """Lone surrogates, control characters and the tokenizer's own markers among them."""
-    found = model.run(texts)
-    assert found.shape == (len(texts),) and found.dtype == np.float32
-    assert (np.abs(found) <= 1).all()
+def test_any_text_gets_a_sentiment_in_range(model: Sentiment, texts: list[str]) -> None:
+    """The texts include lone surrogates, control characters and the tokenizer's own markers."""
+    sentiments = model.run(texts)
+    assert sentiments.shape == (len(texts),) and sentiments.dtype == np.float32
+    assert (np.abs(sentiments) <= 1).all()
 
 
-def test_no_texts_give_no_numbers(model: Sentiment) -> None:
+def test_no_texts_have_no_sentiments(model: Sentiment) -> None:
     assert model.run([]).shape == (0,)
 
 
@@ -184,7 +184,7 @@ def test_sentiment_has_the_sign_of_the_words(model: Sentiment) -> None:
     assert good > 0.5 > plain > -0.5 > bad
 
 
-def test_number_is_the_difference_of_the_probabilities(model: Sentiment) -> None:
+def test_sentiment_is_the_difference_of_the_probabilities(model: Sentiment) -> None:
     texts = ["great bag", "my broken shoes", "tuesday"]
     p = model.probabilities(texts)
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
@@ -203,14 +203,14 @@ def test_batches_are_never_larger_than_the_manifest_says(model: Sentiment, monke
     assert max(length for _, length in watched.shapes) == MAX_LENGTH
 
 
-def test_what_is_beyond_the_bounds_of_a_text_changes_nothing(model: Sentiment) -> None:
+def test_words_beyond_the_bounds_of_a_text_change_nothing(model: Sentiment) -> None:
     beyond_tokens = "it was " * MAX_LENGTH
     assert model.run([beyond_tokens])[0] == model.run([beyond_tokens + "awful " * 50])[0]
     beyond_chars = "great" + " " * CHARS_MAX
     assert model.run([beyond_chars + "awful"])[0] == model.run(["great"])[0]
 
 
-# What is not as it must be ------------------------------------------------------------------------------
+# Refusals ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def change_manifest(folder: Path, **changes: Any) -> None:
 
 
 def accept(folder: Path, name: str) -> None:
-    """Let the manifest say that a changed file is the right one."""
+    """Put the hash of a changed file into the manifest, so that the file is accepted."""
     files = json.loads((folder / MANIFEST_FILE).read_text())["files"]
     change_manifest(folder, files=files | {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()})
 
@@ -298,7 +298,7 @@ def test_tokenizer_that_cannot_be_read_is_refused(copied: Path) -> None:
         Sentiment(copied)
 
 
-def test_provider_that_the_folder_has_not_is_refused(fp32_folder: Path) -> None:
+def test_provider_that_the_folder_lacks_is_refused(fp32_folder: Path) -> None:
     with pytest.raises(ConfigError, match="provider is 'tpu'"):
         Sentiment(fp32_folder, provider="tpu")
 

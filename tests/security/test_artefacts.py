@@ -24,7 +24,8 @@ from stream.contract import files
 from stream.contract.manifest import MANIFEST_FILE, MODEL_FILE
 from stream.errors import ConfigError, ContractError, ValuestreamError
 from stream.score.external_data import FIELDS, check_self_contained
-from stream.score.scorer import DEMO_MODEL, Scorer, open_session
+from stream.score.scorer import DEMO_MODEL, Scorer
+from stream.score.session import open_session
 from stream.score.signature import verifier
 from tests.broker.command import assert_one_line, valuestream
 
@@ -173,7 +174,7 @@ def test_onnxruntime_itself_opens_no_file_that_bytes_name(tmp_path: Path, monkey
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Add", ["x", "outside"], ["y"])], "g", [x], [y], [outside("numbers")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    monkeypatch.setattr("stream.score.scorer.check_self_contained", lambda *_: None)
+    monkeypatch.setattr("stream.score.session.check_self_contained", lambda *_: None)
     for location in ("numbers", "../numbers", str(tmp_path / "numbers")):
         model.graph.initializer[0].external_data[0].value = location
         data = model.SerializeToString()

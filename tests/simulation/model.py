@@ -55,7 +55,16 @@ class HashedDecider:
         scores = [self._score(snapshot, i, at) for i, at in enumerate(as_of.tolist())]
         churn = np.array([s.churn.probability for s in scores])
         zeros = np.zeros(len(scores))
-        return Decided(scores, [], np.zeros(0, np.int64), churn, zeros, zeros, zeros.astype(np.uint8), zeros)
+        return Decided(
+            scores=scores,
+            alerts=[],
+            alerted=np.zeros(0, np.int64),
+            churn=churn,
+            purchase=zeros,
+            ltv=zeros,
+            alert_band=zeros.astype(np.uint8),
+            alert_time=zeros,
+        )
 
     def _score(self, snapshot: Snapshot, i: int, as_of: int) -> Score:
         user = snapshot.users[i]
@@ -66,7 +75,7 @@ class HashedDecider:
         probability = xxhash.xxh3_64_intdigest(seen) / 2**64
         offset, noted = int(user["applied_offset"]), int(user["sentiment_offset"])
         return Score(
-            score_id=score_id(snapshot.ids[i], offset, as_of, _MODEL.sha256, noted),
+            score_id=score_id(snapshot.ids[i], offset, as_of, _MODEL.sha256, sentiment_offset=noted),
             user_id=snapshot.ids[i],
             as_of=str(as_of),
             model=_MODEL,

@@ -66,7 +66,16 @@ class Told(Untold):
             for user, row in zip(snapshot.ids, snapshot.users, strict=True)
         ]
         zeros = np.zeros(len(as_of))
-        return Decided(scores, [], np.zeros(0, np.int64), zeros + 0.5, zeros, zeros, zeros, zeros)
+        return Decided(
+            scores=scores,
+            alerts=[],
+            alerted=np.zeros(0, np.int64),
+            churn=zeros + 0.5,
+            purchase=zeros,
+            ltv=zeros,
+            alert_band=zeros,
+            alert_time=zeros,
+        )
 
 
 @dataclass

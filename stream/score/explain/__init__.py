@@ -1,1 +1,1 @@
-"""Reasons of an alert, in words that are true of the user."""
+"""The reasons on an alert: sentences that are true of the user."""

@@ -1,16 +1,16 @@
-"""Explain: an alert → up to four reasons, in words that are true and in order of what they do to the score.
+"""Explainer: finds up to four reasons for an alert, and orders them by their effect on the score.
 
-A reason is given only where the model's churn logit falls when the group of evidence is taken away, and where the
-sentence holds for this user. All groups of all users are run together, in one call of the scorer.
+Evidence about a user is divided into groups. A group gives a reason if the model's churn logit falls when the group is
+taken away, and if its sentence is true of this user. All groups of all users are run in one call of the scorer.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from stream.arrays import FeatureRows, RawOutputs, Seconds, TokenRows
 from stream.contract.manifest import Manifest
 from stream.contract.score import Reason
 from stream.contract.tokens import FEATURES
@@ -22,58 +22,64 @@ from stream.state.partition_state import Snapshot
 
 __all__ = ["EFFECT_MIN", "REASONS_MAX", "Explainer"]
 
-Array = npt.NDArray[Any]
+#: An alert has at most this many reasons.
 REASONS_MAX: Final = 4
-#: In logits. A logit moves a probability by at most a quarter of itself, so less than this is 1.25 points at most.
+#: Effects up to this many logits give no reason. A change in the logit changes the probability by at most a quarter
+#: of it, so these effects are at most 1.25 points.
 EFFECT_MIN: Final = 0.05
 
 
 class Model(Protocol):
-    """What is needed of a :class:`stream.score.scorer.Scorer`."""
+    """The part of a :class:`stream.score.scorer.Scorer` that explaining needs."""
 
     manifest: Manifest
 
-    def run(self, tokens: npt.NDArray[np.int32], features: npt.NDArray[np.float32]) -> RawScores:
-        """Score ``(n, length, channels)`` and ``(n, features)``."""
+    def run(self, tokens: TokenRows, features: FeatureRows) -> RawScores:
+        """Raw scores of ``n`` users: tokens ``(n, length, channels)``, features ``(n, features)``."""
 
 
 class Explainer:
-    """Gives the reasons of at most ``users_max`` users at a time, at the cost of nine scores each."""
+    """Finds the reasons for at most ``users_max`` users per call. Each of them costs as much as nine scores.
+
+    Raises ContractError if the manifest lacks the typical features.
+    """
 
     def __init__(self, scorer: Model, *, users_max: int) -> None:
-        found = len(scorer.manifest.typical)
-        if found != len(FEATURES):
+        n_typical = len(scorer.manifest.typical)
+        if n_typical != len(FEATURES):
             raise ContractError(
-                f"model has {found} typical feature values, expected {len(FEATURES)}; export the model again"
+                f"model has {n_typical} typical feature values, expected {len(FEATURES)}; export the model again"
             )
         self.users_max = users_max
         self._scorer = scorer
         self._typical = np.array(scorer.manifest.typical, np.float32)
 
-    def explain(self, snapshot: Snapshot, as_of: Array) -> list[list[Reason]]:
-        """Reasons of each user at ``as_of`` (seconds), strongest first; those beyond ``users_max`` get none.
+    def explain(self, snapshot: Snapshot, as_of: Seconds) -> list[list[Reason]]:
+        """The reasons for each user of ``snapshot`` at ``as_of`` (n,), strongest first.
 
-        Raises ScoringError where the model cannot be run.
+        Only the first ``users_max`` users get reasons. Raises ScoringError if the model cannot be run.
         """
         n = min(len(as_of), self.users_max)
-        beyond: list[list[Reason]] = [[] for _ in range(len(as_of) - n)]
+        unexplained: list[list[Reason]] = [[] for _ in range(len(as_of) - n)]
         if n == 0:
-            return beyond
+            return unexplained
         first = snapshot.take(np.arange(n))
         tokens, numbers = occlusions(first, as_of[:n], self._typical)
+        # The first row is the users as they are, then there is one row without each group.
         churn = self._scorer.run(tokens, numbers).churn.reshape(-1, n)
         effects = (churn[0] - churn[1:]).T
-        facts = facts_of(first, as_of[:n], numbers[:n], self._typical, self._scorer.manifest.currency)
-        return [_reasons(*of_user) for of_user in zip(effects, facts, strict=True)] + beyond
+        currency = self._scorer.manifest.currency
+        facts = facts_of(first, as_of[:n], numbers=numbers[:n], typical=self._typical, currency=currency)
+        return [_reasons(*user) for user in zip(effects, facts, strict=True)] + unexplained
 
 
-def _reasons(effects: Array, facts: Facts) -> list[Reason]:
-    """The strongest reasons of one user whose sentences are true; ``effects`` is ``(groups,)``."""
+def _reasons(effects: RawOutputs, facts: Facts) -> list[Reason]:
+    """The strongest reasons for one user, among those with a true sentence; ``effects`` is ``(groups,)``."""
     reasons: list[Reason] = []
-    for g in np.argsort(-effects, kind="stable").tolist():
-        if effects[g] <= EFFECT_MIN or len(reasons) == REASONS_MAX:
+    for group in np.argsort(-effects, kind="stable").tolist():
+        if effects[group] <= EFFECT_MIN or len(reasons) == REASONS_MAX:
             break
-        code = GROUPS[g].code
+        code = GROUPS[group].code
         if text := SENTENCES[code](facts):
-            reasons.append(Reason(code, text, round(float(effects[g]), 4)))
+            reasons.append(Reason(code, text, round(float(effects[group]), 4)))
     return reasons

@@ -1,21 +1,21 @@
-"""Occlude: what a user would look like to the model without one group of evidence.
+"""Occlusion: what a user looks like to the model without one group of evidence.
 
-Occlusion (Zeiler & Fergus 2014) asks the model itself: take a group away, score again, and the difference is what the
-group did. A group is of one of three kinds, by what "without it" means:
+Occlusion (Zeiler & Fergus 2014) asks the model itself: take a group away, score again, and the difference is the
+effect of the group. There are three kinds of groups, and each is taken away in its own way:
 
-- silence: the user as seen at the moment of the last event;
-- something that happened (carts, refunds, reviews): those events are taken out of the history, its features are 0;
-- a lack of something (visits, spend, orders, time): nothing can be taken out, so its features become typical ones.
+- silence: the user is seen at the moment of the last event;
+- something that happened (carts, refunds, reviews): its events leave the history, and its features become 0;
+- a lack of something (visits, spend, orders, time): nothing can be taken away, so its features become typical ones.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from stream.arrays import FeatureRows, Seconds, TokenRows
 from stream.contract.columns import WINDOWS
 from stream.contract.events import EventType
 from stream.contract.tokens import CHANNELS, FEATURES
@@ -25,13 +25,15 @@ from stream.state.partition_state import Snapshot
 
 __all__ = ["GROUPS", "SILENCE", "Group", "occlusions"]
 
-Array = npt.NDArray[Any]
 _TYPE: Final = CHANNELS.index("type")
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Evidence that a person would name in one breath; ``types`` are the events of something that happened."""
+    """Evidence that a person would name together: features, and the event types of something that happened.
+
+    A group without ``types`` is a lack of something, or silence.
+    """
 
     code: str
     features: tuple[str, ...]
@@ -39,12 +41,13 @@ class Group:
 
 
 def _windowed(*names: str) -> tuple[str, ...]:
+    """The features of these names, in every window."""
     return tuple(f"{name}_{window}" for name in names for window in WINDOWS)
 
 
 SILENCE: Final = Group("silence", ("recency", "recency_over_gap"))
 _VISITS: Final = (*_windowed("other", "view", "search", "wishlist"), "active_days_7d", "active_days_30d")
-#: Every group of evidence, silence first; every feature is in exactly one. Their codes are a closed set.
+#: All groups of evidence; silence is the first. Every feature is in exactly one group. The codes are a closed set.
 GROUPS: Final = (
     SILENCE,
     Group("fewer_visits", (*_VISITS, "gap_mean", "gap_std")),
@@ -57,33 +60,33 @@ GROUPS: Final = (
 )
 
 
-def occlusions(
-    snapshot: Snapshot, as_of: Array, typical: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Model inputs of ``n`` users as they are, then without each group: ``((1 + groups) * n, …)``, group by group.
+def occlusions(snapshot: Snapshot, as_of: Seconds, typical: FeatureRows) -> tuple[TokenRows, FeatureRows]:
+    """Tokens and features ``((1 + groups) * n, …)``: ``n`` users as they are, then all of them without each group.
 
-    ``typical`` is a row of features. ``as_of`` is in seconds, not before the users' last events.
+    ``typical`` (features,) are the features of a typical user. ``as_of`` (n,) is not before the users' last events.
     """
     tokens, numbers = encode(snapshot, as_of), features(snapshot, as_of)
     last = snapshot.users["last_time"].astype(np.int64)
-    rest = GROUPS[1:]
+    others = GROUPS[1:]
+    tokens_without = (_without_events(tokens, group) for group in others)
+    numbers_without = (_without_features(numbers, group, typical) for group in others)
     return (
-        np.concatenate([tokens, encode(snapshot, last), *(_without_events(tokens, group) for group in rest)]),
-        np.concatenate([numbers, features(snapshot, last), *(_without(numbers, group, typical) for group in rest)]),
+        np.concatenate([tokens, encode(snapshot, last), *tokens_without]),
+        np.concatenate([numbers, features(snapshot, last), *numbers_without]),
     )
 
 
-def _without(numbers: Array, group: Group, typical: Array) -> Array:
-    """Features without a group: 0 had it not happened, typical where it is a lack."""
+def _without_features(numbers: FeatureRows, group: Group, typical: FeatureRows) -> FeatureRows:
+    """Features without a group: 0 for something that happened, typical for a lack of something."""
     columns = [FEATURES.index(name) for name in group.features]
     out = numbers.copy()
     out[:, columns] = 0 if group.types else typical[columns]
     return out
 
 
-def _without_events(tokens: Array, group: Group) -> Array:
-    """Histories without a group's events; later ones move up, as the scorer looks for padding at the end only."""
+def _without_events(tokens: TokenRows, group: Group) -> TokenRows:
+    """Histories without a group's events. Later events move up, because the scorer expects padding at the end only."""
     kept = np.where(np.isin(tokens[:, :, _TYPE], group.types)[:, :, None], 0, tokens)
     order = np.argsort(kept[:, :, _TYPE] == 0, axis=1, kind="stable")
-    out: Array = np.take_along_axis(kept, order[:, :, None], axis=1)
+    out: TokenRows = np.take_along_axis(kept, order[:, :, None], axis=1)
     return out

@@ -1,14 +1,14 @@
-"""Sentences: what a reason code says of one user, with the numbers of the state; nothing where it would not be true."""
+"""Sentences: what a reason code says about one user, with numbers from the state; None if it would not be true."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from stream.arrays import Counts, EventTimes, FeatureRows, HistoryRows, Seconds
 from stream.contract.columns import DAY_S
 from stream.contract.events import VALUE_SCALE, EventType
 from stream.contract.tokens import FEATURES
@@ -17,53 +17,59 @@ from stream.state.partition_state import Snapshot
 
 __all__ = ["SENTENCES", "Facts", "facts_of"]
 
-Array = npt.NDArray[Any]
-#: A month here is 30 UTC days, the one of the scoring instant included, as in the features.
+#: A month is 30 UTC days, as in the features. The day of the scoring instant is one of them.
 _MONTH: Final = 30
-#: A fall by less than this share is the noise of months.
+#: A fall in spend by a smaller share is noise between months.
 _FALL_MIN: Final = 0.1
 #: An order within a week is a recent one.
 _RECENT_DAYS: Final = 7
-#: Sentiment is P(positive) - P(negative): below this, negative has more than half of the probability.
+#: Sentiment is P(positive) - P(negative). Below this, P(negative) is more than one half.
 _NEGATIVE: Final = -0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the sentences about one user are made of; windows are of UTC days, times in seconds, money in units."""
+    """What the sentences about one user are made of. Times are in seconds, money is in units of the currency."""
 
     as_of: int
+    #: The user's columns: one element of dtype ``USER``.
     user: np.void
-    #: Times of the refunds that are in the history.
-    refund_times: Array
-    #: Events by type in the last 30 days, ``(N_TYPES,)``.
-    counts: Array
+    #: Times of the refunds that are still in the history.
+    refund_times: EventTimes
+    #: Events by type in the last month, ``(N_TYPES,)``.
+    counts: Counts
+    #: Days with a visit and net spend in the last month.
     visit_days: int
-    #: The 30 days before the last 30; 0 where there was nothing, or where the history does not reach back.
-    visit_days_before: int
     spend: float
+    #: The same in the month before; 0 if nothing happened, or if the history does not reach back that far.
+    visit_days_before: int
     spend_before: float
     sentiment_last: float
     sentiment_mean: float
-    #: Typical features, on their own scales.
+    #: Features of a typical user by name, each on the scale of the feature.
     typical: dict[str, float]
     currency: str
 
     def count(self, kind: EventType) -> int:
-        """Events of one type in the last 30 days."""
+        """Events of one type in the last month."""
         return int(self.counts[kind - 1])
 
-    def days_since(self, field: str) -> int:
-        """Full days since one of the user's times."""
-        return int((self.as_of - int(self.user[field])) // DAY_S)
+    def days_since(self, column: str) -> int:
+        """Full days since the time in a column of the user."""
+        return int((self.as_of - int(self.user[column])) // DAY_S)
 
     def money(self, amount: float) -> str:
         """An amount with its currency."""
         return f"{amount:,.2f} {self.currency}"
 
 
-def facts_of(snapshot: Snapshot, as_of: Array, numbers: Array, typical: Array, currency: str) -> Iterator[Facts]:
-    """Facts of each user at ``as_of`` (seconds); ``numbers`` are their features, ``typical`` is a row of such."""
+def facts_of(
+    snapshot: Snapshot, as_of: Seconds, *, numbers: FeatureRows, typical: FeatureRows, currency: str
+) -> Iterator[Facts]:
+    """Facts about each of ``n`` users at ``as_of`` (n,), given their features ``numbers`` (n, features).
+
+    ``typical`` (features,) are the features of a typical user.
+    """
     named = dict(zip(FEATURES, numbers.T.tolist(), strict=True))
     typical_named = dict(zip(FEATURES, typical.tolist(), strict=True))
     counts, revenue = windows(snapshot, as_of)
@@ -86,11 +92,11 @@ def facts_of(snapshot: Snapshot, as_of: Array, numbers: Array, typical: Array, c
         )
 
 
-def _month_before(history: Array, n_events: int, as_of: int) -> Array:
-    """The events of the 30 UTC days before the last 30; none where some of them have left the history."""
-    ago = as_of // DAY_S - history["time"].astype(np.int64) // DAY_S
-    complete = n_events == len(history) or ago[0] >= 2 * _MONTH
-    return history[complete & (ago >= _MONTH) & (ago < 2 * _MONTH)]
+def _month_before(history: HistoryRows, n_events: int, as_of: int) -> HistoryRows:
+    """The events of the month before the last; no events if some of them have left the history."""
+    days_ago = as_of // DAY_S - history["time"].astype(np.int64) // DAY_S
+    complete = n_events == len(history) or days_ago[0] >= 2 * _MONTH
+    return history[complete & (days_ago >= _MONTH) & (days_ago < 2 * _MONTH)]
 
 
 def _silence(facts: Facts) -> str | None:
@@ -115,7 +121,7 @@ def _spend_down(facts: Facts) -> str | None:
         if now <= 0:
             return f"no net spend in the last month, {facts.money(before)} in the month before"
         fall = 1 - now / before
-        # Rounded down, so that it never says more than is true.
+        # The percentage is rounded down, so that the sentence never exaggerates.
         return f"spend down {int(100 * fall)} % on the month before" if fall >= _FALL_MIN else None
     if facts.user["orders"] and 0 <= now < (1 - _FALL_MIN) * typical:
         return f"spend of {facts.money(now)} in the last month, typical is {facts.money(typical)}"
@@ -166,7 +172,7 @@ def _bad_review(facts: Facts) -> str | None:
     return "reviews were negative on average" if facts.sentiment_mean < _NEGATIVE else None
 
 
-#: Reason code → the sentence, or nothing where it would not be true of the user.
+#: Reason code → a function that makes its sentence, or returns None if the sentence would not be true of the user.
 SENTENCES: Final[dict[str, Callable[[Facts], str | None]]] = {
     "silence": _silence,
     "fewer_visits": _fewer_visits,

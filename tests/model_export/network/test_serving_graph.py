@@ -18,7 +18,7 @@ from model_export.network.serving_graph import MASKED, Serving
 from model_export.text.products import ProductTable
 from stream.contract.tokens import CHANNELS
 from stream.errors import ConfigError
-from stream.score.scorer import open_session
+from stream.score.session import open_session
 from tests.model_export.export.test_export import network, sample
 
 ROWS = sample(48)
