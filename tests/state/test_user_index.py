@@ -46,7 +46,7 @@ def test_index_says_what_a_dictionary_says(how: str, seed: int) -> None:
     names = [f"u{i}" for i in range(rng.choice((20, 200, 3_000) if how == "real" else (20, 200)))]
     row = 0
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(indexes._Hashed, "of", staticmethod(HASHES[how]))
+        patched.setattr(indexes._Hashed, "from_users", staticmethod(HASHES[how]))
         for _ in range(rng.randrange(1, 12)):
             batch = rng.sample(names, rng.randrange(len(names)))
             assert index.rows(batch).tolist() == [known.get(user, -1) for user in batch]
