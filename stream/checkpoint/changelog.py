@@ -33,7 +33,8 @@ from stream.contract.columns import (
 from stream.errors import ContractError
 from stream.state.erasure import Erasures, marker_key, read_marker
 from stream.state.partition_state import PartitionState
-from stream.state.rings import Runs, beginnings, distinct, oldest_first, opaque, opaque_rows
+from stream.state.rings import beginnings, oldest_first, opaque, opaque_rows
+from stream.state.runs import Runs, distinct
 
 __all__ = ["ROOM", "applied_offset", "applied_offsets", "erased", "load", "load_strings", "pack"]
 

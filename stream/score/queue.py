@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.contract.events import N_TYPES, EventType
-from stream.state.rings import distinct
+from stream.state.runs import distinct
 
 __all__ = ["OLDEST_SHARE", "OWED", "SILENCE", "YIELDING_SHARE", "YIELD_S", "ScoreQueue", "priorities"]
 
