@@ -78,7 +78,7 @@ class PartitionState:
         self.seen: Hashes = np.zeros((_ROWS_MIN, SEEN_LEN), np.uint64)
         self.buckets = Buckets()
         self.erasures = Erasures()
-        #: Rows of users who were erased and came back. Each event of theirs is looked up: it may be from before.
+        #: By row: whether the user was erased and came back. Their events are looked up: one may be from before.
         self.returned: Mask = np.zeros(_ROWS_MIN, bool)
         #: Erased users who still had a value in the changelog: a crash or a replaced worker left it there.
         self.leftover: list[str] = []
