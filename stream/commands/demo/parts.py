@@ -25,7 +25,7 @@ from stream.commands.replay import SignalStop
 from stream.commands.tail import follow
 from stream.contract.score import Alert, Score
 from stream.datasets.events import Record, event_stream
-from stream.datasets.shoppers import Market
+from stream.datasets.market import Market
 from stream.errors import ValuestreamError
 from stream.kafka.sender import Rate, Sent, send_events
 from stream.settings import Settings
