@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
@@ -173,20 +174,30 @@ def draw_sessions(
         Kind.UNCART: (np.flatnonzero(uncart), _AFTER_VIEWS + nth[uncart]),
         Kind.ORDER: (bought, np.full(len(bought), 2 * _AFTER_VIEWS)),
     }
+    events, session_of = _in_order(viewed, session, parts)
+    is_order = events["kind"] == Kind.ORDER
+    cents = np.where(kept, _CENTS[viewed["price"]], 0)
+    events["order"][is_order] = first_order + np.arange(len(bought))
+    events["cents"][is_order] = np.bincount(session, weights=cents, minlength=len(shoppers))[buyers]
+    events["items"][is_order] = np.bincount(session, weights=kept, minlength=len(shoppers))[buyers]
+    events["time_ms"] = crowd.next_ms[shoppers][session_of] + _elapsed_ms(rng, h, session_of)
+    return _before_churn(crowd, events)
+
+
+def _in_order(
+    viewed: DrawnEvents, session: Slots, parts: Mapping[Kind, tuple[Slots, Slots]]
+) -> tuple[DrawnEvents, Slots]:
+    """The events of these parts, by session and by place in it; and the session of each event.
+
+    ``parts`` holds, for each kind of event, the views (indices into ``viewed``) that the events belong to, and their
+    places in the session.
+    """
     view = np.concatenate([views for views, _ in parts.values()])
     place = np.concatenate([places for _, places in parts.values()])
     events = viewed[view]
     events["kind"] = np.concatenate([np.full(len(views), kind) for kind, (views, _) in parts.items()])
-    orders = events[len(events) - len(bought) :]
-    orders["order"] = first_order + np.arange(len(bought))
-    cents = np.where(kept, _CENTS[viewed["price"]], 0)
-    orders["cents"] = np.bincount(session, weights=cents, minlength=len(shoppers))[buyers]
-    orders["items"] = np.bincount(session, weights=kept, minlength=len(shoppers))[buyers]
-
-    in_order = np.lexsort((place, session[view]))
-    events, session = events[in_order], session[view][in_order]
-    events["time_ms"] = crowd.next_ms[shoppers][session] + _elapsed_ms(rng, h, session)
-    return _before_churn(crowd, events)
+    order = np.lexsort((place, session[view]))
+    return events[order], session[view][order]
 
 
 def _draw_views(rng: np.random.Generator, h: Habits, crowd: Crowd, shoppers: Rows) -> DrawnEvents:

@@ -13,7 +13,7 @@ from stream.contract.columns import HISTORY
 from stream.state.memory import fault_in, grown, zeros
 
 
-def test_growth_takes_what_room_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_takes_as_much_room_as_the_system_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     def scarce(_: int, n_bytes: int, flags: int) -> Any:
         if n_bytes > 5_000 * 16:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
