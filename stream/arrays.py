@@ -30,6 +30,7 @@ __all__ = [
     "Probabilities",
     "RawOutputs",
     "Rows",
+    "Rows32",
     "Seconds",
     "Slots",
     "TokenRows",
@@ -38,6 +39,8 @@ __all__ = [
 
 #: Row numbers of users in the state of a partition, or of examples in a data set.
 Rows: TypeAlias = NDArray[np.int64]
+#: The same in 32 bits, where one is stored for every user.
+Rows32: TypeAlias = NDArray[np.int32]
 #: Places inside another array: slots of a ring, starts of runs, indices.
 Slots: TypeAlias = NDArray[np.int64]
 #: How many of something there are; sizes in bytes count as well.

@@ -3,12 +3,12 @@
 ::
 
     ValuestreamError
-    ├── ConfigError      wrong settings, files or topics: say so in one line and exit
+    ├── ConfigError      settings, files or topics are wrong: say so in one line and exit
     ├── ContractError    two parts disagree (a manifest of another version, an altered file): exit
-    ├── EventError       one record cannot be used: it goes to the dead-letter topic, the stream goes on
-    ├── ScoringError     the model could not be run now: the users stay queued and are tried again
-    ├── LeaseError       our partitions may be another worker's already: nothing is sent until we know
-    └── PublishError     the broker did not take what we send: nothing is committed past it, exit
+    ├── EventError       one record cannot be used: it becomes a dead letter, and the stream goes on
+    ├── ScoringError     the model could not be run: its users stay queued and are tried again
+    ├── LeaseError       another worker may have our partitions already: nothing is sent until we know
+    └── PublishError     the broker did not take what we sent: nothing after it is committed; exit
 
 A message says what was found, what was expected, and the next step.
 """
@@ -31,15 +31,15 @@ class ValuestreamError(Exception):
 
 
 class ConfigError(ValuestreamError):
-    """Settings, files or topics are not as they must be; the process ends with this one line."""
+    """Settings, files or topics are wrong. The process ends with this one line."""
 
 
 class ContractError(ValuestreamError):
-    """Two parts that must agree do not: another version, another hash, another shape."""
+    """Two parts that must agree do not: they differ in version, hash or shape."""
 
 
 class ScoringError(ValuestreamError):
-    """The model could not be run; the users stay in the queue and are tried again."""
+    """The model could not be run. The users stay in the queue and are tried again."""
 
 
 class LeaseError(ValuestreamError):
@@ -47,11 +47,11 @@ class LeaseError(ValuestreamError):
 
 
 class PublishError(ValuestreamError):
-    """The broker did not take records that must be durable; the process ends, and what is not durable is replayed."""
+    """The broker did not take records that must be durable. The process ends, and what is not durable is replayed."""
 
 
 class EventError(ValuestreamError):
-    """One record cannot be used. ``reason`` is a word from a small closed set, fit for a metric label."""
+    """One record cannot be used. ``reason`` is one word of a small closed set, so that it can be a metric label."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

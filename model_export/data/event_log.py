@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from stream.contract.events import EVENT
 from stream.datasets.formats import FORMATS, read_events
-from stream.datasets.shoppers import CURRENCY, Market
+from stream.datasets.market import CURRENCY, Market
 from stream.decode.decoder import Decoder, Money
 from stream.errors import ConfigError
 from stream.kafka.events_topic import end_offsets, is_topic, read_topic

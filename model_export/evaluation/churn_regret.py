@@ -24,7 +24,7 @@ from model_export.data.event_log import SIMULATION_START, SIMULATOR, DataConfig,
 from model_export.evaluation.evaluation_folder import Evaluation, load_outcomes, load_scores
 from model_export.metrics.bootstrap import Interval, TestSet, measure
 from stream.contract.tokens import FEATURES
-from stream.datasets.shoppers import Market
+from stream.datasets.market import Market
 from stream.errors import ConfigError
 
 __all__ = ["churn_regret", "true_churn"]

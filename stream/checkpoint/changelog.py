@@ -36,7 +36,8 @@ from stream.errors import ContractError
 from stream.outgoing import OutgoingLike
 from stream.state.erasure import Erasures, marker_key, read_marker
 from stream.state.partition_state import PartitionState
-from stream.state.rings import Runs, beginnings, distinct, oldest_first, opaque, opaque_rows
+from stream.state.rings import beginnings, oldest_first, opaque, opaque_rows
+from stream.state.runs import Runs, distinct
 
 __all__ = [
     "ROOM",

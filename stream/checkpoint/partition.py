@@ -16,7 +16,7 @@ from stream.score.decide import Decided
 from stream.score.queue import OWED, SILENCE, ScoreQueue
 from stream.state.erasure import Erasure
 from stream.state.partition_state import PartitionState, Snapshot
-from stream.state.rings import distinct
+from stream.state.runs import distinct
 
 __all__ = ["Partition", "Position", "Review"]
 

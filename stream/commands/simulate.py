@@ -14,7 +14,7 @@ from stream.clock import Clock, SystemClock
 from stream.commands.console import shown_progress, stopped_by_signals
 from stream.commands.options import GroupedCommand, rate_option, settings_options
 from stream.datasets.events import event_stream
-from stream.datasets.shoppers import Market
+from stream.datasets.market import Market
 from stream.errors import ConfigError
 from stream.kafka.sender import Rate, send_events
 from stream.settings import Settings

@@ -1,1 +1,1 @@
-"""What the service and the training code agree on: events, state columns, tokens, the model manifest."""
+"""What the service and the training code agree on: events, state columns, tokens, records, the model manifest."""

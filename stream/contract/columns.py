@@ -1,6 +1,6 @@
-"""The columns of user state, in memory and packed into one changelog value per user.
+"""The columns of the state of users. They are the same in memory and in the changelog value of a user.
 
-All arrays are little-endian and unpadded, so a packed value means the same on every machine.
+All dtypes are little-endian and without padding, so a packed value means the same on every machine.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ __all__ = [
     "WINDOWS",
 ]
 
-#: Version of the packed value; a reader refuses a newer one. 2: sentiment of reviews.
+#: Version of the packed value; a reader refuses a newer one. Version 2 added the sentiment of reviews.
 STATE_VERSION: Final = 2
-#: Events kept one by one for each user: the model's history.
+#: This many events are kept one by one for each user: the history that the model reads.
 HISTORY_LEN: Final = 64
-#: Event identities kept for each user, by which repeated events are known.
+#: This many event identities are kept for each user, to know repeated events.
 SEEN_LEN: Final = 64
-#: Sentiments are kept as whole hundredths, so that their sum does not depend on order.
+#: Sentiments are kept as whole hundredths, so that their sum does not depend on the order of reviews.
 SENTIMENT_SCALE: Final = 100
 
 DAY_S: Final = 86_400
 #: Ages of silence at which a user is scored again, in seconds (0: at the event itself).
 IDLE_AGES_S: Final = np.array([0, 1, 3, 7, 14, 30], dtype=np.int64) * DAY_S
 
-#: One event of the history. ``time`` is in whole seconds, the rest is as in ``EVENT``.
+#: One event of the history. ``time`` is in whole seconds; the other fields are those of ``EVENT``.
 HISTORY: Final = np.dtype([("time", "<u4"), ("value", "<i4"), ("category", "<u2"), ("item", "<u2"), ("type", "u1")])
-#: An ``EVENT`` as what the state takes of it: the last of its columns are a ``HISTORY`` entry as it stands.
+#: What the state reads of an ``EVENT``. The last fields of an event are a ``HISTORY`` entry, byte for byte: ``entry``.
 EVENT_PARTS: Final = np.dtype(
     {
         "names": ["offset", "identity", "entry", "time", "value", "type"],
@@ -54,11 +54,14 @@ EVENT_PARTS: Final = np.dtype(
     }
 )
 
-#: One user. Times are event time in seconds (0: never), money is in hundredths. ``applied_offset`` is the
-#: source offset of the last event that changed the state, ``scored_offset`` the one that the last score saw
-#: (-1: none), ``idle_stage`` the index into ``IDLE_AGES_S`` at which it was made. ``sentiment_offset`` is the source
-#: offset of the last review whose sentiment is in the state, ``scored_sentiment`` the one that the last score saw
-#: (-1: none); sentiments are in hundredths, -100 to 100. New columns go last, see ``USER_BYTES``.
+#: One user. Times are event times in seconds (0: never); money is in hundredths; sentiments are in hundredths, -100 to
+#: 100. New columns go last, see ``USER_BYTES``.
+#:
+#: - ``applied_offset``: source offset of the last event that changed the state (-1: none)
+#: - ``scored_offset``: ``applied_offset`` as the last score saw it (-1: none)
+#: - ``idle_stage``: index into ``IDLE_AGES_S`` of the age of silence at which that score was made
+#: - ``sentiment_offset``: source offset of the last review with its sentiment in the state (-1: none)
+#: - ``scored_sentiment``: ``sentiment_offset`` as the last score saw it (-1: none)
 USER: Final = np.dtype(
     [
         ("applied_offset", "<i8"),
@@ -86,20 +89,21 @@ USER: Final = np.dtype(
         ("sentiment_last", "i1"),
     ]
 )
-#: What a user is before the first event.
+#: A user before their first event.
 FRESH_USER: Final = np.zeros(1, USER)
 FRESH_USER[["applied_offset", "scored_offset", "sentiment_offset", "scored_sentiment"]] = -1
 FRESH_USER.flags.writeable = False
-#: State version → how many bytes of ``USER`` a value of that version has; the rest is as in ``FRESH_USER``.
+#: State version → how many bytes of ``USER`` a value of that version holds. The other columns are read as in
+#: ``FRESH_USER``.
 USER_BYTES: Final = {1: 66, STATE_VERSION: USER.itemsize}
 
-#: (width in seconds, number of buckets) of each level: 12 × 5 min, 24 × 1 h, 30 × 1 d.
+#: Levels of buckets: (width in seconds, number of buckets). 12 × 5 min, 24 × 1 h, 30 × 1 d.
 BUCKET_LEVELS: Final = ((300, 12), (3_600, 24), (DAY_S, 30))
 #: Buckets of one user over all levels.
 BUCKET_SLOTS: Final = sum(n for _, n in BUCKET_LEVELS)
-#: Counts of the events that have left the history: ``number`` is ``time // width`` of the bucket.
+#: Counts of events that have left the history. ``number`` is ``time // width``, the same for all events of a bucket.
 BUCKET: Final = np.dtype([("number", "<u4"), ("count", "<u4", (N_TYPES,)), ("value", "<i8")])
 
-#: name → (level, number of its buckets): the windows end with the bucket that holds the scoring instant,
-#: so ``7d`` is this UTC day and the six before it.
+#: Window → (level, number of buckets of that level). A window ends with the bucket that holds the scoring instant, so
+#: ``7d`` is this UTC day and the six days before it.
 WINDOWS: Final = {"1h": (0, 12), "24h": (1, 24), "7d": (2, 7), "30d": (2, 30)}

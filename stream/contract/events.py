@@ -1,7 +1,7 @@
-"""What an event is, once its envelope is off: one row of small integers.
+"""Events: what is left of an event without its envelope, one row of small integers.
 
-The service never carries dicts past :mod:`stream.decode.decoder`. A batch of events is a numpy array of
-:data:`EVENT` rows beside the list of user ids; state, features and training all read that.
+The service carries no dicts past :mod:`stream.decode.decoder`. A batch of events is a list of user ids and a numpy
+array of :data:`EVENT` rows. State, features and training all read such batches.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from enum import IntEnum
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+
+from stream.arrays import EventRows
 
 __all__ = [
     "EVENT",
@@ -25,7 +26,7 @@ __all__ = [
 
 
 class EventType(IntEnum):
-    """The closed set of things a shopper can do. 0 is left free: it is padding in token arrays."""
+    """The closed set of things that a shopper can do. 0 is not used, because it is padding in token arrays."""
 
     OTHER = 1
     VIEW = 2
@@ -38,17 +39,23 @@ class EventType(IntEnum):
     REVIEW = 9
 
 
-#: Number of event types, and so the width of every per-type count.
+#: Number of event types, and so the width of every count by type.
 N_TYPES: Final = len(EventType)
 
 #: Money is kept as whole hundredths of the reporting currency, so that sums do not depend on order.
 VALUE_SCALE: Final = 100
-#: The largest absolute value of one event, in hundredths: the range of the int32 it is stored in.
+#: The largest absolute value of one event, in hundredths: it must fit the int32 in which it is stored.
 VALUE_LIMIT: Final = 2**31 - 1
 
-#: One decoded event. ``time`` is event time in whole seconds since 1970; ``value`` is in hundredths and
-#: negative for refunds; ``category`` and ``item`` are hash buckets (0: not given); ``identity`` is a
-#: 64-bit hash by which a repeated event is known (the order id where an order carries one, else the event id).
+#: One decoded event.
+#:
+#: - ``offset``: its offset in the source partition
+#: - ``identity``: a 64-bit hash by which a repeated event is known: of the order id if an order has one, else of the
+#:   event id
+#: - ``time``: event time in whole seconds since 1970
+#: - ``value``: in hundredths, below zero for refunds
+#: - ``category``, ``item``: hash buckets (0: not given)
+#: - ``type``: an :class:`EventType`
 EVENT: Final = np.dtype(
     [
         ("offset", "<i8"),
@@ -61,7 +68,7 @@ EVENT: Final = np.dtype(
     ]
 )
 
-#: Event names of the Segment e-commerce spec (lower case) and what they mean here.
+#: Event names of the Segment e-commerce spec, in lower case → what they mean here.
 SEGMENT_NAMES: Final[dict[str, EventType]] = {
     "product viewed": EventType.VIEW,
     "product clicked": EventType.VIEW,
@@ -85,7 +92,7 @@ class EventBatch:
     """Decoded events of one partition in offset order: ``users[i]`` did ``rows[i]`` (dtype :data:`EVENT`)."""
 
     users: list[str]
-    rows: npt.NDArray[np.void]
+    rows: EventRows
 
     def __len__(self) -> int:
         return len(self.users)

@@ -1,14 +1,14 @@
-"""The model folder: what it must hold, and how its manifest is read and checked.
+"""The model folder: say what it must hold, and read and check its manifest.
 
 ::
 
     model.onnx       inputs  tokens (batch, length, channels) int32, features (batch, n) float32
                      outputs churn (batch,), purchase (batch, horizons), value (batch, 2), all float32:
-                             logits, and the log-normal's mu and log-sigma of a buyer's value;
+                             logits, and for value mu and log-sigma of the log-normal of a buyer's value;
                              optional: category (batch, K), logits of the classes ``Manifest.categories``
-    model.*.onnx     the same in other number formats, where ``Manifest.variants`` names them
+    model.*.onnx     the same model in the other number formats that ``Manifest.variants`` names
     manifest.json    this module's Manifest
-    golden.jsonl     inputs and expected outputs, replayed at start-up
+    golden.jsonl     inputs with the outputs expected for them, replayed at start-up
 """
 
 from __future__ import annotations
@@ -44,35 +44,36 @@ MODEL_FILE: Final = "model.onnx"
 MANIFEST_FILE: Final = "manifest.json"
 GOLDEN_FILE: Final = "golden.jsonl"
 
-#: Number format of a model file's weights.
+#: Number format of the weights in a model file.
 Variant = Literal["fp32", "int8", "fp16"]
-#: Percentiles 0 to 100 of a number among held-out users, in ascending order; empty: not measured.
+#: Percentiles 0 to 100 of a number over held-out users, in ascending order; empty if they were not measured.
 Percentiles = tuple[float, ...]
-#: A calibrated probability that has a logit.
+#: A probability that has a logit, so neither 0 nor 1.
 InnerProbability = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 
 
 class Labels(msgspec.Struct, frozen=True):
-    """What the outputs mean, in days. A user is eligible who was active in the last ``eligible_days``."""
+    """What the outputs mean, in days. A user is eligible if they were active in the last ``eligible_days``."""
 
     eligible_days: float
     churn_days: float
     purchase_days: tuple[float, ...]
-    #: The horizon of lifetime value; one of ``purchase_days``, whose probability is that of any value at all.
+    #: The horizon of lifetime value. It is one of ``purchase_days``: the purchase head of that horizon gives the
+    #: probability that there is any value at all.
     value_days: float
 
     @property
     def value_head(self) -> int:
-        """Place of the purchase head of ``value_days`` among all probability heads, of which churn is the first."""
+        """Index of the purchase head of ``value_days`` among all probability heads; churn is the first of them."""
         return 1 + self.purchase_days.index(self.value_days)
 
 
 class Calibrator(msgspec.Struct, frozen=True):
-    """Logit → probability, fitted on a held-out window; served by :func:`stream.score.calibration.calibrated`.
+    """Logit → probability, fitted on held-out users; :func:`stream.score.calibration.calibrated` applies it.
 
     ``platt``: sigmoid(slope × logit + intercept) (Platt 1999). ``isotonic``: centred isotonic regression (Oron &
-    Flournoy 2017) through the knots ``logits`` → ``probabilities``, linear in log-odds between them, so that ranking
-    is kept; beyond the outer knots log-odds go on by ``slope``.
+    Flournoy 2017) through the knots ``logits`` → ``probabilities``. It is linear in log-odds between the knots, so that
+    it keeps the ranking; beyond the outer knots log-odds go on with ``slope``.
     """
 
     method: Literal["platt", "isotonic"] = "platt"
@@ -80,75 +81,75 @@ class Calibrator(msgspec.Struct, frozen=True):
     intercept: float = 0.0
     logits: tuple[float, ...] = ()
     probabilities: tuple[InnerProbability, ...] = ()
-    #: Held-out users behind one probability, those of its tenth; sets the width of the Wilson interval.
+    #: Held-out users behind one probability: those in its tenth. Their number sets the width of the Wilson interval.
     n: int = 0
 
 
 class HeadCalibration(msgspec.Struct, frozen=True):
-    """Calibrators of one head: users with at least ``sufficient_events`` events, and those with fewer."""
+    """Calibrators of one head: for users with at least ``sufficient_events`` events, and for users with fewer."""
 
     enough: Calibrator
     few: Calibrator
-    #: Of the calibrated probability.
+    #: Percentiles of the calibrated probability.
     percentiles: Percentiles = ()
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """What turns raw outputs into numbers worth acting on."""
+    """What turns the raw scores of a model into predictions."""
 
     churn: HeadCalibration
     purchase: tuple[HeadCalibration, ...]
-    #: Removes the total bias of expected value.
+    #: Expected value is multiplied by it, so that its total over held-out users is right.
     value_factor: float = 1.0
-    #: Of the expected value, in the manifest's currency.
+    #: Percentiles of the expected value, in the manifest's currency.
     value_percentiles: Percentiles = ()
-    #: Scales the log-normal's sigma so that its central 80 % hold the value of 80 % of held-out buyers.
+    #: Scales the sigma of the log-normal, so that its central 80 % hold the value of 80 % of held-out buyers.
     value_sigma_factor: float = 1.0
-    #: Moves its median, in sigmas, so that as many of them lie below as above.
+    #: Moves the median of the log-normal, in sigmas, so that as many held-out buyers lie below it as above.
     value_shift: float = 0.0
-    #: Category logits are divided by it (temperature scaling, Guo et al. 2017).
+    #: The logits of the categories are divided by it (temperature scaling, Guo et al. 2017).
     category_temperature: float = 1.0
 
     @property
     def heads(self) -> tuple[HeadCalibration, ...]:
-        """Of all probabilities, churn first."""
+        """The calibrations of all probability heads, churn first."""
         return (self.churn, *self.purchase)
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
-    """All that a model folder says of itself. New fields go last, with a default."""
+    """Everything that a model folder says about itself. New fields go last, with a default."""
 
     name: str
     version: str
     labels: Labels
     calibration: Calibration
     currency: str
-    #: Churn probability at which the medium and the high band begin.
+    #: The churn probabilities at which the medium and the high band begin.
     bands: tuple[float, float]
     #: Users with fewer events get ``data_sufficiency: low``.
     sufficient_events: int
     #: First and last event time of the training data, ISO 8601.
     trained_on: tuple[str, str]
-    #: What made it: data set, seed, settings.
+    #: What the model was made with: data set, seed, settings.
     recipe: dict[str, str | int | float | bool]
     metrics: dict[str, float]
-    #: file name → SHA-256 of every other file of the folder.
+    #: File name → SHA-256, for every other file of the folder.
     files: dict[str, str]
     features: tuple[str, ...] = FEATURES
     features_version: int = FEATURES_VERSION
     tokens_version: int = TOKENS_VERSION
     channel_sizes: dict[str, int] = msgspec.field(default_factory=CHANNEL_SIZES.copy)
     history_len: int = HISTORY_LEN
-    #: Number format → file of the model in it.
+    #: Number format → model file in that format.
     variants: dict[Variant, str] = msgspec.field(default_factory=lambda: {"fp32": MODEL_FILE})
-    #: Classes of the model's output ``category``, in its order; empty: the model has no such output.
+    #: The classes of the output ``category``, in its order; empty if the model has no such output.
     categories: tuple[str, ...] = ()
-    #: Typical value of each feature, in the order of ``features``: what explanations put in place of a user's own.
+    #: Typical value of each feature, in the order of ``features``. Explanations put it in place of the user's own.
     typical: tuple[float, ...] = ()
 
 
 class GoldenCase(msgspec.Struct, frozen=True):
-    """One row of inputs (tokens without padding) and the outputs that the trained model gave."""
+    """One row of inputs (tokens without padding), and the outputs that the trained model gave for it."""
 
     tokens: list[list[int]]
     features: list[float]
@@ -159,7 +160,7 @@ class GoldenCase(msgspec.Struct, frozen=True):
 
 
 class _Inputs(msgspec.Struct, frozen=True):
-    """What a model expects to be fed; read first, as a manifest of another version may look quite different."""
+    """The inputs that a model expects. They are read first: the rest of another version may have another shape."""
 
     features_version: int = FEATURES_VERSION
     tokens_version: int = TOKENS_VERSION
@@ -171,10 +172,10 @@ class _Inputs(msgspec.Struct, frozen=True):
 def read_manifest(
     folder: Path, verify: Callable[[Path, bytes], None] = lambda _path, _data: None
 ) -> tuple[Manifest, str]:
-    """Read and check a model folder; returns the manifest and its SHA-256, which names the model as a whole.
+    """Read and check a model folder. Returns the manifest and its SHA-256, which identifies the whole model.
 
-    ``verify`` gets the manifest's path and bytes first, and raises where they are not to be trusted.
-    Raises ConfigError where a file is missing, ContractError where one was altered or is of another version.
+    ``verify`` is called first with the path and bytes of the manifest, and raises if they cannot be trusted. Raises
+    ConfigError if a file is missing, and ContractError if a file was altered or has another version.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():

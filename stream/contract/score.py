@@ -1,7 +1,7 @@
-"""The records of the ``scores`` and ``alerts`` topics. Fields are only ever added.
+"""The records of the ``scores`` and ``alerts`` topics. Fields may be added, and are never changed or removed.
 
-The JSON Schemas beside this file (``score.v1.schema.json``, ``alert.v1.schema.json``) are made from these
-structs by ``python -m stream.contract.score``; a test compares them.
+``python -m stream.contract.score`` writes the JSON Schemas in this folder (``score.v1.schema.json``,
+``alert.v1.schema.json``) from these structs. A test compares both.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ __all__ = ["Alert", "Churn", "LifetimeValue", "ModelRef", "NextCategory", "Purch
 
 #: A calibrated probability.
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
-#: Share of held-out users, in percent, whose number is lower than this one (ties count half).
+#: Percentage of held-out users with a lower number than this one (ties count half).
 Percentile = Annotated[float, msgspec.Meta(ge=0, le=100)]
-#: Wilson score interval (Wilson 1927), 95 %, of the share among as many held-out users of like probability as there
-#: were: how well the probability is known, not how sure the outcome is.
+#: 95 % Wilson score interval (Wilson 1927), from the number of held-out users with a similar probability. It says how
+#: well the probability is known, not how sure the outcome is.
 Interval = tuple[Probability, Probability]
 
 
 class ModelRef(msgspec.Struct, frozen=True, gc=False):
-    """Which model made a score; ``sha256`` is that of its manifest, which lists all its files."""
+    """The model that made a score. ``sha256`` is the hash of its manifest, which lists the hashes of all its files."""
 
     name: str
     version: str
@@ -51,10 +51,10 @@ class Purchase(msgspec.Struct, frozen=True, gc=False):
 
 
 class LifetimeValue(msgspec.Struct, frozen=True, gc=False):
-    """Expected net value in the horizon, and the probability that it is nothing.
+    """Expected net value in the horizon, and the probability that it is zero.
 
     ``interval`` runs from the 10 % to the 90 % quantile of the zero-inflated log-normal (Wang, Liu & Miao 2019):
-    quantile q is 0 where q ≤ p_zero, else that of a buyer's value at (q - p_zero) / (1 - p_zero). Value is skewed:
+    quantile q is 0 if q ≤ p_zero, else the quantile (q - p_zero) / (1 - p_zero) of a buyer's value. Value is skewed:
     the mean, ``expected``, may lie above the interval.
     """
 
@@ -67,7 +67,7 @@ class LifetimeValue(msgspec.Struct, frozen=True, gc=False):
 
 
 class NextCategory(msgspec.Struct, frozen=True, gc=False):
-    """Probability that the user's next event that has a category has this one."""
+    """Probability that the user's next event with a category has this category."""
 
     category: str
     probability: Probability
@@ -87,39 +87,39 @@ class Score(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="valuestrea
     ltv: LifetimeValue
     #: Source offset of the last event that the score has seen.
     applied_offset: int
-    #: UTC date of the median time to the next order, under a hazard that is constant between the purchase horizons
-    #: and goes on as in the last (Friedman 1982); null where it is more than 365 days after ``as_of``.
+    #: UTC date of the median time to the next order. The hazard is taken as constant between the purchase horizons, and
+    #: goes on after the last as before it (Friedman 1982). Null if the date is more than 365 days after ``as_of``.
     expected_next_purchase: str | None = None
-    #: The most probable three, best first; empty where the model does not tell.
+    #: The three most probable categories, best first; empty if the model does not predict categories.
     next_category: list[NextCategory] = []
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
-    """Why a user is at risk: ``effect`` is how much of the churn logit goes when this is taken away (above 0)."""
+    """Why a user is at risk. ``effect``, above 0, is by how much the churn logit falls when this is taken away."""
 
-    #: silence, fewer_visits, spend_down, no_recent_order, short_history, carts_abandoned, refunds or bad_review.
+    #: One of: silence, fewer_visits, spend_down, no_recent_order, short_history, carts_abandoned, refunds, bad_review.
     code: str
     text: str
     effect: float
 
 
 class Alert(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag="valuestream.alert.v1", tag_field="schema"):
-    """A rule fired for a user: the score that did it, and reasons.
+    """A rule fired for a user: the score that made it fire, and the reasons.
 
-    ``previous_band`` is the rule's own (low or high, with hysteresis), null where the user was never scored; the
-    score's band is by the model's thresholds.
+    ``previous_band`` is the band that the rule keeps for the user (low or high, with hysteresis), null if the user was
+    never scored. The band in the score comes from the thresholds of the model.
     """
 
     alert_id: str
     rule: Literal["churn_high"]
     previous_band: str | None
     score: Score
-    #: Strongest first, at most four; empty where nothing true could be said, or under load.
+    #: At most four, strongest first; empty if nothing true could be said, or under load.
     reasons: list[Reason]
 
 
 def json_schema(record: type[Score] | type[Alert]) -> dict[str, Any]:
-    """JSON Schema (2020-12) of one record; further fields are allowed, as they may be added."""
+    """JSON Schema (2020-12) of one record. It allows further fields, because a later release may add some."""
     schema = msgspec.json.schema(record)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

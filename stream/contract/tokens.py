@@ -1,7 +1,7 @@
-"""The model's two inputs: token channels per event, numeric features per user.
+"""The two inputs of the model: token channels for each event, numeric features for each user.
 
-A change of a channel's meaning or size, or of a feature's name, order or meaning raises the version: a model
-made for another version is refused at start-up.
+The version must be raised when the meaning or size of a channel changes, or the name, order or meaning of a feature. A
+model made for another version is refused at start-up.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ __all__ = ["CHANNELS", "CHANNEL_SIZES", "FEATURES", "FEATURES_VERSION", "LENGTHS
 TOKENS_VERSION: Final = 2
 FEATURES_VERSION: Final = 2
 
-#: channel → number of its values (0 is padding, or "not given"). One position per event. Category and item are the
-#: hash buckets of the state as they are: the model folds them, or looks them up in its table of product texts.
+#: Channel → number of its values (0 is padding, or "not given"). There is one position for each event. Category and
+#: item are the hash buckets of the state, unchanged: the model folds them, or looks them up in its table of product
+#: texts.
 CHANNEL_SIZES: Final = {
     "type": 16,
     "category": 65_536,
@@ -28,10 +29,10 @@ CHANNEL_SIZES: Final = {
     "age": 48,
 }
 CHANNELS: Final = tuple(CHANNEL_SIZES)
-#: Histories are padded to the next of these lengths, so that the model sees few shapes.
+#: A history is padded to the next of these lengths, so that the model sees few shapes.
 LENGTHS: Final = (8, 16, 32, 64)
 
-#: The one order of the numeric features.
+#: The numeric features, in the order in which the model reads them.
 FEATURES: Final = (
     *(f"{t.name.lower()}_{w}" for w in WINDOWS for t in EventType),
     *(f"revenue_{w}" for w in WINDOWS),

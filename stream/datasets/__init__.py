@@ -1,5 +1,5 @@
-"""Where events come from when no shop sends them: real files and a simulated market.
+"""Where events come from if no shop sends them: files of known data sets, and a simulated market.
 
-``events`` is the envelope both write, ``formats`` reads files of known data sets, ``shoppers`` simulates a
-market of which the truth is known. All three are pure: no Kafka, no settings, no command line.
+``events`` is the envelope that both write. ``formats`` reads the files. ``market`` simulates shoppers, and knows who
+has left for good. All three are pure: no Kafka, no settings, no command line.
 """

@@ -1,4 +1,4 @@
-"""The Segment ``track`` envelope that files and the simulator write, and its way to key and value bytes."""
+"""Events as the file readers and the simulator write them: the Segment ``track`` envelope, and its key and value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Record = tuple[bytes, bytes, int]
 
 
 class Properties(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What a shop says about one event; what is not known is left out of the JSON."""
+    """What a shop says about one event. Unknown fields are left out of the JSON."""
 
     product_id: str | None = None
     category: str | None = None
@@ -29,7 +29,7 @@ class Properties(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", tag="track", rename="camel", gc=False):
-    """One event in the Segment e-commerce spec; ``timestamp`` is event time, in UTC.
+    """One event of the Segment e-commerce spec. ``timestamp`` is the event time, in UTC.
 
     >>> from datetime import UTC
     >>> when = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
@@ -52,28 +52,28 @@ class Event(msgspec.Struct, frozen=True, tag_field="type", tag="track", rename="
         return round(self.timestamp.timestamp() * 1000)
 
     def encode(self) -> bytes:
-        """Give the JSON bytes of the envelope."""
+        """The JSON bytes of the envelope."""
         return _ENCODER.encode(self)
 
     def record(self) -> Record:
-        """Give key, value and event time, ready for Kafka."""
+        """Key, value and event time, ready for Kafka."""
         return self.user_id.encode(), _ENCODER.encode(self), self.time_ms
 
 
 class RawEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event that is JSON already and is sent byte for byte as it was found."""
+    """An event that is JSON already. It is sent byte for byte as it was read."""
 
     key: bytes
     value: bytes
     time_ms: int
 
     def record(self) -> Record:
-        """Give key, value and event time, ready for Kafka."""
+        """Key, value and event time, ready for Kafka."""
         return self.key, self.value, self.time_ms
 
 
 def event_stream(events: Iterable[Event | RawEvent]) -> Iterator[Record]:
-    """Give key, value and event time in milliseconds of each event, in the order given."""
+    """Yield key, value and event time in milliseconds of each event, in the same order."""
     return (event.record() for event in events)
 
 

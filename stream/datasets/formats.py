@@ -1,15 +1,15 @@
-"""Readers of known data files: each gives events in event-time order, the same ones on every reading.
+"""Formats: read the files of known data sets as events, in event-time order and the same ones every time.
 
 ==================  ==================================================================================
 uci-online-retail   UCI Online Retail as Parquet; one order (or refund) per invoice, GBP, times as UTC
-tmall               Tmall 2014 clickstream, CSV; days of 2013, no prices, the brand stands for the product
+tmall               Tmall 2014 clickstream, CSV; days of 2013, no prices, brands stand for products
 cdnow               CDNOW master or sample, text columns; one order per transaction, USD
-rees46              REES46 Open CDP, CSV; streamed, so that a file larger than memory can be read
-jsonl               events that are JSON already, one a line, sent as they are and in file order
+rees46              REES46 Open CDP, CSV; streamed, so that a file can be larger than memory
+jsonl               events that are JSON already, one on each line; sent unchanged, in file order
 ==================  ==================================================================================
 
-Text files may be gzipped. Message ids are hashes of content and place in the file, so the events of a
-file that is replayed twice are known as repeats.
+Text files may be gzipped. A message id is a hash of the content and the place in the file. So if a file is replayed
+twice, its events are known as repeated.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from typing import Final
 from stream.datasets.events import Event, Properties, RawEvent
 from stream.datasets.jsonl import read_jsonl
 from stream.datasets.reading import ReadSummary, message_id, refuse_shape, spread_days, text_lines, utc
-from stream.datasets.retail import read_uci_online_retail
+from stream.datasets.uci_online_retail import read_uci_online_retail
 from stream.errors import ConfigError
 
 __all__ = ["FORMATS", "ReadSummary", "read_events"]
 
-#: Lines that the REES46 reader holds back to put small disorder right; the published files have none.
+#: The REES46 reader holds this many lines back, to sort lines that are slightly out of order. The published files have
+#: no such lines.
 REORDER_EVENTS_MAX: Final = 10_000
 
 
 def read_events(path: Path, format: str, summary: ReadSummary | None = None) -> Iterator[Event | RawEvent]:
-    """Give the events of a file in event-time order; ``summary`` counts lines, events and dropped lines.
+    """The events of a file, in event-time order. ``summary`` counts lines, events and dropped lines.
 
-    Raises ConfigError for an unknown format or a missing file at once, for a wrong shape on the first event.
+    Raises ConfigError: at once for an unknown format or a missing file, at the first event for a file of a wrong shape.
     """
     if format not in FORMATS:
         raise ConfigError(f"format is {format!r}, known are {', '.join(FORMATS)}; check --format")
@@ -67,8 +68,8 @@ def _tmall(path: Path, summary: ReadSummary) -> Iterator[Event]:
             summary.dropped["unreadable"] += 1
     for when, (line, user, brand, name) in spread_days(rows):
         summary.events += 1
-        ident = message_id("tmall", line, user, brand, name, when)
-        yield Event(name, ident, user, when, Properties(product_id=brand))
+        event_id = message_id("tmall", line, user, brand, name, when)
+        yield Event(name, event_id, user, when, Properties(product_id=brand))
 
 
 # CDNOW ------------------------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ def _cdnow(path: Path, summary: ReadSummary) -> Iterator[Event]:
             continue
         summary.lines += 1
         try:
-            # The sample has its own customer number after the master's.
+            # The sample file has its own customer number after that of the master file.
             user, *_, date, units, dollars = fields
             day = datetime.strptime(date, "%Y%m%d").replace(tzinfo=UTC)
             rows.append((day, (line, user, int(units), float(dollars))))
@@ -92,11 +93,11 @@ def _cdnow(path: Path, summary: ReadSummary) -> Iterator[Event]:
             summary.dropped["unreadable"] += 1
     for when, (line, user, n_units, total) in spread_days(rows):
         summary.events += 1
-        ident = message_id("cdnow", line, user, when, n_units, total)
+        event_id = message_id("cdnow", line, user, when, n_units, total)
         properties = Properties(
-            category="music", quantity=n_units, order_id=f"cdnow-{ident[:16]}", total=total, currency="USD"
+            category="music", quantity=n_units, order_id=f"cdnow-{event_id[:16]}", total=total, currency="USD"
         )
-        yield Event("Order Completed", ident, user, when, properties)
+        yield Event("Order Completed", event_id, user, when, properties)
 
 
 # REES46 -----------------------------------------------------------------------------------------------
@@ -114,18 +115,18 @@ _REES46_NAMES: Final = {
 
 
 def _rees46(path: Path, summary: ReadSummary) -> Iterator[Event]:
-    """Give an event per line; a purchased product is an order of its own, as there are no order ids."""
+    """Yield an event for each line. Each purchased product is an order of its own, because there are no order ids."""
     yield from _reordered(_rees46_lines(path, summary), summary)
 
 
 def _rees46_lines(path: Path, summary: ReadSummary) -> Iterator[Event]:
     for line, row in enumerate(_table(path, "rees46", _REES46_COLUMNS, summary)):
-        time, type_, product, category_id, category_code, brand, price, user, _session = row
+        time, kind, product, category_id, category_code, brand, price, user, _session = row
         if not user:
             summary.dropped["without user"] += 1
             continue
         try:
-            name, when, value = _REES46_NAMES[type_], utc(time.removesuffix(" UTC")), float(price or 0)
+            name, when, value = _REES46_NAMES[kind], utc(time.removesuffix(" UTC")), float(price or 0)
         except (ValueError, KeyError):
             summary.dropped["unreadable"] += 1
             continue
@@ -134,27 +135,27 @@ def _rees46_lines(path: Path, summary: ReadSummary) -> Iterator[Event]:
             category=category_code or category_id or None,
             price=value,
             quantity=1,
-            total=value if type_ == "purchase" else None,
+            total=value if kind == "purchase" else None,
             name=brand or None,
         )
         yield Event(name, message_id("rees46", line, *row), user, when, properties)
 
 
 def _reordered(events: Iterator[Event], summary: ReadSummary) -> Iterator[Event]:
-    """Sort by event time within a window of lines; what is older still goes out late, counted."""
-    window: list[tuple[datetime, int, Event]] = []
+    """Sort by event time, with up to ``REORDER_EVENTS_MAX`` events held back. Those still late are sent and counted."""
+    held: list[tuple[datetime, int, Event]] = []
     newest = datetime.min.replace(tzinfo=UTC)
     for n, event in enumerate(events):
         item = (event.timestamp, n, event)
-        if len(window) < REORDER_EVENTS_MAX:
-            heapq.heappush(window, item)
+        if len(held) < REORDER_EVENTS_MAX:
+            heapq.heappush(held, item)
             continue
-        when, _, event = heapq.heappushpop(window, item)
+        when, _, event = heapq.heappushpop(held, item)
         summary.events += 1
         summary.out_of_order += when < newest
         newest = max(newest, when)
         yield event
-    for when, _, event in sorted(window):
+    for when, _, event in sorted(held):
         summary.events += 1
         summary.out_of_order += when < newest
         yield event
@@ -164,7 +165,7 @@ def _reordered(events: Iterator[Event], summary: ReadSummary) -> Iterator[Event]
 
 
 def _table(path: Path, name: str, columns: tuple[str, ...], summary: ReadSummary) -> Iterator[list[str]]:
-    """Give the rows of a CSV file that has exactly these columns; rows of another length are dropped."""
+    """Yield the rows of a CSV file with exactly these columns. Rows of another length are dropped and counted."""
     rows = csv.reader(text_lines(path))
     try:
         header = next(rows, [])
@@ -182,7 +183,7 @@ def _table(path: Path, name: str, columns: tuple[str, ...], summary: ReadSummary
 
 _Reader = Callable[[Path, ReadSummary], Iterator[Event | RawEvent]]
 
-#: Every format by its name on the command line.
+#: Name on the command line → reader.
 FORMATS: Final[dict[str, _Reader]] = {
     "uci-online-retail": read_uci_online_retail,
     "tmall": _tmall,

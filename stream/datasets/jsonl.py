@@ -1,4 +1,4 @@
-"""Events that are JSON already: each line is sent byte for byte as it is, in file order."""
+"""JSON lines: read events that are JSON already, and keep each line byte for byte, in file order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["read_jsonl"]
 
 
 class _Line(msgspec.Struct):
-    """The fields of a JSON event that its key and its pace need."""
+    """The fields of a JSON event that we read: the user for the record key, the time for the pace of a replay."""
 
     user: str | int | None = msgspec.field(name="userId", default=None)
     flat_user: str | int | None = msgspec.field(name="user_id", default=None)
@@ -24,7 +24,7 @@ class _Line(msgspec.Struct):
 
 
 def read_jsonl(path: Path, summary: ReadSummary) -> Iterator[RawEvent]:
-    """Give each line as it is; a line that says no time keeps the pace of the one before."""
+    """Yield each line unchanged. A line without a time gets the time of the line before it."""
     decode = msgspec.json.Decoder(_Line).decode
     time_ms = 0
     for number, text in enumerate(text_lines(path), start=1):
@@ -47,7 +47,7 @@ def read_jsonl(path: Path, summary: ReadSummary) -> Iterator[RawEvent]:
 
 
 def _time_ms(stated: str | float | None, before: int) -> int:
-    """Read a time in ISO form, seconds or milliseconds; keep the one before where there is none."""
+    """Read a time in ISO form, seconds or milliseconds. If there is none, or it is unreadable, return ``before``."""
     try:
         if isinstance(stated, str):
             return round(utc(stated).timestamp() * 1000)

@@ -1,4 +1,4 @@
-"""What all file readers share: the summary, opening text, message ids, and days spread into instants."""
+"""Reading: what all file readers share. They open text, make message ids, and spread the events of a day over it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Row = TypeVar("Row")
 
 @dataclass
 class ReadSummary:
-    """What became of a file's lines; filled while its events are read."""
+    """What became of the lines of a file. It is filled while the events are read."""
 
     lines: int = 0
     events: int = 0
@@ -38,7 +38,10 @@ class ReadSummary:
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """Give the lines of a text file, gzipped or plain; a broken archive or other bytes are refused."""
+    """Yield the lines of a text file, gzipped or plain.
+
+    Raises ConfigError for a damaged archive and for bytes that are not UTF-8.
+    """
     try:
         with path.open("rb") as probe:
             zipped = probe.read(2) == _GZIP_MAGIC
@@ -54,12 +57,12 @@ def text_lines(path: Path) -> Iterator[str]:
 
 
 def refuse_shape(path: Path, name: str, found: str, expected: str) -> NoReturn:
-    """Say that a file is not of the format it is read as."""
+    """Raise the ConfigError of a file that does not have the format it is read as."""
     raise ConfigError(f"{path} is not a {name} file: found {found[:200]}, expected {expected}; check --format")
 
 
 def message_id(source: str, ordinal: int, *content: object) -> str:
-    """Hash an event's content and its place in the file; equal on every reading of the same file.
+    """A hash of the content of an event and its place in the file. It is the same on every reading of the file.
 
     >>> message_id("tmall", 1, "u", "view") == message_id("tmall", 1, "u", "view")
     True
@@ -70,7 +73,7 @@ def message_id(source: str, ordinal: int, *content: object) -> str:
 
 
 def spread_days(rows: Sequence[tuple[datetime, Row]]) -> Iterator[tuple[datetime, Row]]:
-    """Give rows known to the day in day order, those of one day evenly over it in the order given.
+    """Give rows that have only a day a time of day. Days ascend; rows of one day keep their order, evenly spread.
 
     >>> day = datetime(2013, 6, 4, tzinfo=UTC)
     >>> [(when.hour, row) for when, row in spread_days([(day, "a"), (day, "b")])]
@@ -86,6 +89,6 @@ def spread_days(rows: Sequence[tuple[datetime, Row]]) -> Iterator[tuple[datetime
 
 
 def utc(text: str) -> datetime:
-    """Read an ISO time; one without a zone is taken as UTC."""
+    """Read an ISO time. A time without a zone is taken as UTC."""
     when = datetime.fromisoformat(text)
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)

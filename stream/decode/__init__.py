@@ -1,1 +1,1 @@
-"""Raw records to typed events: envelopes, money, names and pseudonyms."""
+"""Decode raw records into typed events: envelopes, money, names and pseudonyms."""

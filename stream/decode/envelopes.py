@@ -1,7 +1,8 @@
-"""Envelopes: the shapes events come in, and how what we read of an event is taken out of each.
+"""Envelopes: describe the shapes in which events come, and take out of each shape what we read of an event.
 
-A shape is a typed struct, so that a wrong type is an error that names the field. What is read of every event comes as
-one plain tuple (a struct would cost as much as the rest of the row); what few events have is asked for.
+A shape is a typed struct, so that a wrong type is an error that names the field. What every event has is returned as
+one plain tuple, because a struct would cost as much as the rest of the row. What only few events have is read by
+separate functions, when it is needed.
 """
 
 from __future__ import annotations
@@ -19,27 +20,27 @@ __all__ = ["PRESETS", "Envelope", "Fields", "Name", "Time"]
 
 Name = str | int | None
 Time = datetime | float | int | None
-#: Of every event: its name, user, time, event id, category and item.
+#: What is read of every event: its name, user, time, event id, category and item.
 Fields = tuple[str, Name, Time, Name, Name, Name]
 _NO_TEXT: Final = msgspec.Raw()
 
 
 class Envelope(NamedTuple):
-    """A preset: the struct of a shape, and what is read of it."""
+    """A preset: the struct of a shape, and how it is read."""
 
     shape: type
-    #: None where an event is of no interest.
+    #: Gives None for an event of no interest.
     fields: Callable[[Any], Fields | None]
     order: Callable[[Any], Order]
-    #: What a review says, as JSON. It is read of reviews alone: an event whose text cannot be read is still an event,
-    #: and a text that is no text (80,000 empty lists) costs nothing.
+    #: The text of a review, as JSON. It is decoded only for reviews. So an event with an unreadable text is still an
+    #: event, and a "text" that is something else (80,000 empty lists) costs nothing.
     text: Callable[[Any], msgspec.Raw]
-    #: Event names in lower case.
+    #: Event name, in lower case → type.
     names: Mapping[str, EventType]
 
 
 # -- Segment ----------------------------------------------------------------------------------------------
-# The shapes hold no cycle, so gc=False: the garbage collector need not look at them.
+# gc=False: the shapes cannot refer to themselves, so the garbage collector need not visit them.
 
 
 class _Product(msgspec.Struct, frozen=True, gc=False):

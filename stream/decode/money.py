@@ -1,4 +1,4 @@
-"""Money: what was paid, in whole hundredths of one reporting currency."""
+"""Money: say what was paid, in whole hundredths of one reporting currency."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from stream.errors import EventError
 
 __all__ = ["ABSENT", "Amount", "Line", "Money", "Order"]
 
-#: What senders write where they have no id or no amount.
+#: What senders write when they have no id or no amount.
 ABSENT: Final = (None, "")
 
 Amount = float | int | str | None
 
 
 class Line(Protocol):
-    """A line of an order: so many of a thing, at the price of one."""
+    """A line of an order: the price of one piece, and how many pieces."""
 
     @property
     def price(self) -> Amount: ...  # noqa: D102
@@ -28,7 +28,7 @@ class Line(Protocol):
 
 
 class Order(NamedTuple):
-    """What an event says of money; where ``amount`` is absent, price × quantity of the lines make it."""
+    """What an event says about money. If ``amount`` is absent, it is the sum of price × quantity over the lines."""
 
     order_id: str | int | None
     amount: Amount
@@ -38,18 +38,24 @@ class Order(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """The reporting currency, and what one unit of other currencies is worth in it."""
+    """The reporting currency, and what one unit of each other currency is worth in it."""
 
     currency: str
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def paid(self, order: Order) -> int:
-        """What an order comes to, in hundredths; raises EventError as :meth:`hundredths`, and for no number."""
+        """What an order comes to, in hundredths.
+
+        Raises EventError for an amount that is not a number, and wherever :meth:`hundredths` does.
+        """
         amount = _line_total(order.lines) if order.amount in ABSENT else _number(order.amount)
         return self.hundredths(amount, order.currency) if amount else 0
 
     def hundredths(self, amount: float, currency: str | None) -> int:
-        """Convert; raises EventError for a currency without a rate or an amount that cannot be stored."""
+        """Convert an amount to hundredths of the reporting currency.
+
+        Raises EventError for a currency without a rate, and for an amount too large to be stored.
+        """
         if currency and currency != self.currency:
             rate = self.rates.get(currency)
             if rate is None:

@@ -1,7 +1,7 @@
-"""Names: what events, categories and items are called, as small numbers.
+"""Names: turn the names of events, categories and items into small numbers.
 
-The numbers are remembered by name in dicts of bounded size. Only text is ever a key of them: a dict of numbers has no
-secret seed, so whoever chooses the numbers can make it slow.
+The numbers are remembered by name in dicts of bounded size. Only text is ever a key of these dicts. Python hashes text
+with a secret seed, but numbers without one: a sender who chooses the numbers could make a dict of numbers slow.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from stream.contract.events import EventType
 
 __all__ = ["EventKinds", "HashBuckets", "hash_bucket"]
 
-#: Names remembered with their hash bucket, and the longest of them: together at most some 10 MB.
+#: This many names are remembered with their hash bucket, none longer than this: together at most about 10 MB.
 _BUCKETS_MAX: Final = 100_000
 _NAME_REMEMBERED_MAX: Final = 64
-#: Spellings of event names that are remembered; a shop has some dozens.
+#: This many spellings of event names are remembered; a shop has a few dozen.
 _SPELLINGS_MAX: Final = 1_000
-# A plain integer: looking a member up costs more than the rest of a look-up.
+# A plain integer: looking up an enum member costs more than the rest of a look-up.
 _OTHER: Final = int(EventType.OTHER)
 
 
 def hash_bucket(name: str | int | None) -> int:
-    """The bucket 1..65535 by which a category or item is known in state and tokens; 0 where none is given.
+    """The hash bucket (1 to 65535) that stands for a category or item in state and tokens; 0 if there is no name.
 
     >>> hash_bucket("shoes"), hash_bucket(17) == hash_bucket("17"), hash_bucket("")
     (42997, True, 0)
@@ -36,7 +36,7 @@ def hash_bucket(name: str | int | None) -> int:
 
 
 class HashBuckets(dict[str | int | None, int]):
-    """:func:`hash_bucket` as a dict, which remembers the names it met last.
+    """:func:`hash_bucket` as a dict that remembers the names it met since it was last emptied.
 
     >>> buckets = HashBuckets()
     >>> buckets["shoes"], buckets[None], buckets.names()
@@ -59,16 +59,19 @@ class HashBuckets(dict[str | int | None, int]):
         return bucket
 
     def names(self) -> dict[int, str]:
-        """Bucket → name of those remembered, the first where several share a bucket."""
+        """Bucket → name, for the names that are remembered. If several share a bucket, the first one met is given."""
         return {bucket: str(name) for name, bucket in reversed(self.items()) if bucket}
 
 
-#: Where no name is given; events without one are common.
+#: What stands for "no name"; events without one are common.
 _NO_NAME: Final[dict[str | int | None, int]] = {None: 0, "": 0}
 
 
 class EventKinds(dict[str, int]):
-    """Event name in any case → number of its :class:`EventType`; what is not in ``types`` (lower case) is OTHER."""
+    """Event name in any case → number of its :class:`EventType`.
+
+    ``types`` lists the known names in lower case. All other names are OTHER.
+    """
 
     def __init__(self, types: Mapping[str, EventType]) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ import numpy as np
 
 from stream.arrays import Codes, Instants, Mask, Rows
 from stream.contract.events import N_TYPES, EventType
-from stream.state.rings import distinct
+from stream.state.runs import distinct
 
 __all__ = ["OLDEST_SHARE", "OWED", "SILENCE", "YIELDING_SHARE", "YIELD_S", "ScoreQueue", "priorities"]
 

@@ -1,45 +1,49 @@
-"""Seen: the identities of the last accepted events of every user, by which repeats are known."""
+"""Duplicates: tell repeated events by the identities of the last accepted events of each user."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from stream.arrays import Hashes, Mask, Rows, UserRows
 from stream.contract.columns import SEEN_LEN
-from stream.state.rings import Runs, unrolled
+from stream.state.rings import unrolled
+from stream.state.runs import Runs
 
 __all__ = ["first_seen", "note_seen"]
 
-Array = npt.NDArray[Any]
 
+def first_seen(seen: Hashes, columns: UserRows, users: Rows, identities: Hashes) -> Mask:
+    """Which of these events are not repeats; shape ``(len(users),)``.
 
-def first_seen(seen: Array, columns: Array, users: Array, identity: Array) -> Array:
-    """Which of these events, grouped by user and in order of arrival, are not repeats; ``columns`` are of all users."""
+    The events are grouped by user and in order of arrival. ``seen`` (the rings of identities) and ``columns`` are those
+    of all users.
+    """
     keep = np.ones(len(users), bool)
-    for user in dict.fromkeys(users[_maybe_repeated(seen, users, identity)].tolist()):
+    for user in dict.fromkeys(users[_maybe_repeated(seen, users, identities)].tolist()):
         first, last = np.searchsorted(users, (user, user + 1))
         ring = unrolled(seen[user], columns["seen_len"][user], columns["seen_next"][user])
-        keep[first:last] = _first_seen_exactly(ring.tolist(), identity[first:last].tolist())
+        keep[first:last] = _first_seen_exactly(ring.tolist(), identities[first:last].tolist())
     return keep
 
 
-def _maybe_repeated(seen: Array, users: Array, identity: Array) -> Array:
-    """Which events have the identity of one that is remembered, or of another in the batch."""
-    known = seen.take(users, axis=0) == identity[:, None]
-    repeated: Array = known.any(axis=1) if known.any() else np.zeros(len(users), bool)
-    mixed = identity ^ (users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+def _maybe_repeated(seen: Hashes, users: Rows, identities: Hashes) -> Mask:
+    """Which events have a remembered identity, or the identity of another event in the batch."""
+    known = seen.take(users, axis=0) == identities[:, None]
+    repeated: Mask = known.any(axis=1) if known.any() else np.zeros(len(users), bool)
+    mixed = identities ^ (users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     ordered = np.sort(mixed)
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(twice):
-        # np.isin would ask np.unique, which imports numpy.ma first: the first events would wait 50 ms for it.
+        # np.isin would call np.unique, which imports numpy.ma at its first call: the first events would wait 50 ms.
         repeated |= twice[np.searchsorted(twice, mixed).clip(max=len(twice) - 1)] == mixed
     return repeated
 
 
 def _first_seen_exactly(recent: list[int], identities: list[int]) -> list[bool]:
-    """One user's events one by one: a repeat is one whose identity is among the last SEEN_LEN accepted."""
+    """Which events of one user, taken one by one, are not repeats.
+
+    An event is a repeat if its identity is among the last ``SEEN_LEN`` accepted ones.
+    """
     keep = []
     for identity in identities:
         keep.append(identity not in recent)
@@ -49,12 +53,12 @@ def _first_seen_exactly(recent: list[int], identities: list[int]) -> list[bool]:
     return keep
 
 
-def note_seen(seen: Array, users: Array, runs: Runs, changed: Array, identity: Array) -> None:
-    """Remember the identities of accepted events; ``changed`` are the users of the runs."""
+def note_seen(seen: Hashes, users: Rows, runs: Runs, *, changed: UserRows, identities: Hashes) -> None:
+    """Remember the identities of accepted events; ``changed`` are the columns of the users of the runs."""
     places = users * SEEN_LEN + runs.slots(changed["seen_next"], SEEN_LEN)
     if runs.longest > SEEN_LEN:
         last = runs.from_end < SEEN_LEN
-        places, identity = places[last], identity[last]
-    seen.reshape(-1)[places] = identity
+        places, identities = places[last], identities[last]
+    seen.reshape(-1)[places] = identities
     changed["seen_next"] = (changed["seen_next"] + runs.counts) % SEEN_LEN
     changed["seen_len"] = np.minimum(changed["seen_len"] + runs.counts, SEEN_LEN)

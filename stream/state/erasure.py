@@ -1,9 +1,9 @@
-"""Erasure: a user is forgotten, and a marker without their id stays, so that nothing brings them back.
+"""Erasure: forget a user, and keep a marker without their id, so that nothing brings them back.
 
-An erasure covers every event of the user up to its own source offset, and every event up to its time, however late
-and by whatever way that comes: a replay of the source, of the dead letters, of an old file. What is newer than both
-begins a new user. So it does not matter whether the erasures of a fetch are taken before or between its events, and
-taking one again changes nothing.
+An erasure covers every event of the user up to its own source offset, and every event up to its own time. It does not
+matter how late such an event comes, or from where: from a replay of the source, of the dead letters, of an old file. An
+event that is newer than both begins a new user. So the erasures of a fetch may be applied before its events or between
+them, and applying one again changes nothing.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from stream.errors import ContractError
 
 __all__ = ["COMMAND_HEADER", "ERASE", "Erasure", "Erasures", "Marker", "marker_key", "read_marker"]
 
-#: A record with the user's id as its key, no value, and this header with :data:`ERASE` asks for an erasure.
+#: A record asks for an erasure if its key is the user id, it has no value, and this header holds :data:`ERASE`.
 COMMAND_HEADER: Final = "valuestream.command"
 ERASE: Final = b"erase"
-#: No user id holds a NUL, so no user is taken for a marker.
+#: A marker's key begins with NUL. No user id holds one, so no user is taken for a marker.
 _PREFIX: Final = "\0"
-#: 128 bits: among 10 million erased users two are alike with a chance of 1.5e-25.
+#: 128 bits: among 10 million erased users, two have the same hash with a chance of 1.5e-25.
 _HASH_BYTES: Final = 16
-#: Version, offset, time. The offset stands where a packed user has its applied offset, so that of two markers too
-#: the one that has seen more is known. Versions count from 129: a release without markers refuses them as newer state.
+#: Version, offset, time. The offset stands where a packed user has the applied offset: so the one that has seen more is
+#: found among two markers as it is among two users. Versions count from 129: a release without markers refuses them as
+#: newer state.
 _MARKER: Final = struct.Struct("<BqI")
 _VERSION: Final = 129
 
 
 class Erasure(NamedTuple):
-    """A request: forget what ``user`` did up to source ``offset``, and up to event ``time`` in seconds."""
+    """A request to forget what ``user`` did up to source ``offset``, and up to event ``time`` in seconds."""
 
     user: str
     time: int
@@ -40,17 +41,17 @@ class Erasure(NamedTuple):
 
 
 class Marker(NamedTuple):
-    """What an erasure covers, without whose it was."""
+    """What an erasure covers. It does not say which user was erased."""
 
     time: int
     offset: int
 
     def covers(self, time: int, offset: int) -> bool:
-        """Whether an event of the erased user, of this time and source offset, is to be dropped."""
+        """Whether an event of the erased user with this time and source offset must be dropped."""
         return time <= self.time or offset <= self.offset
 
     def packed(self) -> bytes:
-        """As a changelog value of 13 bytes.
+        """The marker as a changelog value of 13 bytes.
 
         >>> read_marker(Marker(1_700_000_000, 7).packed())
         Marker(time=1700000000, offset=7)
@@ -59,7 +60,7 @@ class Marker(NamedTuple):
 
 
 def read_marker(value: bytes) -> Marker:
-    """The reverse of :meth:`Marker.packed`. Raises ContractError for another version."""
+    """Read what :meth:`Marker.packed` wrote. Raises ContractError for another version."""
     if len(value) != _MARKER.size or value[0] != _VERSION:
         raise ContractError(
             f"erasure marker has version {value[0] if value else 'none'} and {len(value)} bytes, this build reads"
@@ -70,7 +71,9 @@ def read_marker(value: bytes) -> Marker:
 
 
 def marker_key(user: str) -> str:
-    """The changelog key of a user's marker: NUL and 22 characters, which say whose it is only to who knows the id.
+    """The changelog key of a user's marker: NUL and 22 characters.
+
+    Only someone who knows the user id can tell that the marker belongs to that user.
 
     >>> len(marker_key("ann")), marker_key("ann") == marker_key("bob")
     (23, False)
@@ -80,7 +83,7 @@ def marker_key(user: str) -> str:
 
 
 class Erasures:
-    """The markers of one partition; empty, and then without cost, where nobody was erased."""
+    """The markers of one partition. If nobody was erased it is empty and costs nothing."""
 
     def __init__(self) -> None:
         self._markers: dict[str, Marker] = {}
@@ -93,25 +96,25 @@ class Erasures:
         return self._markers.get(marker_key(user))
 
     def covers(self, user: str, time: int, offset: int) -> bool:
-        """Whether an event is one of an erased user, from before the erasure."""
+        """Whether an event belongs to an erased user and is from before the erasure."""
         marker = self.marker_of(user)
         return marker is not None and marker.covers(time, offset)
 
     def note(self, erasure: Erasure) -> None:
-        """Keep a marker of this erasure; one that was noted before changes nothing."""
+        """Keep a marker of this erasure. An erasure that was noted before changes nothing."""
         self.put(marker_key(erasure.user), Marker(erasure.time, erasure.offset))
 
     def put(self, key: str, marker: Marker) -> None:
-        """Set a marker by its key, as far as it covers more than the one that is there."""
+        """Set a marker by its key. If there is one already, the larger time and the larger offset are kept."""
         known = self._markers.get(key, marker)
         self._markers[key] = Marker(max(known.time, marker.time), max(known.offset, marker.offset))
 
     @staticmethod
     def is_marker(key: str) -> bool:
-        """Whether a changelog key is that of a marker, not that of a user."""
+        """Whether a changelog key belongs to a marker and not to a user."""
         return key.startswith(_PREFIX)
 
     @staticmethod
     def any_marker(keys: Iterable[str]) -> bool:
-        """Whether there is a marker among these keys: their first character is in no user's id."""
+        """Whether there is a marker among these keys. No user id holds the character that their keys begin with."""
         return _PREFIX in "".join(keys)

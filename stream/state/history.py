@@ -1,88 +1,101 @@
-"""History: the last events of every user, oldest first in (time, content) order however they arrived."""
+"""History: keep the last events of every user in (time, content) order, in whatever order they arrived."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from stream.arrays import EventRows, HistoryRows, Mask, Opaque, Rows, UserRows
 from stream.contract.columns import HISTORY, HISTORY_LEN
-from stream.state.rings import Runs, opaque, order_keys
+from stream.state.rings import opaque
+from stream.state.runs import Runs, order_keys
 
 __all__ = ["remember"]
 
-Array = npt.NDArray[Any]
 
+def remember(
+    history: HistoryRows, users: Rows, runs: Runs, *, changed: UserRows, events: EventRows
+) -> tuple[Rows, Opaque]:
+    """Put events into the histories of their users, and keep each history in (time, content) order.
 
-def remember(history: Array, users: Array, runs: Runs, changed: Array, events: Array) -> tuple[Array, Array]:
-    """Put events into the histories, each kept in (time, content) order; returns whose what fell out is, and that.
+    ``events`` (``EVENT_PARTS``) are accepted events, grouped by user. ``users`` is the row of each, and ``changed`` has
+    the columns of the users of the runs; the lengths and next slots of their rings are updated there.
 
-    Events (``EVENT_PARTS``) are grouped by user, each accepted; ``changed`` (``USER``) are the users of the runs. What
-    falls out are ``HISTORY`` entries as items of bytes.
+    Returns the entries that fell out of the histories, and the row of the user that each belonged to: first the rows,
+    then the ``HISTORY`` entries as raw bytes.
     """
-    history, entries, times = opaque(history), events["entry"].copy(), events["time"]
-    before = np.concatenate((times[:1], times[:-1]))
-    before[runs.starts] = changed["last_time"]
-    in_turn = times > before
-    if in_turn.all():
-        return _append(history, users, runs, changed, entries)
-    behind = _sort(history, runs, changed, entries, ~in_turn)
-    merged = behind[runs.run_of]
+    cells, entries, times = opaque(history), events["entry"].copy(), events["time"]
+    previous = np.concatenate((times[:1], times[:-1]))
+    previous[runs.starts] = changed["last_time"]
+    in_order = times > previous
+    if in_order.all():
+        return _append(cells, users, runs, changed=changed, entries=entries)
+    overlapping = _sort(cells, runs, changed=changed, entries=entries, out_of_order=~in_order)
+    merged = overlapping[runs.run_of]
     appended = np.flatnonzero(~merged)
-    newer = _append(history, users[appended], runs.take(appended), changed, entries[appended])
-    older = _merge(history, users[merged], runs.rows, changed, behind, entries[merged])
+    newer = _append(cells, users[appended], runs.take(appended), changed=changed, entries=entries[appended])
+    older = _merge(
+        cells, users[merged], rows=runs.rows, changed=changed, overlapping=overlapping, entries=entries[merged]
+    )
     return np.concatenate((newer[0], older[0])), np.concatenate((newer[1], older[1]))
 
 
-def _sort(history: Array, runs: Runs, changed: Array, entries: Array, out_of_turn: Array) -> Array:
-    """Sort the runs that have such entries, in place; which runs begin before what their users have."""
-    behind = np.zeros(len(runs.rows), bool)
-    behind[runs.run_of[out_of_turn]] = True
-    at = np.flatnonzero(behind[runs.run_of])
+def _sort(cells: Opaque, runs: Runs, *, changed: UserRows, entries: Opaque, out_of_order: Mask) -> Mask:
+    """Sort, in place, the runs that have entries out of order.
+
+    Returns which runs overlap the histories of their users: they begin before the newest entry there.
+    """
+    overlapping = np.zeros(len(runs.rows), bool)
+    overlapping[runs.run_of[out_of_order]] = True
+    at = np.flatnonzero(overlapping[runs.run_of])
     keys = order_keys(entries[at].view(HISTORY))
     order = np.lexsort((keys, runs.run_of[at]))
     entries[at] = entries[at[order]]
-    following = changed["history_next"][behind].astype(np.int64)
-    newest = history[runs.rows[behind] * HISTORY_LEN + (following - 1) % HISTORY_LEN]
+    next_slots = changed["history_next"][overlapping].astype(np.int64)
+    newest = cells[runs.rows[overlapping] * HISTORY_LEN + (next_slots - 1) % HISTORY_LEN]
     is_older = keys[order][runs.rank[at] == 0] < order_keys(newest.view(HISTORY))
-    behind[behind] = is_older & (changed["history_len"][behind] > 0)
-    return behind
+    overlapping[overlapping] = is_older & (changed["history_len"][overlapping] > 0)
+    return overlapping
 
 
-def _append(history: Array, users: Array, runs: Runs, changed: Array, entries: Array) -> tuple[Array, Array]:
-    """Add entries that are newer than all that their users have; returns what they push out, and whose."""
+def _append(cells: Opaque, users: Rows, runs: Runs, *, changed: UserRows, entries: Opaque) -> tuple[Rows, Opaque]:
+    """Add entries that come after all entries of their users.
+
+    Returns the entries that they push out, and the row of the user that each belonged to: first the rows.
+    """
     slots = runs.slots(changed["history_next"], HISTORY_LEN)
-    places, taken = users * HISTORY_LEN + slots, slots < changed["history_len"][runs.run_of]
+    places, occupied = users * HISTORY_LEN + slots, slots < changed["history_len"][runs.run_of]
     changed["history_next"] = (changed["history_next"] + runs.counts) % HISTORY_LEN
     changed["history_len"] = np.minimum(changed["history_len"] + runs.counts, HISTORY_LEN)
-    if runs.longest <= HISTORY_LEN and not taken.any():
-        history[places] = entries
+    if runs.longest <= HISTORY_LEN and not occupied.any():
+        cells[places] = entries
         return users[:0], entries[:0]
     last = runs.from_end < HISTORY_LEN
-    taken &= last
-    whose = np.concatenate((users[taken], users[~last]))
-    pushed_out = np.concatenate((history[places[taken]], entries[~last]))
-    history[places[last]] = entries[last]
-    return whose, pushed_out
+    occupied &= last
+    owners = np.concatenate((users[occupied], users[~last]))
+    pushed_out = np.concatenate((cells[places[occupied]], entries[~last]))
+    cells[places[last]] = entries[last]
+    return owners, pushed_out
 
 
 def _merge(
-    history: Array, users: Array, rows: Array, changed: Array, behind: Array, entries: Array
-) -> tuple[Array, Array]:
-    """Add entries that came out of order: sort them together with the histories of their users, ``behind``."""
+    cells: Opaque, users: Rows, *, rows: Rows, changed: UserRows, overlapping: Mask, entries: Opaque
+) -> tuple[Rows, Opaque]:
+    """Add the entries of overlapping runs: sort them together with the histories of their users.
+
+    ``rows`` are the rows of all runs. Returns what falls out, in the same form as :func:`_append`.
+    """
     if not len(users):
         return users, entries
-    of, slots = np.nonzero(np.arange(HISTORY_LEN) < changed["history_len"][behind][:, None])
-    known = rows[behind][of]
+    nth, slots = np.nonzero(np.arange(HISTORY_LEN) < changed["history_len"][overlapping][:, None])
+    known = rows[overlapping][nth]
     users = np.concatenate((known, users))
-    entries = np.concatenate((history[known * HISTORY_LEN + slots], entries))
+    entries = np.concatenate((cells[known * HISTORY_LEN + slots], entries))
     order = np.lexsort((order_keys(entries.view(HISTORY)), users))
     users, entries = users[order], entries[order]
     runs = Runs.within(users)
     lengths = np.minimum(runs.counts, HISTORY_LEN)
     slots = lengths[runs.run_of] - 1 - runs.from_end
-    history[(users * HISTORY_LEN + slots)[slots >= 0]] = entries[slots >= 0]
-    changed["history_len"][behind] = lengths
-    changed["history_next"][behind] = lengths % HISTORY_LEN
+    cells[(users * HISTORY_LEN + slots)[slots >= 0]] = entries[slots >= 0]
+    changed["history_len"][overlapping] = lengths
+    changed["history_next"][overlapping] = lengths % HISTORY_LEN
     return users[slots < 0], entries[slots < 0]

@@ -1,44 +1,46 @@
-"""Snapshot: some users as they are at one moment, for the stages that score while the state goes on."""
+"""Snapshot: copy some users at one moment, for the stages that score while the state goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
+from stream.arrays import BucketRows, HistoryRows, Slots, UserRows
 from stream.state.rings import opaque
 
 __all__ = ["Snapshot"]
 
-Array = npt.NDArray[Any]
+#: What an array of records holds.
+Item = TypeVar("Item", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A copy of some users, safe to use while the state goes on.
 
-    ``users`` is ``(n,)`` of ``USER``; ``history`` is ``(n, HISTORY_LEN)`` of ``HISTORY``, oldest first, valid in
-    its first ``users["history_len"]`` entries; ``buckets`` is ``(m, BUCKET_SLOTS)`` of ``BUCKET`` for the users at
-    ``bucketed`` (indices into ``users``).
+    ``users`` is ``(n,)`` of ``USER``. ``history`` is ``(n, HISTORY_LEN)`` of ``HISTORY``, oldest first; the first
+    ``users["history_len"]`` entries are valid. ``buckets`` is ``(m, BUCKET_SLOTS)`` of ``BUCKET``, for the users who
+    have some: ``bucketed`` holds their indices into ``users``.
     """
 
     ids: list[str]
-    users: Array
-    history: Array
-    bucketed: Array
-    buckets: Array
+    users: UserRows
+    history: HistoryRows
+    bucketed: Slots
+    buckets: BucketRows
 
-    def take(self, which: Array) -> Snapshot:
-        """The users at these indices, which ascend."""
-        bucketed = np.isin(self.bucketed, which)
+    def take(self, indices: Slots) -> Snapshot:
+        """The users at these indices, which must ascend."""
+        bucketed = np.isin(self.bucketed, indices)
         return Snapshot(
-            [self.ids[i] for i in which.tolist()],
-            self.users[which],
-            self.history[which],
-            np.searchsorted(which, self.bucketed[bucketed]),
+            [self.ids[i] for i in indices.tolist()],
+            self.users[indices],
+            self.history[indices],
+            np.searchsorted(indices, self.bucketed[bucketed]),
             self.buckets[bucketed],
         )
 
@@ -57,8 +59,8 @@ class Snapshot:
         )
 
 
-def _joined(arrays: Sequence[Array]) -> Array:
+def _joined(arrays: Sequence[NDArray[Item]]) -> NDArray[Item]:
     """These arrays of records, one after the other."""
     shape, dtype = arrays[0].shape[1:], arrays[0].dtype
-    joined: Array = np.concatenate([opaque(array) for array in arrays]).view(dtype).reshape(-1, *shape)
+    joined: NDArray[Item] = np.concatenate([opaque(array) for array in arrays]).view(dtype).reshape(-1, *shape)
     return joined

@@ -26,7 +26,7 @@ from stream.commands.replay import replay
 from stream.commands.simulate import parse_start, simulate
 from stream.datasets.events import Record, event_stream
 from stream.datasets.formats import read_events
-from stream.datasets.shoppers import Market
+from stream.datasets.market import Market
 from stream.errors import ConfigError, ValuestreamError
 from stream.kafka import sender
 from stream.kafka.clients import kafka_python_config

@@ -10,7 +10,7 @@ import pytest
 
 from model_export.data.event_log import DataConfig, EventLog, fingerprint, load
 from stream.commands.broker.processes import free_port
-from stream.datasets.shoppers import Market
+from stream.datasets.market import Market
 from stream.errors import ConfigError
 from stream.kafka.events_topic import Topic, end_offsets, read_topic
 from stream.settings import Settings

@@ -1,4 +1,4 @@
-"""The model folder: only one that is whole, unaltered and of this version is read."""
+"""A model folder is read only if it is whole, unaltered and of this version."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def write(folder: Path, change: Change = lambda manifest: None) -> None:
 
 
 def refused(folder: Path, error: type[ValuestreamError], *says: str) -> None:
-    """Reading is refused with one line that says all of this."""
+    """Assert that the folder is refused with this error, in one line that holds all these texts."""
     with pytest.raises(error) as caught:
         read_manifest(folder)
     assert type(caught.value) is error
@@ -80,14 +80,14 @@ def test_manifest_reads_back_with_the_hash_of_its_bytes(folder: Path) -> None:
     assert sha256 == hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest()
 
 
-def test_shipped_model_is_one() -> None:
+def test_shipped_model_is_a_valid_model_folder() -> None:
     manifest, sha256 = read_manifest(DEMO_MODEL)
     assert re.fullmatch("[0-9a-f]{64}", sha256)
     assert {MODEL_FILE, GOLDEN_FILE} <= manifest.files.keys()
     assert 0 < manifest.bands[0] < manifest.bands[1] < 1
 
 
-def test_fields_of_a_later_release_are_of_no_concern(folder: Path) -> None:
+def test_fields_of_a_later_release_are_ignored(folder: Path) -> None:
     write(folder, lambda m: m.update(new={"field": 1}))
     assert read_manifest(folder)[0] == MANIFEST
 
@@ -114,7 +114,7 @@ def test_altered_file_is_refused_by_name_with_both_hashes(folder: Path, name: st
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_manifest_that_does_not_vouch_for_a_file_is_refused(folder: Path, name: str) -> None:
+def test_manifest_that_does_not_list_a_file_is_refused(folder: Path, name: str) -> None:
     write(folder, lambda m: m["files"].pop(name))
     refused(folder, ContractError, f"does not list {name}; export the model again")
 
@@ -178,7 +178,7 @@ def test_calibrator_that_would_not_keep_the_ranking_is_refused(
         refused(folder, ContractError, str(folder / MANIFEST_FILE), says)
 
 
-def test_manifest_of_the_first_release_is_refused_by_its_version_not_by_its_look(folder: Path) -> None:
+def test_manifest_of_the_first_release_is_refused_by_its_version_not_by_its_shape(folder: Path) -> None:
     first = {"churn": {"slope": 1.0, "intercept": 0.0}, "purchase": [{"slope": 1.0, "intercept": 0.0}] * 2}
     write(folder, lambda m: m.update(features_version=1, calibration=first))
     refused(folder, ContractError, "features_version is 1, this build serves 2; train and export the model again")

@@ -1,4 +1,4 @@
-"""The records: a reader of one release understands those of another."""
+"""Score records: a reader of one release understands the records of another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FULL = Score(
     expected_next_purchase="2025-07-01",
     next_category=[NextCategory("shoes", 0.4)],
 )
-#: As the first release wrote it.
+#: A score as the first release wrote it.
 FIRST = (
     b'{"schema":"valuestream.score.v1","score_id":"s","user_id":"ann","as_of":"2025-05-01T12:34:56Z",'
     b'"model":{"name":"m","version":"1","sha256":"' + b"a" * 64 + b'"},"n_events":57,"data_sufficiency":"ok",'
@@ -34,7 +34,7 @@ def test_record_reads_back_as_it_was_written() -> None:
     assert msgspec.json.decode(msgspec.json.encode(FULL), type=Score) == FULL
 
 
-def test_record_of_the_first_release_reads_as_one_that_lacks_what_was_added() -> None:
+def test_record_of_the_first_release_reads_without_the_fields_added_later() -> None:
     found = msgspec.json.decode(FIRST, type=Score)
     assert (found.churn.percentile, found.churn.interval, found.ltv.interval) == (None, None, None)
     assert (found.expected_next_purchase, found.next_category) == (None, [])

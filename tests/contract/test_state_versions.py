@@ -1,4 +1,4 @@
-"""State of earlier releases is read to the last bit; state that is newer or damaged is refused before it does harm."""
+"""State of earlier releases is read exactly. Newer or damaged state is refused before it does harm."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Fixture = dict[str, dict[str, Any]]
 
 
 def fixture(version: int) -> Fixture:
-    """User → ``value`` as that release packed it, and what the user ``holds``."""
+    """User → ``value``, as that release packed it, and ``holds``, what the user held."""
     lines = (FIXTURES / f"state-v{version}.jsonl").read_text(encoding="utf-8").splitlines()
     users = {line["user"]: line for line in map(json.loads, lines)}
     return {user: {**line, "value": base64.b64decode(line["value"])} for user, line in users.items()}
@@ -47,12 +47,12 @@ def loaded(values: dict[str, bytes]) -> PartitionState:
 
 
 def held(state: PartitionState) -> dict[str, Any]:
-    """What every user holds, as the fixtures say it."""
+    """What every user holds, in the form of the fixtures."""
     return {user: json.loads(json.dumps(holds(state, row))) for row, user in enumerate(state.ids)}
 
 
 def expected(users: Fixture) -> dict[str, Any]:
-    """What every user held; the columns that their release did not have are those of a new user."""
+    """What every user held. Columns that their release did not have are those of a new user."""
     fresh = {name: FRESH_USER[name].item() for name in USER.names or ()}
     rings = ("history_len", "history_next", "seen_len", "seen_next")
     lacking = {name: value for name, value in fresh.items() if name not in rings}
@@ -73,7 +73,7 @@ def test_fixtures_are_of_the_version_in_their_name_and_hold_every_kind_of_user(v
     assert any(line["holds"]["buckets"] for line in users.values())
 
 
-def test_state_of_this_and_earlier_releases_reads_to_exactly_what_it_held(version: int) -> None:
+def test_state_of_this_and_earlier_releases_reads_back_exactly(version: int) -> None:
     users = fixture(version)
     state = loaded({user: line["value"] for user, line in users.items()})
     assert held(state) == expected(users)
@@ -85,7 +85,7 @@ def test_values_of_several_versions_may_come_in_one_batch_in_any_order() -> None
     assert held(loaded({user: line["value"] for user, line in shuffled.items()})) == expected(shuffled)
 
 
-def test_what_was_read_is_packed_in_the_present_version_and_reads_again_as_equal(version: int) -> None:
+def test_read_state_is_packed_in_the_present_version_and_reads_back_equal(version: int) -> None:
     users = fixture(version)
     state = loaded({user: line["value"] for user, line in users.items()})
     packed = dict(zip(state.ids, changelog.pack(state, np.arange(len(state))), strict=True))
@@ -99,14 +99,14 @@ def test_layout_does_not_change_without_a_new_version() -> None:
     assert dict(zip(state.ids, changelog.pack(state, np.arange(len(state))), strict=True)) == values
 
 
-def test_user_read_from_an_earlier_release_goes_on_as_one_who_never_left_memory(version: int) -> None:
+def test_user_read_from_an_earlier_release_goes_on_like_one_who_never_left_memory(version: int) -> None:
     users = fixture(version)
     old = loaded({user: line["value"] for user, line in users.items()})
     never_packed = PartitionState(lateness_s=50 * DAY_S)
     make_state.take_in(never_packed, HISTORIES)
     make_state.take_in(never_packed, {"scored-then-active": [(5, "view", 0)]}, offset=1_000_000)
     for state in (old, never_packed):
-        # Some of these came before, some fill a history, some fall behind it.
+        # Some of these events are repeats, some fill a history, some are older than all of it.
         make_state.take_in(state, {user: events[-3:] for user, events in HISTORIES.items()})
         make_state.take_in(state, {user: [(3, "cart", 0), (9 * DAY_S, "view", 0)] for user in HISTORIES}, 2_000_000)
     rows = [state.snapshot(state.rows_of(list(users))) for state in (old, never_packed)]
@@ -134,7 +134,7 @@ def test_newer_state_is_refused_with_both_versions_and_what_to_do(newer: int) ->
 
 
 @pytest.mark.parametrize("record", [Score, Alert])
-def test_record_of_a_newer_schema_is_told_from_ours_by_its_name(record: type) -> None:
+def test_record_of_a_newer_schema_is_refused_by_its_name(record: type) -> None:
     name = record.__struct_config__.tag
     newer = json.dumps({"schema": re.sub(r"v1$", "v2", name)}).encode()
     with pytest.raises(msgspec.ValidationError, match=r"v2.*\$\.schema"):
@@ -154,12 +154,12 @@ def test_model_of_a_newer_release_is_refused_with_both_versions_and_what_to_do(
 @pytest.mark.parametrize(
     "metadata", ["v2:1700000000:5.000", "v1:1700000000:5.000:more", "v1:17000000000:5.000", "", "é"]
 )
-def test_commit_of_a_newer_release_or_another_tool_has_an_offset_and_no_clock(metadata: str) -> None:
+def test_commit_of_a_newer_release_or_another_tool_gives_only_an_offset(metadata: str) -> None:
     assert Position.read(7, metadata) == Position(7)
 
 
 @given(st.text() | st.from_regex(r"v[12]:[0-9]*:[0-9.]*"))
-def test_commit_metadata_of_any_text_is_read(metadata: str) -> None:
+def test_commit_metadata_of_any_text_can_be_read(metadata: str) -> None:
     found = Position.read(7, metadata)
     assert found.offset == 7
     assert found == Position(7) or Position.read(7, found.metadata()) == found
@@ -171,7 +171,7 @@ VALUES = [line["value"] for v in USER_BYTES for line in fixture(v).values()]
 
 
 def outcome(value: bytes) -> str:
-    """What becomes of a value between two good ones: refused, or users whom the state can go on with."""
+    """What becomes of a value between two good ones: it is refused, or it is read and the state goes on with it."""
     state, good = PartitionState(lateness_s=0), VALUES[-1]
     try:
         changelog.load(state, ["before", "damaged", "after"], [good, value, good])
@@ -187,16 +187,16 @@ def outcome(value: bytes) -> str:
 
 
 def cuts() -> Iterator[bytes]:
-    """The shortest values cut at every byte, the longest at some, and with bytes too many."""
+    """Short values cut at every byte, long ones at some bytes, and all with some bytes too many."""
     for value in VALUES:
         for end in range(0, len(value), 1 if len(value) < 200 else 97):
             yield value[:end]
         yield from (value + b"\0" * n for n in (1, 7, 9))
 
 
-def test_value_that_was_cut_or_has_bytes_too_many_is_refused_wherever_it_ends() -> None:
+def test_value_that_was_cut_anywhere_or_has_bytes_too_many_is_refused() -> None:
     found = {(value, outcome(value)) for value in set(cuts())}
-    # A whole review that waits is eight bytes at the end: without them it is the value of an earlier checkpoint.
+    # A review that awaits its sentiment takes the last eight bytes. Without them a value is still a good value.
     shorter = {value[:-8] for value in VALUES}
     assert {value for value, what in found if what == "read"} <= shorter
 
@@ -215,14 +215,14 @@ def _at(column: str) -> int:
         ("idle_stage", 255),
     ],
 )
-def test_count_that_cannot_be_is_refused_before_it_indexes_anything(column: str, content: int) -> None:
+def test_impossible_count_is_refused_before_it_is_used_as_an_index(column: str, content: int) -> None:
     for user in ("forty-days", "exactly-full"):
         value = bytearray(fixture(STATE_VERSION)[user]["value"])
         value[_at(column)] = content
         assert outcome(bytes(value)) == "refused"
 
 
-def test_bucket_in_a_slot_that_is_none_is_refused() -> None:
+def test_bucket_in_a_slot_out_of_range_is_refused() -> None:
     value = bytearray(fixture(STATE_VERSION)["one-past-full"]["value"])
     first = 1 + USER.itemsize + 64 * 13 + 64 * 8
     assert value[first] == 3

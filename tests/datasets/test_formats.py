@@ -1,4 +1,4 @@
-"""Readers of data files: what they give, in which order, and what they say of files of the wrong shape."""
+"""Readers of data files: the events they give, their order, and the errors for files of a wrong shape."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_event_times_never_go_back(samples: dict[str, Path], format: str) -> Non
 def test_gzipped_file_reads_as_the_plain_one(samples: dict[str, Path], format: str, tmp_path: Path) -> None:
     if format == "uci-online-retail":
         pytest.skip("Parquet has its own compression")
-    # The name says nothing: the content decides.
+    # The content decides whether a file is gzipped, not its name.
     zipped = tmp_path / "zipped"
     zipped.write_bytes(gzip.compress(samples[format].read_bytes()))
     assert list(read_events(zipped, format)) == list(read_events(samples[format], format))
@@ -137,13 +137,13 @@ def test_truncated_gzip_is_a_config_error(format: str, tmp_path: Path) -> None:
         list(read_events(path, format))
 
 
-def test_wrong_columns_are_named_with_those_expected(tmp_path: Path) -> None:
+def test_wrong_columns_are_refused_with_the_expected_ones(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "user,item\n1,2\n")
     with pytest.raises(ConfigError, match=r"found columns user,item, expected columns user_id,brand_id,type"):
         list(read_events(path, "tmall"))
 
 
-def test_missing_file_and_unknown_format_are_told_before_reading(tmp_path: Path) -> None:
+def test_missing_file_and_unknown_format_are_refused_before_reading(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a file"):
         read_events(tmp_path / "none.csv", "tmall")
     with pytest.raises(ConfigError, match="known are uci-online-retail, tmall"):
@@ -269,7 +269,7 @@ def test_rees46_lines_come_out_in_time_order_and_none_is_lost(tmp_path: Path, se
     assert summary.out_of_order == 0
 
 
-def test_disorder_beyond_the_window_is_sent_late_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_too_far_out_of_order_is_sent_late_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats, "REORDER_EVENTS_MAX", 3)
     lines = [f"2019-10-01 00:00:{s:02d} UTC,view,1,8,,,1,u,s" for s in (10, 11, 12, 13, 14, 15, 1)]
     events, summary = read(write(tmp_path / "r.csv", "\n".join([REES46_HEADER, *lines])), "rees46")
@@ -314,10 +314,10 @@ def test_json_line_is_sent_byte_for_byte(tmp_path: Path, extras: list[dict[str, 
 
 
 @pytest.mark.parametrize(
-    "stated", ['"2024-05-01T00:00:00Z"', "1714521600", "1714521600000", '"2024-05-01T02:00:00+02:00"']
+    "time", ['"2024-05-01T00:00:00Z"', "1714521600", "1714521600000", '"2024-05-01T02:00:00+02:00"']
 )
-def test_json_time_is_read_in_every_usual_form(tmp_path: Path, stated: str) -> None:
-    path = write(tmp_path / "j.jsonl", f'{{"userId":1,"timestamp":{stated}}}\n{{"userId":1}}\n')
+def test_json_time_is_read_in_every_usual_form(tmp_path: Path, time: str) -> None:
+    path = write(tmp_path / "j.jsonl", f'{{"userId":1,"timestamp":{time}}}\n{{"userId":1}}\n')
     assert [time_ms for _, _, time_ms in event_stream(read_events(path, "jsonl"))] == [1714521600000] * 2
 
 
@@ -361,7 +361,7 @@ def test_cdnow_sample_has_its_published_counts(data_dir: Path) -> None:
 
 
 def test_cdnow_master_of_lifetimes_has_its_published_counts() -> None:
-    # Lifetimes cannot be imported where setuptools has no pkg_resources; its data files can be read.
+    # The package cannot be imported if setuptools has no pkg_resources, but its data files can be read.
     spec = importlib.util.find_spec("lifetimes")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("Lifetimes is not installed: it carries the CDNOW data")

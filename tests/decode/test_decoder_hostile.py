@@ -1,4 +1,4 @@
-"""Hostile input to decode, case by case and at random: it costs its sender an event, and nobody else anything."""
+"""Hostile input to decode, case by case and at random. It costs its sender an event and harms nobody else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stream.contract.events import EventType
 from stream.decode.decoder import DeadLetter, hash_bucket
 from stream.state.erasure import COMMAND_HEADER, ERASE, Marker, read_marker
-from tests.decode.test_decoder import BROKEN, MAKERS, NOW, TIME, Make
+from tests.decode.makers import BROKEN, MAKERS, NOW, TIME, Make
 from tests.fuzz import promises
 from tests.fuzz.promises import Record, check_dead_letter, check_decode, decoder
 
@@ -23,37 +23,27 @@ MIB = 1024 * 1024
 _HOLE = "@hole@"
 
 
-@pytest.fixture(params=MAKERS)
-def preset(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def make(preset: str) -> Make:
-    return MAKERS[preset]
-
-
-def with_raw(make: Make, raw: bytes, *words: str, **others: Any) -> bytes:
-    """An event in which these words have this JSON text as their value, be it JSON or not."""
-    event = json.dumps(make(**{"kind": "purchase", "amount": 5, **others, **dict.fromkeys(words, _HOLE)}))
+def with_raw(make: Make, raw: bytes, *fields: str, **others: Any) -> bytes:
+    """An event in which these fields have ``raw`` as their JSON text. It need not be JSON."""
+    event = json.dumps(make(**{"kind": "purchase", "amount": 5, **others, **dict.fromkeys(fields, _HOLE)}))
     return event.encode().replace(json.dumps(_HOLE).encode(), raw)
 
 
 def outcomes(preset: str, values: Iterable[bytes], *, bytes_max: int = promises.BYTES_MAX) -> list[str]:
-    """What becomes of each of these values, alone and beside good events."""
+    """The outcome of each of these values, alone and among good events."""
     one, values = decoder(preset, bytes_max), list(values)
     check_decode(preset, values, one=one)
     return [promises.outcome(one, value) for value in values]
 
 
 def outcome(preset: str, value: bytes, *, bytes_max: int = promises.BYTES_MAX) -> str:
-    """What becomes of a value, alone and beside good events."""
-    (found,) = outcomes(preset, [value], bytes_max=bytes_max)
-    return found
+    """The outcome of a value, alone and among good events."""
+    (only,) = outcomes(preset, [value], bytes_max=bytes_max)
+    return only
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most memory that Python held at once for this work, without what was there before."""
+    """The most memory that Python held at once for this work, without what it held before."""
     tracemalloc.start()
     try:
         work()
@@ -76,11 +66,11 @@ BOMBS = {
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_bomb_nested_a_million_deep_is_a_dead_letter(preset: str, make: Make, bomb: str) -> None:
-    for word, reason in {"text": "too_deep", "unknown": "too_deep", "item": "schema", "quantity": "schema"}.items():
-        value = with_raw(make, BOMBS[bomb], word)
+    for field, reason in {"text": "too_deep", "unknown": "too_deep", "item": "schema", "quantity": "schema"}.items():
+        value = with_raw(make, BOMBS[bomb], field)
         one = decoder(preset)
         assert promises.outcome(one, value) == "oversized"
-        # With a bound that lets it in: a field that is read is of a wrong type at once, else depth is what stops it.
+        # With a larger bound it is parsed. If the field is read, its type is wrong. If not, the depth is refused.
         assert outcome(preset, value, bytes_max=64 * MIB) == reason
 
 
@@ -95,13 +85,13 @@ def test_100_mb_string_is_refused_before_a_byte_of_it_is_parsed(preset: str, mak
     out = []
     assert peak_bytes(lambda: out.append(one.decode(records, NOW))) < MIB
     assert [d.reason for d in out[0].dead] == ["oversized"] * 50
-    # A dead letter of it is the beginning.
+    # Its dead letter holds only the beginning.
     made = []
     assert peak_bytes(lambda: made.append(check_dead_letter(out[0].dead[0]))) < 8 * MIB
     assert len(made[0].value) < MIB
 
 
-#: What blows up most in memory for its bytes: as a text, as a field that is not read, as the lines of an order.
+#: Values that take far more memory than bytes: as a text, as a field that is not read, as the lines of an order.
 BLOATED = {
     "empty lists": b"[" + b"[]," * 80_000 + b"[]]",
     "empty objects": b"[" + b"{}," * 80_000 + b"{}]",
@@ -112,22 +102,22 @@ BLOATED = {
 
 
 @pytest.mark.parametrize("kind", BLOATED)
-def test_memory_of_a_fetch_of_bloated_events_is_that_of_one(preset: str, make: Make, kind: str) -> None:
+def test_fetch_of_bloated_events_takes_the_memory_of_one_event(preset: str, make: Make, kind: str) -> None:
     one = decoder(preset, bytes_max=262_144)
-    for word in ("text", "unknown", "products"):
-        value = with_raw(make, BLOATED[kind], word, kind="review")
+    for field in ("text", "unknown", "products"):
+        value = with_raw(make, BLOATED[kind], field, kind="review")
         assert 200_000 < len(value) <= 262_144
-        # Eighty thousand lines of nothing are 60 times as large in memory as in bytes; the rest is not even read.
-        bound = (80 if word == "products" else 5) * len(value)
+        # 80,000 empty lines of an order are 60 times as large in memory as in bytes. The other fields are not read.
+        bound = (80 if field == "products" else 5) * len(value)
         assert peak_bytes(lambda value=value: one.decode([Record(value)], NOW)) < bound
         records = [Record(value, i) for i in range(5)]
         assert peak_bytes(lambda records=records: one.decode(records, NOW)) < 2 * bound
 
 
-@pytest.mark.parametrize("word", ["user", "event_id", "order_id", "item", "category", "amount", "currency", "kind"])
-def test_message_about_a_huge_field_quotes_only_its_beginning(preset: str, make: Make, word: str) -> None:
+@pytest.mark.parametrize("field", ["user", "event_id", "order_id", "item", "category", "amount", "currency", "kind"])
+def test_message_about_a_huge_field_quotes_only_its_beginning(preset: str, make: Make, field: str) -> None:
     text = json.dumps("\x7f" * 60_000).encode()
-    value = with_raw(make, text, word)
+    value = with_raw(make, text, field)
     one = decoder(preset, bytes_max=10**6)
     out = one.decode([Record(value)], NOW)
     assert len(out.dead) + len(out.records) == 1
@@ -135,9 +125,9 @@ def test_message_about_a_huge_field_quotes_only_its_beginning(preset: str, make:
     check_decode(preset, [value], one=one)
 
 
-def test_names_are_remembered_by_text_alone(preset: str, make: Make) -> None:
-    # hash(k * (2**61 - 1)) is 0 for every k: of 100,000 such numbers as keys of one dict each look-up walks through
-    # all, 200 times as slow as others. Text has a secret seed.
+def test_names_are_remembered_by_text_only(preset: str, make: Make) -> None:
+    # hash(k * (2**61 - 1)) is 0 for every k. In a dict with 100,000 such keys each look-up walks through all of them
+    # and is 200 times as slow as usual. Hashes of text have a secret seed.
     one = decoder(preset)
     numbers = [k * (2**61 - 1) for k in range(1, 50)]
     records = [Record(json.dumps(make(item=k, category=k + 1)).encode(), i) for i, k in enumerate(numbers)]
@@ -152,27 +142,29 @@ def test_names_are_remembered_by_text_alone(preset: str, make: Make) -> None:
 # Numbers ----------------------------------------------------------------------------------------------
 
 HUGE = b"1" + b"0" * 5_000
-#: The words of an event that are read whatever its kind.
+#: The fields that are read in events of every kind.
 FIELDS = ("user", "time", "event_id", "order_id", "item", "category", "amount", "quantity", "currency", "kind")
-TEXTS = tuple(word for word in FIELDS if word != "time")
+TEXTS = tuple(field for field in FIELDS if field != "time")
 
 
 @pytest.mark.parametrize(
     "raw", [b"NaN", b"Infinity", b"-Infinity", b"nan", b"0x10", b"1e", b"+1", b"01", b".5", b"1_0"]
 )
-def test_what_is_no_number_in_json_is_a_dead_letter_wherever_it_stands(preset: str, make: Make, raw: bytes) -> None:
-    values = [with_raw(make, raw, word) for word in (*FIELDS, "text", "unknown")]
+def test_number_that_is_no_json_is_a_dead_letter_in_any_field(preset: str, make: Make, raw: bytes) -> None:
+    values = [with_raw(make, raw, field) for field in (*FIELDS, "text", "unknown")]
     assert set(outcomes(preset, values)) <= {"malformed", "schema"}
 
 
 @pytest.mark.parametrize("raw", [b"1e999", b"-1e999", HUGE, b"-" + HUGE, HUGE + b"e5000", b"1e" + HUGE], ids=len)
-def test_number_past_every_range_is_a_dead_letter_wherever_it_is_read(preset: str, make: Make, raw: bytes) -> None:
-    assert set(outcomes(preset, [with_raw(make, raw, word) for word in FIELDS])) == {"schema"}
-    assert outcomes(preset, [with_raw(make, raw, word) for word in ("text", "unknown")]) == ["event", "event"]
+def test_number_out_of_every_range_is_a_dead_letter_in_any_field_that_is_read(
+    preset: str, make: Make, raw: bytes
+) -> None:
+    assert set(outcomes(preset, [with_raw(make, raw, field) for field in FIELDS])) == {"schema"}
+    assert outcomes(preset, [with_raw(make, raw, field) for field in ("text", "unknown")]) == ["event", "event"]
 
 
 @pytest.mark.parametrize("raw", [b"1e-999", b"-0", b"-0.0", b"0." + b"0" * 9_000 + b"1", b'"1e-999"'], ids=len)
-def test_amount_too_small_for_a_number_is_nothing(preset: str, make: Make, raw: bytes) -> None:
+def test_amount_too_small_for_a_float_is_zero(preset: str, make: Make, raw: bytes) -> None:
     out = decoder(preset).decode([Record(with_raw(make, raw, "amount"))], NOW)
     assert out.batch.rows["value"].tolist() == [0]
 
@@ -200,8 +192,8 @@ def test_text_that_is_no_amount_is_a_dead_letter(preset: str, make: Make, text: 
     assert outcome(preset, value) in ("schema", "value")
 
 
-def test_bool_is_no_number_and_no_text(preset: str, make: Make) -> None:
-    values = [with_raw(make, raw, word) for word in FIELDS for raw in (b"true", b"false")]
+def test_bool_is_neither_a_number_nor_a_text(preset: str, make: Make) -> None:
+    values = [with_raw(make, raw, field) for field in FIELDS for raw in (b"true", b"false")]
     assert set(outcomes(preset, values)) == {"schema"}
 
 
@@ -211,8 +203,8 @@ LONE = [rb"\ud800", rb"\udc00", rb"\udfff\udbff", rb"\ud800x", rb"\ud800\u0041",
 
 
 @pytest.mark.parametrize("raw", LONE, ids=repr)
-def test_lone_surrogate_is_a_dead_letter_wherever_it_is_read(preset: str, make: Make, raw: bytes) -> None:
-    values = [with_raw(make, b'"a' + raw + b'"', word) for word in TEXTS]
+def test_lone_surrogate_is_a_dead_letter_in_any_field_that_is_read(preset: str, make: Make, raw: bytes) -> None:
+    values = [with_raw(make, b'"a' + raw + b'"', field) for field in TEXTS]
     assert set(outcomes(preset, values)) == {"malformed"}
 
 
@@ -223,14 +215,14 @@ def test_lone_surrogate_in_a_review_is_never_passed_on(preset: str, make: Make, 
     assert decoder(preset).decode([Record(value)], NOW).reviews == []
 
 
-def test_surrogates_that_pair_are_one_character(preset: str, make: Make) -> None:
+def test_surrogate_pair_is_one_character(preset: str, make: Make) -> None:
     out = decoder(preset).decode([Record(with_raw(make, rb'"\ud83d\ude00"', "user"))], NOW)
     assert out.batch.users == ["😀"]
 
 
 @pytest.mark.parametrize("raw", [b"\xff", b"\xc3", b"\xc0\x80", b"\xf4\x90\x80\x80", b"\x80", b"\xe2\x82"], ids=repr)
-def test_text_that_is_not_utf_8_is_a_dead_letter_wherever_it_is_read(preset: str, make: Make, raw: bytes) -> None:
-    assert set(outcomes(preset, [with_raw(make, b'"a' + raw + b'"', word) for word in TEXTS])) == {"malformed"}
+def test_text_that_is_not_utf_8_is_a_dead_letter_in_any_field_that_is_read(preset: str, make: Make, raw: bytes) -> None:
+    assert set(outcomes(preset, [with_raw(make, b'"a' + raw + b'"', field) for field in TEXTS])) == {"malformed"}
     review = with_raw(make, b'"a' + raw + b'"', "text", kind="review")
     assert outcome(preset, review) == "event"
     assert decoder(preset).decode([Record(review)], NOW).reviews == []
@@ -241,7 +233,7 @@ def test_byte_order_mark_or_another_byte_before_the_object_is_malformed(preset: 
     assert outcome(preset, mark + json.dumps(make()).encode()) == "malformed"
 
 
-#: User id as JSON text → what becomes of it; an id that is used is used by all who meet it, see ``check_users``.
+#: User id as JSON text → outcome. Every later stage must be able to use an id that decode accepts, see ``check_users``.
 USERS = {
     '""': "user",
     r'"\u0000"': "user",
@@ -265,32 +257,32 @@ USERS = {
 
 
 @pytest.mark.parametrize("raw", USERS, ids=lambda raw: raw[:16])
-def test_user_id_is_refused_or_taken_by_everyone_who_meets_it(preset: str, make: Make, raw: str) -> None:
+def test_user_id_is_refused_or_usable_by_every_stage(preset: str, make: Make, raw: str) -> None:
     assert outcome(preset, with_raw(make, raw.encode(), "user")) == USERS[raw]
 
 
-def test_control_characters_and_length_elsewhere_are_only_text(preset: str, make: Make) -> None:
+def test_control_characters_and_long_text_are_fine_in_other_fields(preset: str, make: Make) -> None:
     texts = (r"\u0000", r"\u001b[2J", " ", r"\ufeff", "x" * 50_000)
-    words = ("event_id", "order_id", "item", "category", "kind", "text")
-    values = [with_raw(make, f'"{text}"'.encode(), word) for text in texts for word in words]
+    fields = ("event_id", "order_id", "item", "category", "kind", "text")
+    values = [with_raw(make, f'"{text}"'.encode(), field) for text in texts for field in fields]
     assert set(outcomes(preset, values)) == {"event"}
 
 
 # Shape ------------------------------------------------------------------------------------------------
 
 
-def test_of_keys_that_repeat_the_last_counts(preset: str, make: Make) -> None:
+def test_last_of_repeated_keys_counts(preset: str, make: Make) -> None:
     known = json.dumps(make(user="last", kind="purchase", amount=7)).encode()
     first = json.dumps(make(user="first", kind="refund", amount=3, order_id=True)).encode()
     twice = first[:-1].replace(b"true", b"1") + b"," + known[1:]
     out = decoder(preset).decode([Record(twice)], NOW)
     assert out.batch.users == ["last"]
     assert out.batch.rows[["type", "value"]].tolist() == [(EventType.PURCHASE, 700)]
-    # One that cannot be read is not made good by the one after it.
+    # A repeated key with a wrong type is an error, even if the last one is right.
     assert outcome(preset, first[:-1] + b"," + known[1:]) == "schema"
 
 
-def test_10_000_keys_are_read_past_and_known_ones_found(preset: str, make: Make) -> None:
+def test_known_keys_are_found_among_10_000_others(preset: str, make: Make) -> None:
     many = {f"key {i} ü": {"n": i} for i in range(10_000)}
     value = json.dumps({**many, **make(kind="purchase", amount=5, **{f"p{i}": i for i in range(10_000)})}).encode()
     assert outcome(preset, value, bytes_max=MIB) == "event"
@@ -309,7 +301,7 @@ def test_order_of_10_000_lines_is_summed_and_one_wrong_line_is_a_dead_letter(mak
 
 # Clocks -----------------------------------------------------------------------------------------------
 
-#: Event time as JSON text → what becomes of it.
+#: Event time as JSON text → outcome.
 TIMES = {
     **dict.fromkeys(["-62135596800", "-1", "0", "1e308", "-1e308", "9" * 4_300, "4294967296"], "timestamp"),
     **dict.fromkeys(["-62135596800000", "253402300799000"], "timestamp"),
@@ -324,12 +316,12 @@ TIMES = {
 
 
 @pytest.mark.parametrize("raw", TIMES, ids=lambda raw: raw[:24])
-def test_event_time_that_no_clock_shows_is_a_dead_letter(preset: str, make: Make, raw: str) -> None:
+def test_impossible_event_time_is_a_dead_letter(preset: str, make: Make, raw: str) -> None:
     assert outcome(preset, with_raw(make, raw.encode(), "time")) == TIMES[raw]
 
 
 @pytest.mark.parametrize("now", [-62_135_596_800.0, -1.0, 0.0, 253_402_300_799.0, 1e308, math.inf])
-def test_own_clock_that_is_wrong_moves_only_the_bound_of_the_future(preset: str, make: Make, now: float) -> None:
+def test_wrong_clock_of_ours_moves_only_the_bound_of_the_future(preset: str, make: Make, now: float) -> None:
     one = decoder(preset)
     for raw, as_usual in TIMES.items():
         found = promises.outcome(one, with_raw(make, raw.encode(), "time"), now)
@@ -367,14 +359,14 @@ def test_dead_letter_of_a_record_with_hostile_headers_is_made_and_fits_its_topic
         assert list(made.headers[: len(foreign)]) == foreign
 
 
-def test_hostile_headers_of_a_good_event_are_not_looked_at(preset: str, make: Make) -> None:
+def test_hostile_headers_of_a_good_event_are_ignored(preset: str, make: Make) -> None:
     value = json.dumps(make()).encode()
     for headers in HEADERS.values():
         out = decoder(preset).decode([Record(value, headers=headers)], NOW)
         assert len(out.batch) == 1
 
 
-#: Key of a command to erase → what becomes of it.
+#: Key of a command to erase → outcome.
 ERASED: dict[bytes | None, str] = {
     **dict.fromkeys([None, b"", b"\xff", b"a\0b", b"x" * 257, b"\xed\xa0\x80"], "user"),
     **dict.fromkeys([b" ", "é".encode() * 256, b"\x1b[2J"], "erased"),
@@ -382,7 +374,7 @@ ERASED: dict[bytes | None, str] = {
 
 
 @pytest.mark.parametrize("now", [NOW, -62_135_596_800.0, 1e308])
-def test_command_to_erase_with_a_hostile_key_or_clock_is_taken_or_a_dead_letter(preset: str, now: float) -> None:
+def test_command_to_erase_with_a_hostile_key_or_time_is_taken_or_a_dead_letter(preset: str, now: float) -> None:
     one, headers = decoder(preset), [(COMMAND_HEADER, None), (COMMAND_HEADER, ERASE), (COMMAND_HEADER, b"\xff")]
     for key, expected in ERASED.items():
         for timestamp in (-1, 0, 2**63 - 1, -(2**63)):
@@ -396,7 +388,7 @@ def test_command_to_erase_with_a_hostile_key_or_clock_is_taken_or_a_dead_letter(
 
 # At random --------------------------------------------------------------------------------------------
 
-#: JSON and near-JSON, by name, as some are too long for a report.
+#: JSON and near-JSON. The names are for reports, because some values are too long.
 TOKENS = {
     **{
         repr(t): t
@@ -419,7 +411,7 @@ RAW = st.one_of(
     st.text(max_size=12).map(lambda t: json.dumps(t, ensure_ascii=False).encode("utf-8", "replace")),
     st.binary(max_size=8),
 )
-WORDS = st.sets(st.sampled_from([*FIELDS, "text", "products", "unknown"]), max_size=3)
+FIELD_SETS = st.sets(st.sampled_from([*FIELDS, "text", "products", "unknown"]), max_size=3)
 KINDS = st.sampled_from(["purchase", "refund", "view", "review", "?"])
 HEADER_LISTS = st.lists(
     st.tuples(st.text(max_size=6) | st.just("valuestream.attempt"), st.none() | st.binary(max_size=9)), max_size=4
@@ -428,9 +420,9 @@ HEADER_LISTS = st.lists(
 
 @st.composite
 def hostile(draw: st.DrawFn, preset: str) -> bytes:
-    """An event with fields of raw tokens, sometimes with bytes too many or with a part replaced."""
-    words = {"kind": draw(KINDS), "amount": 5, **dict.fromkeys(draw(WORDS), _HOLE)}
-    first, *rest = json.dumps(MAKERS[preset](**words)).encode().split(json.dumps(_HOLE).encode())
+    """An event with raw tokens as fields. Sometimes bytes are inserted, or a part is replaced."""
+    fields = {"kind": draw(KINDS), "amount": 5, **dict.fromkeys(draw(FIELD_SETS), _HOLE)}
+    first, *rest = json.dumps(MAKERS[preset](**fields)).encode().split(json.dumps(_HOLE).encode())
     out = first + b"".join(draw(RAW) + part for part in rest)
     if draw(st.integers(0, 4)) == 0:
         place = draw(st.integers(0, len(out)))
@@ -441,7 +433,7 @@ def hostile(draw: st.DrawFn, preset: str) -> bytes:
 @pytest.mark.parametrize("preset_name", MAKERS)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 @given(data=st.data())
-def test_no_record_whatever_is_more_than_one_thing_or_touches_another(preset_name: str, data: st.DataObject) -> None:
+def test_any_record_has_exactly_one_outcome_and_changes_no_other(preset_name: str, data: st.DataObject) -> None:
     anything = st.one_of(hostile(preset_name), hostile(preset_name), RAW, st.none())
     values = data.draw(st.lists(anything, min_size=1, max_size=4))
     check_decode(preset_name, values, data.draw(HEADER_LISTS))

@@ -1,4 +1,4 @@
-"""Names as numbers: the same number however often it is asked for, and no more memory than is set."""
+"""Names as numbers: a name always gives the same number, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ NAMES = st.none() | st.integers() | st.text(max_size=80)
 
 
 @given(st.lists(NAMES, max_size=40))
-def test_remembered_bucket_is_that_of_the_name(asked: list[str | int | None]) -> None:
+def test_remembered_bucket_equals_the_computed_one(asked: list[str | int | None]) -> None:
     buckets = HashBuckets()
     for name in asked + asked:
         assert buckets[name] == hash_bucket(name)
 
 
-def test_no_name_is_bucket_zero_and_is_never_told_also_when_the_others_were_forgotten(
+def test_no_name_is_bucket_zero_and_never_listed_also_after_the_dict_was_emptied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(names, "_BUCKETS_MAX", 10)
@@ -31,13 +31,13 @@ def test_no_name_is_bucket_zero_and_is_never_told_also_when_the_others_were_forg
         assert 0 not in buckets.names()
 
 
-def test_of_two_names_in_one_bucket_the_first_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_of_two_names_in_one_bucket_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "hash_bucket", lambda name: 7)
     buckets = HashBuckets()
     assert (buckets["first"], buckets["second"], buckets.names()) == (7, 7, {7: "first"})
 
 
-def test_event_is_known_in_any_case_and_another_is_other() -> None:
+def test_event_name_is_known_in_any_case_and_unknown_ones_are_other() -> None:
     kinds = EventKinds(SEGMENT_NAMES)
     for spelling in ("Product Viewed", "product viewed", "PRODUCT VIEWED") * 2:
         assert kinds[spelling] == EventType.VIEW

@@ -1,4 +1,4 @@
-"""Pseudonyms: the HMAC of the standard, nobody's id past decode, weak keys refused, and two keys never mixed."""
+"""Pseudonyms: they are the standard HMAC, no user id passes decode, and weak or mixed keys are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_same_key_gives_the_same_pseudonym_and_another_key_or_id_another() -> No
     assert Pseudonyms(KEY, "1").pseudonym_of("ann") == ANN
 
 
-def test_no_user_id_goes_past_decode() -> None:
+def test_no_user_id_passes_decode() -> None:
     erase = Record(9, None, 1_700_000_000_000, b"ann", ((COMMAND_HEADER, ERASE),))
     decoded = decoder(Pseudonyms(KEY, "1")).decode([*records("ann", 17, "17", "ann"), erase], 2e9)
     assert decoded.batch.users[0] == decoded.batch.users[3] == decoded.erasures[0].user == ANN
@@ -63,7 +63,7 @@ def test_key_is_read_from_hex_and_from_base64() -> None:
 
 
 @pytest.mark.parametrize(
-    ("secret", "said"),
+    ("secret", "message"),
     [
         (KEY[:31].hex(), "31 bytes"),
         ("00" * 32, "of 1 different values"),
@@ -71,14 +71,14 @@ def test_key_is_read_from_hex_and_from_base64() -> None:
         (base64.b64encode(b"password" * 8).decode(), "of 7 different values"),
     ],
 )
-def test_weak_key_is_refused_and_not_printed(secret: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as refused:
+def test_weak_key_is_refused_and_not_printed(secret: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
         pseudonyms_of(secret, "1")
     assert secret not in str(refused.value)
 
 
 @pytest.mark.parametrize("key_id", ["", "a:b", "x" * 9, "é"])
-def test_key_id_that_would_not_be_told_apart_is_refused(key_id: str) -> None:
+def test_ambiguous_key_id_is_refused(key_id: str) -> None:
     with pytest.raises(ConfigError, match="key id"):
         pseudonyms_of(KEY.hex(), key_id)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from stream.checkpoint.partition import Position
 from stream.decode.decoder import DeadLetter
-from tests.decode.test_decoder import MAKERS
+from tests.decode.makers import MAKERS
 from tests.fuzz import promises
 
 

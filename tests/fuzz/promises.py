@@ -24,7 +24,7 @@ from stream.outgoing import Outgoing
 from stream.score.decide import encode_json
 from stream.settings import Settings
 from stream.state.partition_state import PartitionState
-from tests.decode.test_decoder import ISO, MAKERS, NOW, REASONS, SKEW_S
+from tests.decode.makers import ISO, MAKERS, NOW, REASONS, SKEW_S
 
 RATES = {"EUR": 1.1, "JPY": 0.0065, "BIG": 1e300}
 BYTES_MAX = 65_536

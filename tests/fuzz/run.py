@@ -17,7 +17,7 @@ import click
 
 from stream.contract.columns import USER_BYTES
 from tests.contract.fixtures import make_state
-from tests.decode.test_decoder import BROKEN, ISO, MAKERS, TIME
+from tests.decode.makers import BROKEN, ISO, MAKERS, TIME
 from tests.fuzz.inputs import TARGETS
 
 FOLDER = Path(".valuestream/fuzz")

@@ -1,4 +1,4 @@
-"""State against a plain reference, under every order, repetition and batching of the same events."""
+"""State compared with a plain reference, for every order, repetition and batching of the same events."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _shuffled(events: list[Plain], how: str, rng: random.Random) -> list[Plain]:
 
 
 def _repeated_nearby(events: list[Plain], rng: random.Random) -> list[Plain]:
-    """Repeat a third of the events, each within the number of events that identities are remembered for."""
+    """Repeat a third of the events, each while its identity is still remembered."""
     out: list[Plain] = []
     by_user: dict[str, list[Plain]] = defaultdict(list)
     for e in events:
@@ -92,7 +92,7 @@ def _repeated_nearby(events: list[Plain], rng: random.Random) -> list[Plain]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(streams())
-def test_state_is_that_of_the_sorted_deduplicated_stream(stream: tuple[list[Plain], list[list[Plain]]]) -> None:
+def test_state_equals_the_sorted_deduplicated_stream(stream: tuple[list[Plain], list[list[Plain]]]) -> None:
     events, batches = stream
     state = fold(batches)
     for user in {e.user for e in events}:
@@ -113,7 +113,7 @@ def assert_history(snapshot, expected: list[Plain]) -> None:
     kept = [tuple(e) for e in snapshot.history[0][["time", "type", "value", "category", "item"]].tolist()]
     kept = kept[: int(snapshot.users[0]["history_len"])]
     assert [t[0] for t in kept] == [e.time for e in expected][-HISTORY_LEN:]
-    # Which of several events of the oldest kept second stay is not promised; all later ones are there.
+    # If several events share the oldest second that is kept, any of them may stay. All later events must be there.
     oldest = kept[0][0]
     assert sorted(t for t in kept if t[0] > oldest) == sorted(same_second_key(e) for e in expected if e.time > oldest)
 
@@ -131,7 +131,7 @@ def assert_windows(snapshot, expected: list[Plain], as_of: int) -> None:
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(streams())
-def test_packed_state_reads_back_the_same_and_goes_on_the_same(
+def test_packed_state_reads_back_and_goes_on_unchanged(
     stream: tuple[list[Plain], list[list[Plain]]],
 ) -> None:
     _, batches = stream
@@ -166,7 +166,7 @@ def packed(state: PartitionState) -> dict[str, bytes]:
     return dict(zip(state.ids, values, strict=True))
 
 
-def test_event_behind_the_lateness_is_left_out_and_named() -> None:
+def test_event_behind_the_lateness_is_left_out_and_listed() -> None:
     state = PartitionState(lateness_s=3_600)
     on_time, newest, late = Plain(START, "a", 1, 2), Plain(START + 7_200, "b", 2, 2), Plain(START + 3_599, "c", 3, 2)
     applied = state.apply(batch([on_time, newest, late], 0))
@@ -174,7 +174,7 @@ def test_event_behind_the_lateness_is_left_out_and_named() -> None:
     assert sorted(state.ids) == ["a", "b"]
 
 
-def test_lateness_is_judged_the_same_however_the_stream_is_cut() -> None:
+def test_lateness_does_not_depend_on_how_the_stream_is_cut_into_batches() -> None:
     rng = random.Random(5)
     events = [Plain(START + rng.randrange(10_000), f"u{i % 7}", i + 1, 2) for i in range(300)]
     whole = fold([events], lateness_s=1_000)
@@ -183,7 +183,7 @@ def test_lateness_is_judged_the_same_however_the_stream_is_cut() -> None:
     assert sum(whole.users["n_events"]) < len(events)
 
 
-def test_identity_is_forgotten_after_that_many_others_and_not_before() -> None:
+def test_identity_is_forgotten_after_seen_len_others_and_not_before() -> None:
     first = Plain(START, "u", 1, 2)
     others = [Plain(START + i, "u", 1 + i, 2) for i in range(1, SEEN_LEN + 1)]
     remembered = fold([[first, *others[:-1], first]])
@@ -199,12 +199,21 @@ def test_a_newer_packed_state_is_refused_with_both_versions() -> None:
         changelog.load(PartitionState(0), ["u"], [b"\x09" + value[1:]])
 
 
+def test_columns_are_copied_once_as_users_come() -> None:
+    state = fold([[Plain(START, f"u{i}", i + 1, 2) for i in range(2_000)]])
+    columns = state.users, state.history, state.seen, state.returned
+    state.rows_of([f"v{i}" for i in range(50_000)])
+    now = state.users, state.history, state.seen, state.returned
+    assert all(column is before for column, before in zip(now, columns, strict=True))
+    assert state.users["n_events"][:2_000].all()
+
+
 def test_packed_value_of_a_new_user_is_small() -> None:
     state = fold([[Plain(START, "u", 1, 2)]])
     assert len(changelog.pack(state, np.array([0]))[0]) < 200
 
 
-#: ``USER`` as version 1 wrote it; written out again here on purpose, as those values lie in people's topics.
+#: ``USER`` as version 1 wrote it. It is written out again here on purpose: such values lie in the topics of users.
 USER_V1 = np.dtype(
     [
         *(("applied_offset", "<i8"), ("scored_offset", "<i8"), ("revenue", "<i8"), ("n_events", "<u4")),
@@ -216,7 +225,7 @@ USER_V1 = np.dtype(
 
 
 def as_version_1(value: bytes) -> bytes:
-    """A packed value as version 1 would have written it."""
+    """What version 1 would have written for this packed value."""
     head = np.frombuffer(value[1 : 1 + USER.itemsize], USER)
     old = np.zeros(1, USER_V1)
     for name in USER_V1.names or ():
@@ -226,7 +235,7 @@ def as_version_1(value: bytes) -> bytes:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(streams(), st.integers(0, 2**32))
-def test_values_of_version_1_are_read_and_know_of_no_sentiment(
+def test_values_of_version_1_are_read_and_have_no_sentiment(
     stream: tuple[list[Plain], list[list[Plain]]], seed: int
 ) -> None:
     state = fold(stream[1])
@@ -239,59 +248,7 @@ def test_values_of_version_1_are_read_and_know_of_no_sentiment(
     assert recovered.unscored().tolist() == []
 
 
-# Sentiments -------------------------------------------------------------------------------------------
-
-
-@st.composite
-def noted(draw: st.DrawFn) -> tuple[list[tuple[int, int, float]], list[list[tuple[int, int, float]]]]:
-    """Reviews (row, offset, sentiment), and the same cut into calls, shuffled in each and some told again later."""
-    rng = random.Random(draw(st.integers(0, 2**32)))
-    rows = draw(st.integers(1, 4))
-    offsets = sorted(rng.sample(range(1_000), draw(st.integers(1, 40))))
-    reviews = [(rng.randrange(rows), offset, rng.randrange(-100, 101) / 100) for offset in offsets]
-    calls, told = [], 0
-    while told < len(reviews):
-        start = rng.randrange(told + 1)
-        told = rng.randrange(told, len(reviews)) + 1
-        again = rng.choices(reviews[start:told], k=3)
-        calls.append(rng.sample([*reviews[start:told], *again], told - start + 3))
-    return reviews, calls
-
-
-def note(state: PartitionState, reviews: list[tuple[int, int, float]]) -> None:
-    rows, offsets, sentiments = zip(*reviews, strict=True)
-    state.note_sentiments(np.array(rows), np.array(offsets), np.array(sentiments, np.float32))
-
-
-def four_users() -> PartitionState:
-    return fold([[Plain(START, f"u{i}", i + 1, 2) for i in range(4)]])
-
-
-@settings(max_examples=200, deadline=None)
-@given(noted())
-def test_each_review_counts_once_in_whatever_batches_and_order_its_sentiment_comes(
-    stream: tuple[list[tuple[int, int, float]], list[list[tuple[int, int, float]]]],
-) -> None:
-    reviews, calls = stream
-    state = four_users()
-    for call in calls:
-        note(state, call)
-    for row in range(4):
-        mine = [(offset, round(100 * sentiment)) for r, offset, sentiment in reviews if r == row]
-        last_offset, last = mine[-1] if mine else (-1, 0)
-        user = state.users[row]
-        assert (user["reviews"], user["sentiment_sum"]) == (len(mine), sum(hundredths for _, hundredths in mine))
-        assert (user["sentiment_offset"], user["sentiment_last"]) == (last_offset, last)
-
-
-def test_no_sentiments_change_nothing() -> None:
-    state = four_users()
-    before = packed(state)
-    state.note_sentiments(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-    assert packed(state) == before
-
-
-def test_newer_values_take_the_place_of_those_that_were_loaded_before() -> None:
+def test_newer_value_replaces_the_one_that_was_loaded_before() -> None:
     full = [Plain(START + i, "u", i + 1, 2) for i in range(HISTORY_LEN + 9)]
     before = fold([[*full, Plain(START, "v", 99, 2)]])
     before.await_sentiment(0, 3)
@@ -302,31 +259,6 @@ def test_newer_values_take_the_place_of_those_that_were_loaded_before() -> None:
     changelog.load(both, after.ids, changelog.pack(after, np.arange(1)))
     changelog.load(fresh, ["u", "v"], [*changelog.pack(after, np.arange(1)), *changelog.pack(before, np.array([1]))])
     assert packed(both) == packed(fresh)
-
-
-def test_awaited_reviews_read_back_and_are_awaited_until_their_sentiment_comes() -> None:
-    state = fold([[Plain(START + i, "u", i + 1, 2) for i in range(HISTORY_LEN + 9)]])
-    for offset in (3, 7, 9):
-        state.await_sentiment(0, offset)
-    recovered = PartitionState(10_000 * DAY)
-    changelog.load(recovered, state.ids, changelog.pack(state, np.arange(1)))
-    assert packed(recovered) == packed(state)
-    assert recovered.awaited == {0: [3, 7, 9]}
-    note(recovered, [(0, 7, 0.5), (0, 3, -1.0)])
-    assert recovered.awaited == {0: [9]}
-    note(recovered, [(0, 9, 0.5)])
-    assert recovered.awaited == {}
-
-
-def test_sentiment_that_the_last_score_has_not_seen_makes_the_score_stale() -> None:
-    state = four_users()
-    users = state.users[:4]
-    users["scored_offset"] = users["applied_offset"]
-    assert state.unscored().tolist() == []
-    note(state, [(2, 2, 0.5)])
-    assert state.unscored().tolist() == [2]
-    users["scored_sentiment"] = users["sentiment_offset"]
-    assert state.unscored().tolist() == []
 
 
 def test_windows_of_a_hot_user_stay_exact_past_the_history() -> None:

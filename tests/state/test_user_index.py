@@ -1,4 +1,4 @@
-"""The index against a dictionary, also where hashes collide."""
+"""The index gives the answers of a dictionary, also when hashes collide."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.state import user_index as indexes
+from stream.state import user_index
 from stream.state.user_index import UserIndex, _Hashed
 
 Hash = Callable[[str], int]
 
 
 def hashed(first: Hash, second: Hash) -> Callable[[list[str]], _Hashed]:
-    """In place of both hashes."""
+    """A replacement for ``_Hashed.from_users`` with these hashes."""
 
-    def of(users: list[str]) -> _Hashed:
+    def from_users(users: list[str]) -> _Hashed:
         return _Hashed(np.array([*map(first, users)], np.uint64), np.array([*map(second, users)], np.uint64))
 
-    return of
+    return from_users
 
 
 def number(user: str) -> int:
@@ -31,22 +31,22 @@ def number(user: str) -> int:
 
 HASHES = {
     "real": _Hashed.from_users,
-    "one bucket, and those behind it": hashed(number, number),
-    "the last bucket, and the first": hashed(lambda user: 2**64 - 1 - number(user), number),
+    "one bucket and the ones behind it": hashed(number, number),
+    "the last bucket and the first": hashed(lambda user: 2**64 - 1 - number(user), number),
     "few first hashes": hashed(lambda user: number(user) % 7 << 60, number),
     "one first hash": hashed(lambda user: 1, number),
 }
 
 
-@pytest.mark.parametrize("how", HASHES)
+@pytest.mark.parametrize("hashes", HASHES)
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_index_says_what_a_dictionary_says(how: str, seed: int) -> None:
+def test_index_gives_the_answers_of_a_dictionary(hashes: str, seed: int) -> None:
     rng, known, index = random.Random(seed), dict[str, int](), UserIndex()
-    names = [f"u{i}" for i in range(rng.choice((20, 200, 3_000) if how == "real" else (20, 200)))]
+    names = [f"u{i}" for i in range(rng.choice((20, 200, 3_000) if hashes == "real" else (20, 200)))]
     row = 0
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(indexes._Hashed, "of", staticmethod(HASHES[how]))
+        patched.setattr(user_index._Hashed, "from_users", staticmethod(HASHES[hashes]))
         for _ in range(rng.randrange(1, 12)):
             batch = rng.sample(names, rng.randrange(len(names)))
             assert index.rows(batch).tolist() == [known.get(user, -1) for user in batch]
@@ -63,20 +63,20 @@ def test_index_says_what_a_dictionary_says(how: str, seed: int) -> None:
         assert [index.row(user) for user in names[:20]] == [known.get(user, -1) for user in names[:20]]
 
 
-def test_user_of_no_ascii_and_of_any_length_is_found() -> None:
+def test_user_id_of_any_characters_and_length_is_found() -> None:
     index, users = UserIndex(), ["küche", "", "x" * 256, "\ud7ff", "日本"]
     index.add(users, 0)
     assert index.rows(users[::-1]).tolist() == [4, 3, 2, 1, 0]
     assert index.row("kuche") == -1
 
 
-def test_nobody_is_looked_for_and_added() -> None:
+def test_empty_batch_can_be_added_and_looked_up() -> None:
     index = UserIndex()
     index.add([], 0)
     assert index.rows([]).tolist() == []
 
 
-def test_index_takes_no_more_than_a_few_dozen_bytes_a_user() -> None:
+def test_index_takes_fewer_than_67_bytes_a_user() -> None:
     index = UserIndex()
     for start in range(0, 100_000, 5_000):
         index.add([f"user-{i}" for i in range(start, start + 5_000)], start)

@@ -9,7 +9,7 @@ from typing import Final
 
 from stream.clock import Clock
 from stream.datasets.events import Record, event_stream
-from stream.datasets.shoppers import Market
+from stream.datasets.market import Market
 from stream.kafka.sender import Rate, Sent, send_events
 from stream.settings import Settings
 

@@ -29,7 +29,7 @@ from model_export.retraining.retrain import Retraining
 from model_export.settings import Settings, as_toml
 from model_export.training import train as train_module
 from stream.contract.manifest import Variant
-from stream.datasets.shoppers import Habits, Market
+from stream.datasets.market import Habits, Market
 from stream.errors import ConfigError
 from stream.score.scorer import Scorer
 from stream.score.signature import verifier

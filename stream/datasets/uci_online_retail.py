@@ -1,4 +1,4 @@
-"""UCI Online Retail: invoice lines become orders and refunds."""
+"""UCI Online Retail: read invoice lines and make orders and refunds of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLUMNS: Final = (
 
 @dataclass
 class _Invoice:
-    """One invoice in the making; ``top`` is its largest line by value."""
+    """One invoice, as far as its lines were read. ``top`` is the line with the largest value."""
 
     number: str
     customer: str
@@ -34,11 +34,11 @@ class _Invoice:
 
 
 def read_uci_online_retail(path: Path, summary: ReadSummary) -> Iterator[Event]:
-    """Give one order per invoice, and one refund per cancelling invoice (number starts with C).
+    """Yield one order for each invoice, and one refund for each cancelling invoice (its number starts with C).
 
-    An order's total sums its lines of positive quantity, a refund's those of negative quantity, as an
-    absolute value. Product, price and category are those of the largest line; the data has no
-    category, so the last word of the description stands for one ("t-light holder" is a "holder").
+    The total of an order is the sum of its lines with a positive quantity. The total of a refund is the absolute value
+    of the sum of its lines with a negative quantity. Product, price and category are those of the line with the largest
+    value. The data has no categories, so the last word of the description is taken ("t-light holder" is a "holder").
     Times have no zone and are taken as UTC. Lines without a customer are dropped.
     """
     invoices: dict[str, _Invoice] = {}

@@ -1,4 +1,4 @@
-"""The simulated market: the same for a seed, in time order, true to its truth and to its distributions."""
+"""The simulated market: the same events for a seed, in time order, true to its shoppers and its distributions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stream.contract.events import EventType
 from stream.datasets.events import Event, event_stream
-from stream.datasets.shoppers import Habits, Market, Shopper
+from stream.datasets.market import Habits, Market, Shopper
 from stream.decode.decoder import Decoder, Money
 from stream.errors import ConfigError
 
@@ -28,7 +28,7 @@ def days(duration: timedelta) -> float:
 
 
 def sessions_of(events: list[Event]) -> dict[str, list[list[Event]]]:
-    """Events of each user cut where ten minutes pass: no gap within a session comes near that."""
+    """The events of each user, cut into sessions by silences of ten minutes: gaps within a session are far shorter."""
     sessions: dict[str, list[list[Event]]] = defaultdict(list)
     for event in events:
         if event.event in FOLLOW_UPS:
@@ -58,18 +58,18 @@ def test_events_are_ordered_unique_and_within_the_lives_of_their_shoppers(
 ) -> None:
     market = Market(users, start.replace(tzinfo=UTC), seed)
     events = list(islice(market.events(), 300))
-    truth = {shopper.user_id: shopper for shopper in market.shoppers}
+    shoppers = {shopper.user_id: shopper for shopper in market.shoppers}
     times = [event.timestamp for event in events]
     assert times == sorted(times)
     assert len({event.message_id for event in events}) == 300
     for event in events:
-        shopper = truth[event.user_id]
+        shopper = shoppers[event.user_id]
         assert shopper.arrived_at <= event.timestamp < shopper.churned_at
 
 
 @settings(deadline=None, max_examples=10)
 @given(users=st.integers(1, 40), seed=st.integers(0, 2**32))
-def test_same_arguments_give_the_same_bytes_and_truth(users: int, seed: int) -> None:
+def test_same_arguments_give_the_same_bytes_and_shoppers(users: int, seed: int) -> None:
     one, other = Market(users, START, seed), Market(users, START, seed)
     first = list(event_stream(islice(one.events(), 200)))
     assert first == list(event_stream(islice(other.events(), 200)))
@@ -83,7 +83,7 @@ def test_other_seeds_and_starts_share_no_message_ids() -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_until_ends_the_events_just_before_it() -> None:
+def test_last_event_is_the_last_one_before_until() -> None:
     until = START + timedelta(days=9, hours=5)
     cut = list(Market(50, START, 4).events(until))
     more = list(islice(Market(50, START, 4).events(), len(cut) + 1))
@@ -91,21 +91,21 @@ def test_until_ends_the_events_just_before_it() -> None:
     assert more[-1].timestamp >= until > cut[-1].timestamp
 
 
-def test_market_without_arrivals_ends_when_the_last_has_left() -> None:
+def test_market_without_arrivals_ends_when_the_last_shopper_has_left() -> None:
     market = Market(5, START, seed=2, habits=Habits(hazard_beta_days=5.0), arrivals_per_day=0)
     events = list(market.events())
     assert len(market.shoppers) == 5
     assert events[-1].timestamp < max(shopper.churned_at for shopper in market.shoppers)
 
 
-def test_all_shoppers_are_seen_first_when_they_arrive(market: tuple[list[Event], dict[str, Shopper]]) -> None:
-    events, truth = market
+def test_first_event_of_every_shopper_is_at_arrival(market: tuple[list[Event], dict[str, Shopper]]) -> None:
+    events, shoppers = market
     first: dict[str, datetime] = {}
     for event in events:
         first.setdefault(event.user_id, event.timestamp)
-    # One whose lifetime ends within milliseconds of arrival would have no event; none of these does.
-    assert first.keys() == truth.keys()
-    assert all(first[user] == shopper.arrived_at for user, shopper in truth.items())
+    # A shopper whose lifetime ends within milliseconds of arrival would have no event. None of these do.
+    assert first.keys() == shoppers.keys()
+    assert all(first[user] == shopper.arrived_at for user, shopper in shoppers.items())
 
 
 def test_lifetimes_follow_the_lomax_law(market: tuple[list[Event], dict[str, Shopper]]) -> None:
@@ -128,23 +128,23 @@ def test_rates_and_hazards_have_the_moments_of_their_gammas(market: tuple[list[E
 
 
 def test_sessions_come_at_the_shoppers_own_rates(market: tuple[list[Event], dict[str, Shopper]]) -> None:
-    events, truth = market
+    events, shoppers = market
     sessions = sessions_of(events)
-    by_rate = sorted(truth.values(), key=lambda shopper: shopper.session_rate_per_day)
+    by_rate = sorted(shoppers.values(), key=lambda shopper: shopper.session_rate_per_day)
     for tercile in (by_rate[:667], by_rate[667:1333], by_rate[1333:]):
         # The first session is at arrival, the others are Poisson until churn or the end.
         expected = sum(
             s.session_rate_per_day * days(min(s.churned_at, START + 90 * DAY) - s.arrived_at) for s in tercile
         )
         found = sum(len(sessions[s.user_id]) - 1 for s in tercile)
-        # 2 %: sessions of one shopper that happen within ten minutes are seen as one.
+        # The 2 % are for sessions of one shopper within ten minutes of each other, which are seen as one session.
         assert abs(found - expected) < 4 * np.sqrt(expected) + 0.02 * expected
 
 
 def test_spend_stays_around_the_personal_mean(market: tuple[list[Event], dict[str, Shopper]]) -> None:
-    events, truth = market
+    events, shoppers = market
     ratios = [
-        event.properties.price / truth[event.user_id].spend_mean
+        event.properties.price / shoppers[event.user_id].spend_mean
         for event in events
         if event.event == "Product Viewed" and event.properties.price is not None
     ]
@@ -161,7 +161,7 @@ def test_order_total_is_what_stayed_in_the_cart(market: tuple[list[Event], dict[
                 removed = sum(e.properties.price or 0 for e in session if e.event == "Product Removed")
                 matches.append(order.properties.total == pytest.approx(added - removed, abs=0.005))
     assert len(matches) > 1_000
-    # Two sessions of one shopper within ten minutes are seen as one here; that is all that may differ.
+    # Only two sessions of one shopper within ten minutes may differ: they are seen as one session here.
     assert np.mean(matches) > 0.98
 
 
@@ -181,16 +181,16 @@ def test_refund_repeats_an_earlier_order_of_the_same_shopper(market: tuple[list[
 
 
 def views_of_last_sessions(fading: float) -> tuple[float, float]:
-    """Mean views of sessions in the last three days before churn, and of all those over 30 days before."""
+    """Mean views of the sessions in the last three days before churn, and of those more than 30 days before churn."""
     market = Market(2_000, START, seed=5, habits=Habits(fading=fading, ramp_days=0), arrivals_per_day=0)
     sessions = sessions_of(list(market.events(START + 60 * DAY)))
-    truth = {shopper.user_id: shopper for shopper in market.shoppers}
+    shoppers = {shopper.user_id: shopper for shopper in market.shoppers}
     last, before = [], []
     for user, of_user in sessions.items():
         for session in of_user:
-            left = days(truth[user].churned_at - session[0].timestamp)
+            left = days(shoppers[user].churned_at - session[0].timestamp)
             n_views = sum(event.event == "Product Viewed" for event in session)
-            # The last minutes are left out: leaving in mid-session cuts it, fading or not.
+            # The last minutes are left out: churn in the middle of a session cuts it short, with or without fading.
             if 0.1 < left < 3:
                 last.append(n_views)
             elif left > 30:

@@ -1,23 +1,24 @@
-"""A simulated market whose truth is known: who has left for good, and when.
+"""Market: simulate shoppers, and know what no shop knows: who has left for good, and when.
 
-The process, per shopper (times in days, all draws independent between shoppers):
+The process for each shopper (times in days; the draws of different shoppers are independent):
 
 - sessions are a Poisson process of rate λ, the first at arrival; λ ~ Gamma(shape r, mean ``sessions_per_day``)
 - the lifetime is exponential with hazard μ ~ Gamma(shape s, scale 1/β), so that over all shoppers
   P(lifetime > t) = (β / (β + t))^s; after it the shopper never returns
 - a price looked at is lognormal around a personal mean m, itself lognormal around ``price_median``
-- each shopper has an own mix of categories, Dirichlet(``taste``), and an own probability, Beta(a, b),
+- each shopper has their own mix of categories, Dirichlet(``taste``), and their own probability, Beta(a, b),
   of ordering what stays in the cart
 
 This is the Pareto/NBD model (Schmittlein, Morrison & Colombo 1987; parameters as in Fader, Hardie & Lee
 2005, "RFM and CLV: Using Iso-Value Curves for Customer Base Analysis") with shop sessions in place of
-purchases. The BG/NBD of the same authors (2005, "Counting Your Customers the Easy Way") lets shoppers leave
-only after a purchase; here they may leave at any time, as in a shop without a contract.
+purchases. In the BG/NBD of the same authors (2005, "Counting Your Customers the Easy Way") shoppers leave
+only after a purchase. Here they may leave at any time, as in a shop without a contract.
 
-``fading`` adds what a careful model can learn beyond recency and frequency. With d days left to live,
-f = fading · exp(−d / ``fading_days``), and a session has (1 − 0.7 f) as many views, (1 − 0.8 f) the
-probability of an order, and removes from the cart with probability p + 0.7 f (1 − p).
-With ``fading=0`` nothing but silence tells. No event carries the truth itself.
+``fading`` adds something that a careful model can learn beyond recency and frequency. If d days of the
+lifetime are left, f = fading · exp(−d / ``fading_days``). The expected number of views beyond the first is
+multiplied by (1 − 0.7 f), the probability of an order by (1 − 0.8 f), and a product is removed from the cart
+with probability p + 0.7 f (1 − p). With ``fading=0`` only silence tells that a shopper has left. No event
+says so itself.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ from xxhash import xxh3_64_hexdigest
 from stream.datasets.events import Event, Properties
 from stream.datasets.sessions import (
     DAY_MS,
+    DRAWN_EVENT,
     PRICES,
-    ROW,
     Crowd,
+    DrawnEvents,
     Habits,
     Kind,
-    Rows,
     draw_follow_ups,
     draw_sessions,
 )
@@ -51,8 +52,8 @@ CATEGORIES: Final = (
 )  # fmt: skip
 CURRENCY: Final = "USD"
 USERS_MAX: Final = 10_000_000
-#: A block of simulated time holds about this many sessions: few enough to start at once and to keep in
-#: memory, enough for the vectorised draws to be worth it.
+#: A block of simulated time has about this many sessions: few enough to start quickly and to fit in memory,
+#: enough to make vectorised draws worth while.
 _BLOCK_SESSIONS: Final = 4_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAMES: Final = {
@@ -68,7 +69,7 @@ _NAMES: Final = {
 
 
 class Shopper(msgspec.Struct, frozen=True):
-    """The truth about one shopper; ``churned_at`` may lie in the future, ``spend_mean`` is per item."""
+    """What the simulation knows about one shopper. ``churned_at`` may be in the future; ``spend_mean`` is per item."""
 
     user_id: str
     arrived_at: datetime
@@ -79,10 +80,10 @@ class Shopper(msgspec.Struct, frozen=True):
 
 
 class Market:
-    """An endless market from ``start`` on: ``users`` who arrive in the first days, and new ones at a steady rate.
+    """An endless market from ``start`` on: ``users`` shoppers arrive in the first days, and new ones at a steady rate.
 
-    ``arrivals_per_day`` defaults to what keeps the number of living shoppers near ``users``.
-    The same arguments give the same events, byte for byte.
+    The default of ``arrivals_per_day`` keeps the number of active shoppers near ``users``. The same arguments give the
+    same events, byte for byte.
 
     >>> market = Market(users=10, start=datetime(2024, 1, 1, tzinfo=UTC), seed=7)
     >>> first = next(market.events())
@@ -116,7 +117,7 @@ class Market:
 
     @property
     def shoppers(self) -> list[Shopper]:
-        """Everyone drawn so far, those of the first days included before they arrive; grows with the events."""
+        """All shoppers drawn so far, also those of the first days before they arrive. More come with the events."""
         crowd = self._crowd
         if crowd is None:
             return []
@@ -129,26 +130,26 @@ class Market:
         ]
 
     def events(self, until: datetime | None = None) -> Iterator[Event]:
-        """Give all events before ``until`` in event-time order, from the start at every call.
+        """Yield all events before ``until`` in event-time order; every call begins at the start.
 
-        Without ``until`` they end only if nobody arrives any more and the last shopper has left.
+        Without ``until`` the events end only if nobody arrives any more and the last shopper has left.
         """
         until_ms = None if until is None else (until - _EPOCH) / timedelta(milliseconds=1)
         ordinal = 0
-        for rows in self._blocks():
-            for row in zip(*(rows[name].tolist() for name in rows.dtype.names or ()), strict=True):
-                if until_ms is not None and row[0] >= until_ms:
+        for drawn in self._blocks():
+            for fields in zip(*(drawn[name].tolist() for name in drawn.dtype.names or ()), strict=True):
+                if until_ms is not None and fields[0] >= until_ms:
                     return
-                yield self._event(ordinal, *row)
+                yield self._event(ordinal, *fields)
                 ordinal += 1
 
-    def _blocks(self) -> Iterator[Rows]:
-        """Give the rows of one block of time after the other, each in event-time order."""
+    def _blocks(self) -> Iterator[DrawnEvents]:
+        """Yield the drawn events of one block of time after the other, each block in event-time order."""
         rng, h = np.random.default_rng(self._seed), self._habits
         block_ms = int(min(1.0, _BLOCK_SESSIONS / (self._users * h.sessions_per_day)) * DAY_MS)
         arrived = np.sort(rng.uniform(0, h.ramp_days * DAY_MS, self._users))
         crowd = Crowd.draw(rng, h, np.floor(self._start_ms + arrived), len(CATEGORIES))
-        later = np.zeros(0, ROW)
+        later = np.zeros(0, DRAWN_EVENT)
         begin, n_orders = self._start_ms, 0
         while self._arrivals_per_day > 0 or len(later) or np.isfinite(crowd.next_ms).any():
             end = begin + block_ms
@@ -158,16 +159,16 @@ class Market:
                 crowd = crowd.joined(Crowd.draw(rng, h, new, len(CATEGORIES)))
             self._crowd = crowd
             drawn = [later]
-            while len(who := np.flatnonzero(crowd.next_ms < end)):
-                rows = draw_sessions(rng, h, crowd, who, n_orders)
-                n_orders += int(np.count_nonzero(rows["kind"] == Kind.ORDER))
-                drawn += [rows, draw_follow_ups(rng, h, crowd, rows)]
-                crowd.go_on(rng, who)
-            rows = np.concatenate(drawn)
-            rows = rows[np.argsort(rows["time_ms"], kind="stable")]
-            cut = np.searchsorted(rows["time_ms"], end)
-            later, begin = rows[cut:], end
-            yield rows[:cut]
+            while len(shoppers := np.flatnonzero(crowd.next_ms < end)):
+                events = draw_sessions(rng, h, crowd, shoppers, first_order=n_orders)
+                n_orders += int(np.count_nonzero(events["kind"] == Kind.ORDER))
+                drawn += [events, draw_follow_ups(rng, h, crowd, events)]
+                crowd.draw_next_sessions(rng, shoppers)
+            events = np.concatenate(drawn)
+            events = events[np.argsort(events["time_ms"], kind="stable")]
+            n_before_end = np.searchsorted(events["time_ms"], end)
+            later, begin = events[n_before_end:], end
+            yield events[:n_before_end]
 
     def _event(
         self, ordinal: int, time_ms: int, order: int, cents: int, user: int, items: int, kind: int, *product: int
@@ -192,7 +193,7 @@ def _time(time_ms: float) -> datetime:
     return datetime.fromtimestamp(time_ms / 1000, UTC)
 
 
-#: Events about a product share their properties: there are only so many products.
+#: Events about the same product share their properties, because there are few products.
 _PRODUCTS: Final[dict[Any, Properties]] = {
     (c, p): Properties(product_id=f"{category}-{p:02d}", category=category, price=price, quantity=1, currency=CURRENCY)
     for c, category in enumerate(CATEGORIES)

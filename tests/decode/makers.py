@@ -1,0 +1,122 @@
+"""Makers of events for every envelope preset, and broken records, for the tests of decode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stream.decode.decoder import Decoded, Decoder, Money
+
+NOW = 1_735_689_600.0
+TIME = 1_735_600_000
+ISO = "2024-12-30T23:06:40Z"
+BYTES_MAX = 65_536
+SKEW_S = 300.0
+#: The closed set of reasons: each is a value of a metric label.
+REASONS = {
+    *("null", "oversized", "malformed", "schema", "too_deep", "confluent"),
+    *("user", "timestamp", "future", "currency", "value"),
+}
+
+
+@dataclass
+class Record:
+    """A consumer record, as far as decoding reads it."""
+
+    offset: int
+    value: bytes | None
+
+
+#: Makes an event from fields that have the same names in every preset, such as ``user`` and ``amount``.
+Make = Callable[..., dict[str, Any]]
+
+
+def segment(**fields: Any) -> dict[str, Any]:
+    outside = {"user": "userId", "time": "timestamp", "event_id": "messageId"}
+    inside = {"item": "product_id", "amount": "total", "text": "review_body"}
+    names = {
+        "view": "Product Viewed",
+        "purchase": "Order Completed",
+        "refund": "Order Refunded",
+        "cart": "Product Added",
+        "review": "Product Reviewed",
+    }
+    kind = fields.pop("kind", "view")
+    event: dict[str, Any] = {"type": "track", "event": names.get(kind, kind), "properties": {}}
+    for field, value in {"user": "u", "time": ISO, "event_id": "e", **fields}.items():
+        if field in outside:
+            event[outside[field]] = value
+        else:
+            event["properties"][inside.get(field, field)] = value
+    return event
+
+
+def flat(**fields: Any) -> dict[str, Any]:
+    names = {"user": "user_id", "time": "ts", "item": "item_id", "amount": "price"}
+    event = {"type": fields.pop("kind", "view")}
+    fields = {"user": "u", "time": ISO, "event_id": "e", **fields}
+    return event | {names.get(field, field): value for field, value in fields.items()}
+
+
+#: Preset → its maker. A new preset is added here.
+MAKERS: dict[str, Make] = {"segment": segment, "flat": flat}
+
+
+def decoder(preset: str, rates: dict[str, float] | None = None) -> Decoder:
+    return Decoder(preset, Money("USD", rates or {}), bytes_max=BYTES_MAX, future_skew_s=SKEW_S)
+
+
+def decode(preset: str, *values: Any, rates: dict[str, float] | None = None) -> Decoded:
+    """Decode values at offsets 100, 101, … Values that are neither bytes nor None are written as JSON."""
+    raw = [v if isinstance(v, bytes | None) else json.dumps(v).encode() for v in values]
+    return decoder(preset, rates).decode([Record(100 + i, v) for i, v in enumerate(raw)], NOW)
+
+
+def row(preset: str, value: Any, **kwargs: Any) -> Any:
+    """The row of one good value."""
+    out = decode(preset, value, **kwargs)
+    assert [d.message for d in out.dead] == []
+    assert len(out.batch) == len(out.batch.rows) == 1
+    return out.batch.rows[0]
+
+
+def reason(preset: str, value: Any) -> str:
+    """The reason for which one bad value is a dead letter."""
+    out = decode(preset, value)
+    assert (len(out.dead), len(out.batch)) == (1, 0), out.batch.rows
+    return out.dead[0].reason
+
+
+def short(value: Any) -> str:
+    """The beginning of a parameter, as a name for the test."""
+    return f"{value!r:.24}"
+
+
+DEEP = b"[" * 30_000 + b"]" * 30_000
+#: Kind of broken record → its value, the reason of its dead letter, and what the message must say.
+BROKEN: dict[str, tuple[bytes | None, str, str]] = {
+    "null": (None, "null", "value is null, expected a JSON object"),
+    "empty": (b"", "malformed", "expected one JSON object; check the producer's serializer"),
+    "blank": (b"  \n", "malformed", "expected one JSON object"),
+    "oversized": (b'{"x":"' + b"x" * BYTES_MAX + b'"}', "oversized", "expected at most 65536; see --event-bytes-max"),
+    "too deep": (b'{"x":' + DEEP + b"}", "too_deep", "nested too deeply to read, expected a flat event"),
+    "deep array": (DEEP, "schema", "Expected `object`, got `array`"),
+    "not JSON": (b"user=u&type=view", "malformed", "value is not JSON"),
+    "NaN": (b'{"type":"view","price":NaN}', "malformed", "value is not JSON"),
+    "Infinity": (b'{"type":"view","ts":-Infinity,"timestamp":-Infinity}', "malformed", "value is not JSON"),
+    "two objects": (b'{"type":"view"}{}', "malformed", "value is not JSON"),
+    "byte order mark": (b'\xef\xbb\xbf{"type":"view"}', "malformed", "value is not JSON"),
+    "not UTF-8": (b'{"type":"\xff\xfe"}', "malformed", "value is not JSON"),
+    "UTF-16": ('{"type":"view"}'.encode("utf-16"), "malformed", "value is not JSON"),
+    "lone surrogate": (rb'{"type":"\ud800"}', "malformed", "value is not JSON"),
+    "surrogate bytes": (b'{"type":"\xed\xa0\x80"}', "malformed", "value is not JSON"),
+    "Confluent": (b"\0\0\0\0\1{}", "confluent", "no schema registry is configured, so send JSON without"),
+    "array": (b"[]", "schema", "Expected `object`, got `array`"),
+    "text": (b'"view"', "schema", "Expected `object`, got `str`"),
+    "JSON null": (b"null", "schema", "Expected `object`, got `null`"),
+    "empty object": (b"{}", "schema", "Object missing required field `type`"),
+    "number too long": (b'{"type":"view","price":1e999,"properties":{"price":1e999}}', "schema", "out of range"),
+    "integer too long": (b'{"type":' + b"9" * 5_000 + b"}", "schema", "`$.type`"),
+}

@@ -1,0 +1,69 @@
+"""Money: amounts are kept in hundredths of one currency, or the event is a dead letter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stream.decode.decoder import Money
+from stream.errors import EventError
+from tests.decode.makers import (
+    Make,
+    decode,
+    reason,
+    row,
+    short,
+)
+
+
+@pytest.mark.parametrize(
+    ("amount", "hundredths"),
+    [(12.34, 1_234), ("12.34", 1_234), (0, 0), ("", 0), (None, 0), (-3, -300), (0.29, 29), (21_474_836.47, 2**31 - 1)],
+)
+def test_amount_is_kept_in_hundredths(preset: str, make: Make, amount: Any, hundredths: int) -> None:
+    assert row(preset, make(kind="purchase", amount=amount))["value"] == hundredths
+
+
+@pytest.mark.parametrize("amount", [5, -5, "5"])
+def test_refund_is_below_zero_with_either_sign(preset: str, make: Make, amount: Any) -> None:
+    assert row(preset, make(kind="refund", amount=amount))["value"] == -500
+
+
+@pytest.mark.parametrize("amount", [5, "five", 1e308, "NaN", 10**400])
+def test_view_has_no_value_and_its_price_is_not_read(preset: str, make: Make, amount: Any) -> None:
+    assert row(preset, make(kind="view", amount=amount, currency="XXX"))["value"] == 0
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [21_474_836.48, -21_474_836.48, 1e18, 1e308, -1e308, "1e308", "1e999", "NaN", "-inf", 10**310, -(10**4000)],
+    ids=short,
+)
+def test_amount_that_cannot_be_kept_is_a_dead_letter(preset: str, make: Make, amount: Any) -> None:
+    assert reason(preset, make(kind="purchase", amount=amount)) == "value"
+    assert reason(preset, make(kind="refund", amount=amount, currency="USD")) == "value"
+
+
+def test_other_currencies_are_converted_and_those_without_a_rate_are_dead_letters(preset: str, make: Make) -> None:
+    paid = [make(kind="purchase", amount=10, currency=c) for c in ("USD", "EUR", "", None)]
+    out = decode(preset, *paid, make(kind="purchase", amount=10, currency="GBP"), rates={"EUR": 1.1})
+    assert out.batch.rows["value"].tolist() == [1_000, 1_100, 1_000, 1_000]
+    message = "currency is 'GBP', expected 'USD' or one with a rate; set --fx-rates"
+    assert [(d.reason, d.message) for d in out.dead] == [("currency", message)]
+
+
+def test_rate_that_makes_an_amount_too_large_is_an_event_error_not_an_overflow() -> None:
+    money = Money("USD", {"BIG": 1e300, "INF": float("inf"), "NAN": float("nan")})
+    for currency in money.rates:
+        with pytest.raises(EventError) as caught:
+            money.hundredths(1e10, currency)
+        assert caught.value.reason == "value"
+
+
+def test_amount_that_is_no_number_is_a_dead_letter_that_quotes_only_its_beginning(preset: str, make: Make) -> None:
+    (dead,) = decode(preset, make(kind="purchase", amount="12,50 " + "x" * 10_000)).dead
+    assert dead.reason == "schema"
+    assert dead.message.startswith("amount is '12,50 xxx")
+    assert dead.message.endswith(", expected a number")
+    assert len(dead.message) < 100
