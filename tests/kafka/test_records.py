@@ -12,7 +12,7 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
-from stream.kafka.records import read_records
+from stream.kafka.records import patch_aiokafka
 
 NONE, GZIP = 0, 1
 
@@ -45,7 +45,7 @@ def read(data: bytes, offset: int = 0) -> list[Any]:
 def _patched(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MemoryRecords", "PartitionRecords"):
         monkeypatch.setattr(fetcher, name, getattr(fetcher, name))
-    read_records()
+    patch_aiokafka()
 
 
 @pytest.mark.parametrize("compression", [NONE, GZIP])
