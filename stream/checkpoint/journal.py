@@ -18,9 +18,9 @@ import numpy as np
 
 from stream.arrays import Mask
 from stream.checkpoint.byte_strings import ByteStrings
-from stream.checkpoint.changelog import ROOM
 from stream.checkpoint.journal_blocks import Users, blocks, packed_block
 from stream.checkpoint.journal_index import JournalIndex, with_room
+from stream.checkpoint.packed_values import ROOM
 
 __all__ = ["GROWTH", "Journal", "Piece"]
 

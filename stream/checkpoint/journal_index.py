@@ -13,8 +13,8 @@ import numpy as np
 
 from stream.arrays import Counts, Numbers, Offsets, Slots
 from stream.checkpoint.byte_strings import ByteStrings, cut
-from stream.checkpoint.changelog import applied_offsets
 from stream.checkpoint.journal_blocks import ENTRY, Block
+from stream.checkpoint.packed_values import applied_offsets
 
 __all__ = ["Extent", "JournalIndex", "with_room"]
 

@@ -25,6 +25,7 @@ from stream.checkpoint import changelog
 from stream.checkpoint.disk import explained
 from stream.checkpoint.journal import Journal, Piece
 from stream.checkpoint.journal_blocks import Users
+from stream.checkpoint.packed_values import applied_offset
 from stream.state.partition_state import PartitionState
 
 __all__ = ["UserStore", "UserTable"]
@@ -285,7 +286,7 @@ def _each_once(records: Sequence[Any]) -> Users:
         users.clear()
         for key, value in zip(keys, values, strict=True):
             before = users.get(key)
-            if not value or not before or changelog.applied_offset(value) >= changelog.applied_offset(before):
+            if not value or not before or applied_offset(value) >= applied_offset(before):
                 users[key] = value
     return Users.without_rows(list(users), list(users.values()))
 

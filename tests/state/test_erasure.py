@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stream.checkpoint import changelog
+from stream.checkpoint.packed_values import applied_offset
 from stream.checkpoint.partition import Partition, Position
 from stream.checkpoint.pending_reviews import Reviews
 from stream.clock import ManualClock
@@ -572,7 +573,7 @@ def test_of_two_markers_each_reach_counts_whatever_their_order() -> None:
 
 
 def test_applied_offset_of_a_marker_is_its_own() -> None:
-    assert changelog.applied_offset(Marker(1_700_000_000, 123_456).packed()) == 123_456
+    assert applied_offset(Marker(1_700_000_000, 123_456).packed()) == 123_456
 
 
 def test_nobody_is_looked_up_where_nobody_was_erased(monkeypatch: pytest.MonkeyPatch) -> None:
