@@ -26,6 +26,7 @@ __all__ = [
     "Offsets",
     "Opaque",
     "Probabilities",
+    "RawOutputs",
     "Rows",
     "Seconds",
     "Slots",
@@ -67,6 +68,8 @@ BucketRows: TypeAlias = NDArray[np.void]
 TokenRows: TypeAlias = NDArray[np.int32]
 #: Numeric features, ``(n, features)``.
 FeatureRows: TypeAlias = NDArray[np.float32]
+#: Numbers as a model returns them, in single precision: logits, mu and log-sigma, sentiments.
+RawOutputs: TypeAlias = NDArray[np.float32]
 #: Probabilities from 0 to 1.
 Probabilities: TypeAlias = NDArray[np.float64]
 #: Real numbers of any other kind: values in money, log-odds, weights, losses.

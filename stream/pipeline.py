@@ -24,8 +24,9 @@ import numpy.typing as npt
 
 from stream.checkpoint import changelog
 from stream.checkpoint.journal_blocks import Users
-from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.partition import Partition
 from stream.checkpoint.pending_reviews import Reviews
+from stream.checkpoint.position import Position
 from stream.contract.columns import DAY_S, IDLE_AGES_S
 from stream.decode.dead_letters import dead_letter
 from stream.decode.decoder import DeadLetter, Decoded, Decoder

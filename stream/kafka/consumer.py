@@ -16,7 +16,7 @@ from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.types import TP
 
 from stream.checkpoint.lease import MembershipLease
-from stream.checkpoint.partition import Position
+from stream.checkpoint.position import Position
 from stream.errors import ConfigError
 from stream.kafka.fetcher import Fetcher
 from stream.kafka.fetches import OneEventPerFetch

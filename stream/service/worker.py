@@ -13,8 +13,9 @@ from faust.types import TP
 
 from stream.assignment import Assignment
 from stream.checkpoint.lease import MembershipLease
-from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.partition import Partition
 from stream.checkpoint.pending_reviews import Reviews, SentimentModel
+from stream.checkpoint.position import Position
 from stream.clock import Clock
 from stream.errors import ValuestreamError
 from stream.kafka.rights import named_refusal

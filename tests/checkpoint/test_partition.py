@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.checkpoint.partition import QUIET_AFTER_S, Partition, Position
+from stream.checkpoint.partition import QUIET_AFTER_S, Partition
+from stream.checkpoint.position import Position
 from stream.clock import ManualClock
 from stream.contract.columns import IDLE_AGES_S
 from stream.score.decide import Decided

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.checkpoint import changelog
-from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.partition import Partition
 from stream.checkpoint.pending_reviews import Reviews
+from stream.checkpoint.position import Position
 from stream.clock import ManualClock
 from stream.decode.decoder import Decoder, Money
 from stream.errors import ScoringError
