@@ -36,7 +36,7 @@ def pack(state: PartitionState, rows: Rows) -> list[bytes]:
     sizes = HEAD_BYTES + ring_bytes + tails.sizes
     starts = np.cumsum(sizes) - sizes
     data = np.empty(int(sizes.sum()), np.uint8)
-    _put_rings(state, rows, users, starts + HEAD_BYTES, data)
+    _put_rings(state, rows, users, at=starts + HEAD_BYTES, data=data)
     tails.put(starts + HEAD_BYTES + ring_bytes, data)
     # Rings are written from their oldest entry on, so a loaded ring begins at slot 0.
     users["history_next"] = users["seen_next"] = lengths % HISTORY_LEN
@@ -45,7 +45,7 @@ def pack(state: PartitionState, rows: Rows) -> list[bytes]:
     return cut(data.tobytes(), sizes)
 
 
-def _put_rings(state: PartitionState, rows: Rows, users: UserRows, at: Slots, data: Bytes) -> None:
+def _put_rings(state: PartitionState, rows: Rows, users: UserRows, *, at: Slots, data: Bytes) -> None:
     """Write the entries of both rings of each user, oldest first, into ``data`` from place ``at`` on.
 
     Rings of the same length are copied together.

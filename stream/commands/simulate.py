@@ -59,7 +59,7 @@ def simulate(
         _require_folder(truth)
     records = islice(event_stream(market.events()), events)
     with stopped_by_signals() as stop, shown_progress("simulate", events) as progress:
-        sent = send_events(settings, records, pace, progress, clock, seconds=seconds, up_to_now=True, stop=stop)
+        sent = send_events(settings, records, pace, progress, clock=clock, seconds=seconds, up_to_now=True, stop=stop)
     written = ""
     if truth is not None:
         written = f"; truth of {write_truth(truth, market, sent.last_event_ms):,} shoppers in {truth}"

@@ -151,7 +151,7 @@ class Simulator:
         records = self._noted(event_stream(self._market.events()))
         try:
             self._result = send_events(
-                self._settings, records, self._rate, _unseen, self._clock, up_to_now=True, stop=self._stop
+                self._settings, records, self._rate, _unseen, clock=self._clock, up_to_now=True, stop=self._stop
             )
         except Exception as error:
             self._error = error
