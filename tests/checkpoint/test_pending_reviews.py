@@ -135,7 +135,7 @@ class Bench:
         return packed(self.partition.state)
 
 
-# Sentiments into state --------------------------------------------------------------------------------
+# Sentiments into state -------------------------------------------------------------------------------
 
 
 async def test_review_gets_its_sentiment_and_its_user_is_scored_again() -> None:
@@ -219,7 +219,7 @@ async def test_partitions_share_a_batch_and_none_waits_for_another() -> None:
     assert other.state.users["reviews"][:3].tolist() == [1, 1, 1]
 
 
-# The position -----------------------------------------------------------------------------------------
+# The position ----------------------------------------------------------------------------------------
 
 
 async def test_position_stays_before_the_oldest_review_that_waits_and_then_goes_on() -> None:
@@ -327,7 +327,7 @@ def undisturbed(log: list[Record], now: float) -> dict[str, bytes]:
     return packed(state)
 
 
-# The bound --------------------------------------------------------------------------------------------
+# The bound -------------------------------------------------------------------------------------------
 
 
 async def test_ingestion_waits_at_the_bound_until_sentiments_have_come(caplog: pytest.LogCaptureFixture) -> None:
