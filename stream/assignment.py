@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from stream.checkpoint.lease import Lease
-from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.partition import Partition
+from stream.checkpoint.position import Position
 from stream.errors import ContractError, LeaseError
 from stream.score.queue import OWED, ScoreQueue
 

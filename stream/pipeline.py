@@ -21,7 +21,8 @@ import numpy as np
 
 from stream.checkpoint import changelog
 from stream.checkpoint.journal_blocks import Users
-from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.partition import Partition
+from stream.checkpoint.position import Position
 from stream.contract.columns import DAY_S, IDLE_AGES_S
 from stream.counting import count_events, count_scores
 from stream.decode.dead_letters import dead_letter

@@ -10,7 +10,7 @@ import pytest
 from faust.types import TP
 
 from stream.assignment import Assignment
-from stream.checkpoint.partition import Position
+from stream.checkpoint.position import Position
 from stream.clock import ManualClock
 from stream.errors import ContractError
 from stream.kafka.fetches import OneEventPerFetch, Records

@@ -1,1 +1,1 @@
-"""What makes a partition's progress durable: its position, changelog, journal on disk, lease and pending reviews."""
+"""Checkpoint: makes the progress of a partition durable, in the changelog, in the journal and in commits."""

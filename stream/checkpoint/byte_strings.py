@@ -1,30 +1,31 @@
-"""ByteStrings: many byte strings one after the other in one, so that numpy can look into all of them at once."""
+"""ByteStrings: many byte strings in one piece of memory, so that numpy can look into all of them at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from stream.arrays import Bytes, Counts, Opaque, Slots
 
 __all__ = ["ByteStrings", "cut", "every_slice"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ByteStrings:
-    """Byte strings in ``data``: where each starts, and its size; shapes ``(n,)``. Between them may be others."""
+    """Byte strings in ``data``: where each starts, and its size in bytes; shapes ``(n,)``.
+
+    There may be other bytes between them.
+    """
 
     data: bytes | memoryview
-    starts: Array
-    sizes: Array
+    starts: Slots
+    sizes: Counts
 
     @classmethod
     def joined(cls, strings: Sequence[bytes]) -> ByteStrings:
-        """These, joined.
+        """Join these byte strings.
 
         >>> ByteStrings.joined([b"ann", b"", b"bo"]).strings()
         [b'ann', b'', b'bo']
@@ -36,22 +37,22 @@ class ByteStrings:
         return len(self.sizes)
 
     def strings(self) -> list[bytes]:
-        """Each by itself."""
+        """Return each byte string by itself."""
         return _slices(bytes(self.data), self.starts, self.starts + self.sizes)
 
 
-def cut(data: bytes, sizes: Array) -> list[bytes]:
-    """The data cut into pieces of these sizes."""
+def cut(data: bytes, sizes: Counts) -> list[bytes]:
+    """Cut the data into consecutive byte strings of these sizes."""
     ends = np.cumsum(sizes)
     return _slices(data, ends - sizes, ends)
 
 
-def _slices(data: bytes, starts: Array, ends: Array) -> list[bytes]:
+def _slices(data: bytes, starts: Slots, ends: Slots) -> list[bytes]:
     return [data[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
-def every_slice(data: bytes | memoryview | Array, size: int) -> Array:
-    """Every piece of this many bytes, as one item each: element i begins at byte i."""
+def every_slice(data: bytes | memoryview | Bytes, size: int) -> Opaque:
+    """Return every slice of ``size`` bytes as one item: item i begins at byte i. Nothing is copied."""
     if len(data) < size:
         return np.empty(0, f"V{size}")
     return np.ndarray((len(data) - size + 1,), f"V{size}", data, strides=(1,))

@@ -1,4 +1,4 @@
-"""Disk: what the machine refuses, as one line with the next step."""
+"""Disk: turns the errors of the file system into one line that says what to do next."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from stream.errors import ConfigError, ValuestreamError
 
 __all__ = ["explained", "require_room"]
 
-#: What a worker must be able to write before it starts.
+#: How much a worker must be able to write before it starts.
 _ROOM_BYTES: Final = 256 * 1024
-#: What the system refuses, and what to do about it.
+#: Error of the system → what to do about it.
 _STEPS: Final = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room in the quota",
@@ -29,7 +29,7 @@ _STEPS: Final = {
 
 
 def require_room(data_dir: Path) -> None:
-    """Write to the state directory as a trial, make it where it is missing; ConfigError where that is refused."""
+    """Make the state directory if it is missing, and write to it as a trial. Raises ConfigError if that fails."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=data_dir) as trial:
@@ -45,7 +45,10 @@ def require_room(data_dir: Path) -> None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the system says of files there into one line with the next step; a lock is its waiters' to see to."""
+    """Turn an OSError about files at ``path`` into a ValuestreamError that says what to do next.
+
+    BlockingIOError passes: it means that another process has the lock, and the caller waits for it.
+    """
     try:
         yield
     except BlockingIOError:

@@ -1,7 +1,7 @@
-"""Segment: a file to which each checkpoint appends a block of users; a block is read whole, or the file ends there.
+"""Journal blocks: a checkpoint appends one block of users to a journal file. A block is read whole, or not at all.
 
-Layout of a block, little-endian: head · an ``ENTRY`` for each user · keys · values. A user with a state row has their
-key in the first block of the segment that has the row, and not again. The head has a checksum of all that follows it.
+Layout of a block, little-endian: head · an ``ENTRY`` for each user · keys · values. The head has a checksum of
+everything after it. A user with a state row has their key only in the first block of the file that names the row.
 """
 
 from __future__ import annotations
@@ -9,54 +9,60 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import compress
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
+
+from stream.arrays import Mask, Opaque, Rows
 
 __all__ = ["ENTRY", "Block", "Users", "blocks", "packed_block"]
 
-Array = npt.NDArray[Any]
 _MAGIC: Final = b"VSG1"
+#: Magic bytes and checksum.
 _CHECKED: Final = struct.Struct("<4sQ")
-#: Whether what came before counts no more, the changelog offset (-1: it goes on), users, bytes of keys and of values.
+#: Whether the journal starts over, the changelog offset (-1: a later block completes this checkpoint), the number of
+#: users, the bytes of keys, and the bytes of values.
 _HEAD: Final = struct.Struct("<?qIQQ")
-#: One user: state row (-1: none), size of the key (0: this segment has it already) and of the value (0: they are gone).
+#: One user: the state row (-1: none), the size of the key (0: this file has it already) and the size of the value
+#: (0: the user is gone).
 ENTRY: Final = np.dtype([("row", "<i4"), ("key_size", "<u2"), ("value_size", "<u4")])
 
 
 class Users(NamedTuple):
-    """Users as they are written: keys, each once, packed values (None: gone), and state rows (-1: without one)."""
+    """Users as they are written. Each key stands once. A value of None is a tombstone, a row of -1 means no row."""
 
     keys: Sequence[bytes]
     values: Sequence[bytes | None]
-    rows: Array
+    rows: Rows
 
     @classmethod
     def without_rows(cls, keys: Sequence[bytes], values: Sequence[bytes | None]) -> Users:
-        """Users of whom there is no state in memory."""
+        """Make users that have no row in a state."""
         return cls(keys, values, np.full(len(keys), -1, np.int64))
 
 
 class Block(NamedTuple):
-    """One block as it was read; ``values_at`` and ``end`` are places in the file, ``entries`` are of ``ENTRY``.
+    """One block as it was read. ``entries`` have the dtype ``ENTRY``; ``values_at`` and ``end`` are places in the file.
 
-    ``offset`` is the changelog offset up to which the segments have everything with this block; -1 where that is so
-    only with a later one. ``anew`` says that nothing counts of what was written before.
+    ``offset`` is the changelog offset up to which the journal has everything with this block, or -1 if a later block
+    completes this checkpoint. ``starts_over`` says that nothing that was written before counts any more.
     """
 
-    anew: bool
+    starts_over: bool
     offset: int
-    entries: Array
+    entries: Opaque
     keys: bytes
     values: memoryview
     values_at: int
     end: int
 
 
-def packed_block(users: Users, named: Array, offset: int | None, *, anew: bool = False) -> bytearray:
-    """Users as a block; ``named`` says of each state row whether the segment has its key already."""
+def packed_block(users: Users, named: Mask, offset: int | None, *, starts_over: bool = False) -> bytearray:
+    """Pack users into a block. ``named`` says of each state row whether the file already has its key.
+
+    ``offset`` is None if a later block completes this checkpoint.
+    """
     values = [value or b"" for value in users.values]
     is_new = (users.rows < 0) | ~named[users.rows]
     entries = np.zeros(len(values), ENTRY)
@@ -65,28 +71,28 @@ def packed_block(users: Users, named: Array, offset: int | None, *, anew: bool =
     entries["value_size"] = np.fromiter(map(len, values), np.int64, len(values))
     keys = b"".join(compress(users.keys, is_new.tolist()))
     n_value_bytes = int(entries["value_size"].sum(dtype=np.int64))
-    head = _HEAD.pack(anew, -1 if offset is None else offset, len(values), len(keys), n_value_bytes)
+    head = _HEAD.pack(starts_over, -1 if offset is None else offset, len(values), len(keys), n_value_bytes)
     block = bytearray().join((bytes(_CHECKED.size), head, entries.tobytes(), keys, *values))
     _CHECKED.pack_into(block, 0, _MAGIC, xxhash.xxh3_64_intdigest(memoryview(block)[_CHECKED.size :]))
     return block
 
 
 def blocks(file: BinaryIO, size: int) -> Iterator[Block]:
-    """The blocks of a file of this size from its beginning on, up to the first that is not whole."""
-    at = 0
-    while (block := _block(file, at, size)) is not None:
-        at = block.end
+    """Read the blocks of a file from its beginning, up to the first that is not whole. The file has ``size`` bytes."""
+    start = 0
+    while (block := _block(file, start, size)) is not None:
+        start = block.end
         yield block
 
 
-def _block(file: BinaryIO, at: int, size: int) -> Block | None:
+def _block(file: BinaryIO, start: int, size: int) -> Block | None:
     head = file.read(_CHECKED.size + _HEAD.size)
     if len(head) < _CHECKED.size + _HEAD.size:
         return None
     magic, checksum = _CHECKED.unpack_from(head)
-    anew, offset, n, n_key_bytes, n_value_bytes = _HEAD.unpack_from(head, _CHECKED.size)
-    n_bytes = n * ENTRY.itemsize + n_key_bytes + n_value_bytes
-    end = at + len(head) + n_bytes
+    starts_over, offset, n_users, n_key_bytes, n_value_bytes = _HEAD.unpack_from(head, _CHECKED.size)
+    n_bytes = n_users * ENTRY.itemsize + n_key_bytes + n_value_bytes
+    end = start + len(head) + n_bytes
     if magic != _MAGIC or end > size:
         return None
     data = file.read(n_bytes)
@@ -94,7 +100,7 @@ def _block(file: BinaryIO, at: int, size: int) -> Block | None:
     digest.update(data)
     if digest.intdigest() != checksum:
         return None
-    entries = np.frombuffer(data, ENTRY, n)
-    keys_at, values_at = n * ENTRY.itemsize, n * ENTRY.itemsize + n_key_bytes
+    entries = np.frombuffer(data, ENTRY, n_users)
+    keys_at, values_at = n_users * ENTRY.itemsize, n_users * ENTRY.itemsize + n_key_bytes
     values = memoryview(data)[values_at:]
-    return Block(anew, offset, entries, data[keys_at:values_at], values, end - n_value_bytes, end)
+    return Block(starts_over, offset, entries, data[keys_at:values_at], values, end - n_value_bytes, end)

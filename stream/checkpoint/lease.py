@@ -1,10 +1,12 @@
-"""Lease: the right to send for the partitions that the consumer group gave us, until the group may give them away.
+"""Lease: the right to send for our partitions, which lasts until the consumer group may give them to another worker.
 
-The group waits one session timeout after a member's last heartbeat before it gives its partitions to another. So who
-has been answered within less than that can send; who has not, because it was paused or cut off, may have been replaced,
-and what it sent late would overwrite what its successor wrote. Kleppmann, "How to do distributed locking" (2016),
-shows that a lease alone cannot exclude a message that was under way when the pause began; for those, recovery keeps
-of two values of a user the one that has seen more (:meth:`stream.kafka.table.UserStore.apply_changelog_batch`).
+The group waits one session timeout after a member's last heartbeat before it gives the member's partitions away. So a
+worker may send if the group has answered it more recently than that. A worker that was paused or cut off for longer
+may have been replaced, and its late records would overwrite those of its successor.
+
+Kleppmann, "How to do distributed locking" (2016), shows that a lease alone cannot stop a message that was under way
+when the pause began. For those messages, recovery compares two values of a user and keeps the one that has seen more
+events (:meth:`stream.kafka.table.UserStore.apply_changelog_batch`). See ``docs/decisions/0011-membership-lease.md``.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lease", "MembershipLease"]
 
-#: The lease ends this share of a session after the heartbeat, so that what is sent at its end arrives in time.
+#: The lease ends this share of a session after the heartbeat, so that records sent at its end still arrive in time.
 _SHARE_OF_SESSION: Final = 0.75
 
 
@@ -25,18 +27,18 @@ class Lease(Protocol):
 
     @property
     def held(self) -> bool:
-        """Whether no other worker can have our partitions yet."""
+        """Whether it is too early for another worker to have our partitions."""
 
     @property
     def term(self) -> int:
-        """Which assignment it is for; what was to be sent in one term must not be sent in the next."""
+        """The number of the current assignment. Records of one term must not be sent in the next."""
 
     def end_term(self) -> None:
-        """Our partitions are given up."""
+        """Note that our partitions are given up."""
 
 
 class MembershipLease:
-    """Held while the group coordinator has answered a request that was sent less than three quarters of a session ago.
+    """Is held if the group coordinator has answered a request that we sent less than three quarters of a session ago.
 
     >>> from stream.clock import ManualClock
     >>> clock = ManualClock()
@@ -55,23 +57,23 @@ class MembershipLease:
 
     @property
     def held(self) -> bool:
-        """Whether no other worker can have our partitions yet."""
+        """Whether it is too early for another worker to have our partitions."""
         return self.age_s < _SHARE_OF_SESSION * self._session_s
 
     @property
     def in_session(self) -> bool:
-        """Whether the group cannot have forgotten us yet."""
+        """Whether it is too early for the group to have forgotten us."""
         return self.age_s < self._session_s
 
     @property
     def age_s(self) -> float:
-        """Seconds since the last request that the coordinator answered was sent."""
+        """Seconds since we sent the last request that the coordinator answered."""
         return self._clock.monotonic() - self._renewed
 
     def renew(self, sent: float) -> None:
-        """The coordinator has answered a request that was sent at this monotonic time."""
+        """Note that the coordinator has answered a request that we sent at this monotonic time."""
         self._renewed = sent
 
     def end_term(self) -> None:
-        """Our partitions are given up; what still waits to be sent for them is not sent."""
+        """Note that our partitions are given up. Records that still wait are not sent."""
         self.term += 1

@@ -35,7 +35,7 @@ def replay(file: Path, format_: str, rate: str, limit: int | None, settings: Set
         if first is None:
             raise ConfigError(f"{file} has no events ({summary}), expected some; check the file and --format")
         records = event_stream(islice(chain([first], events), limit))
-        sent = send_events(settings, records, pace, progress, SystemClock(), stop=stop)
+        sent = send_events(settings, records, pace, progress, clock=SystemClock(), stop=stop)
     early = "stopped early: " if stop.is_set() else ""
     late = f", {summary.out_of_order:,} out of order" if summary.out_of_order else ""
     click.echo(f"{early}{sent}; {summary}{late}")

@@ -62,7 +62,7 @@ def simulate(
         _require_folder(truth_file)
     records = islice(event_stream(market.events()), events)
     with stopped_by_signals() as stop, shown_progress("simulate", events) as progress:
-        sent = send_events(settings, records, pace, progress, clock, seconds=seconds, up_to_now=True, stop=stop)
+        sent = send_events(settings, records, pace, progress, clock=clock, seconds=seconds, up_to_now=True, stop=stop)
     written = ""
     if truth_file is not None:
         shoppers = write_truth(truth_file, market, sent.last_event_ms)

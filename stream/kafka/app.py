@@ -1,8 +1,8 @@
-"""Source: the Faust app with the events topic, the table of users, and our consumer in place of its own.
+"""App: builds the Faust app with the events topic, the table of users, and our consumer in place of Faust's.
 
-``fetches.py``, ``consumer.py``, ``reader.py`` and ``store.py`` beside this file alone override Faust's inner methods;
-faust-streaming is pinned to the version that they were written for, and ``tests/broker`` fails when an upgrade
-changes what is relied on.
+Only ``fetches.py``, ``consumer.py``, ``fetcher.py`` and ``table.py`` in this folder override inner methods of Faust.
+faust-streaming is pinned to the version that they were written for. If an upgrade changes what they rely on, tests in
+``tests/broker`` fail. ``docs/faust-faults.md`` numbers the faults that the settings below work around.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from yarl import URL
 from stream.errors import ContractError
 from stream.kafka.consumer import PositionConsumer
 from stream.kafka.fetches import FetchingApp, OneEventPerFetch, Untouched
-from stream.kafka.records import read_records
+from stream.kafka.records import patch_aiokafka
 from stream.kafka.table import UserStore, UserTable
 
 __all__ = ["Source", "build_app"]
 
-#: Fetches that may wait for the agent; each holds up to ``fetch_records_max`` records.
+#: How many fetches may wait for the agent. Each holds up to ``fetch_records_max`` records.
 _FETCHES_WAITING_MAX: Final = 8
 
 
@@ -53,7 +53,7 @@ class Source:
         return cast("Any", self.app.tables).recovery
 
     async def crashed(self) -> None:
-        """Wait until Faust has crashed, and raise why: it stays there after that, and does nothing."""
+        """Wait until Faust crashes, then raise its reason. A crashed app stays in the process and does nothing."""
         app = cast("Any", self.app)
         await app._crashed.wait()
         if isinstance(app.crash_reason, ConsistencyError):
@@ -84,17 +84,19 @@ def build_app(
     credentials: Any = None,
 ) -> Source:
     """Make the Faust app; the agent is added by the caller."""
-    read_records()
+    patch_aiokafka()
     app = FetchingApp(
         app_id,
         broker=[URL(f"kafka://{host.strip()}") for host in brokers.split(",")],
         broker_credentials=credentials,
         broker_max_poll_records=fetch_records_max,
+        # A short session and a stable instance id: a restarted worker gets its partitions back soon (fault 14b).
         broker_session_timeout=session_timeout_s,
         broker_heartbeat_interval=session_timeout_s / 4,
         broker_commit_interval=1.0,
         consumer_group_instance_id=instance_id or None,
-        consumer_auto_offset_reset="earliest",
+        consumer_auto_offset_reset="earliest",  # Fault 14.
+        # One Faust event for each fetch: two thirds of the cost of an event is Faust's loop around it.
         ConsumerScheduler=OneEventPerFetch,
         stream_buffer_maxsize=_FETCHES_WAITING_MAX,
         stream_wait_empty=True,
@@ -103,7 +105,7 @@ def build_app(
         topic_allow_declare=False,
         table_standby_replicas=standby_replicas,
         datadir=str(data_dir),
-        web_enabled=False,
+        web_enabled=False,  # Fault 22.
         store="memory://",
         autodiscover=False,
     )
@@ -119,9 +121,9 @@ def build_app(
         value_type=bytes,
         partitions=partitions,
         changelog_topic=changelog,
-        # At 1 Faust goes on to read our own changelog after recovery.
+        # With a buffer of 1, Faust goes on reading our own changelog after recovery.
         recovery_buffer_size=2,
-        # What waits in the buffer is missing when its partition is taken over.
+        # A standby that takes a partition over lacks whatever still waits in this buffer.
         standby_buffer_size=1,
     )
     users.lateness_s = lateness_s

@@ -1,4 +1,4 @@
-"""Turns settings into the configuration of every Kafka client we use, and connects with one clear error."""
+"""Clients: turns settings into the configuration of every Kafka client, and connects with one clear error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REQUEST_TIMEOUT_S: Final = 15.0
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS side of the settings, or None where the protocol has no TLS; ConfigError names the bad file."""
+    """Make the TLS context of the settings; None if the protocol has no TLS. A ConfigError names a bad file."""
     if settings.security_protocol not in ("SSL", "SASL_SSL"):
         return None
     for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
@@ -59,17 +59,17 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def kafka_python_config(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments for every client of kafka-python."""
+    """Return the keyword arguments for every client of kafka-python."""
     return _client_config(settings)
 
 
 def aiokafka_config(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments for every client of aiokafka."""
+    """Return the keyword arguments for every client of aiokafka."""
     return _client_config(settings)
 
 
 def faust_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
-    """What ``faust.App(broker_credentials=…)`` takes; None for PLAINTEXT."""
+    """Return the credentials for ``faust.App(broker_credentials=…)``; None for PLAINTEXT."""
     import faust
 
     context = ssl_context(settings)
@@ -84,7 +84,7 @@ def faust_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCr
 
 
 def connect(settings: Settings) -> KafkaAdminClient:
-    """An admin client of the brokers; ConfigError in one line where there is none within about 5 s."""
+    """Connect an admin client. Raises ConfigError with one line if no broker answers within about 5 s."""
     config = kafka_python_config(settings)
     with _quiet():
         _probe(settings)
@@ -95,7 +95,7 @@ def connect(settings: Settings) -> KafkaAdminClient:
 
 
 def answers(bootstrap_servers: str, timeout_s: float) -> bool:
-    """Whether a broker answers a metadata request at this plaintext address within the time."""
+    """Return whether a broker at this plaintext address answers a metadata request within the time."""
     with _quiet():
         try:
             _admin(min(timeout_s, _CONNECT_TIMEOUT_S), {"bootstrap_servers": bootstrap_servers}).close()
@@ -105,18 +105,19 @@ def answers(bootstrap_servers: str, timeout_s: float) -> bool:
 
 
 def _probe(settings: Settings) -> None:
-    """Open a connection and log in, for the reason where it fails: kafka-python only says that time is up.
+    """Open a connection and log in, and raise ConfigError with the reason if that fails.
 
-    In a thread, because the caller may be inside a running event loop.
+    kafka-python would only say that time is up. The probe runs in a thread, because the caller may be inside a running
+    event loop.
     """
     with ThreadPoolExecutor(1) as thread:
-        failed = thread.submit(asyncio.run, _try_all(settings)).result()
-    if failed is not None:
-        raise _explained(settings, *failed) from failed[1]
+        failure = thread.submit(asyncio.run, _try_all(settings)).result()
+    if failure is not None:
+        raise _explained(settings, *failure) from failure[1]
 
 
 async def _try_all(settings: Settings) -> tuple[str, BaseException] | None:
-    """None if one bootstrap server lets us in; else the first server and why it did not."""
+    """Return None if any bootstrap server lets us in; else the first server and its error."""
     config = aiokafka_config(settings)
     servers: list[str] = config.pop("bootstrap_servers")
     results = await asyncio.gather(*(_try_one(server, config) for server in servers), return_exceptions=True)
@@ -134,7 +135,7 @@ async def _try_one(server: str, config: dict[str, Any]) -> None:
 
 
 def _client_config(settings: Settings) -> dict[str, Any]:
-    """kafka-python and aiokafka agree on all these names."""
+    """Return the arguments that kafka-python and aiokafka have in common, under the same names."""
     config: dict[str, Any] = {
         "bootstrap_servers": _servers(settings),
         "security_protocol": settings.security_protocol,
@@ -171,7 +172,7 @@ def _username(settings: Settings) -> str:
 
 
 def _admin(timeout_s: float, config: dict[str, Any]) -> KafkaAdminClient:
-    """An admin client; where it cannot connect, its thread and sockets are closed as well."""
+    """Make an admin client. If it cannot connect, its thread and sockets are closed as well."""
     made: list[KafkaNetClient] = []
 
     def remember(**kwargs: Any) -> KafkaNetClient:
@@ -194,7 +195,7 @@ def _admin(timeout_s: float, config: dict[str, Any]) -> KafkaAdminClient:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the clients' own log off the terminal while connecting: the error says it in one line."""
+    """Keep the log of the clients off the terminal while they connect: our error says it in one line."""
     loggers = [logging.getLogger(name) for name in ("kafka", "aiokafka")]
     propagated, nothing = [logger.propagate for logger in loggers], logging.NullHandler()
     for logger in loggers:
@@ -209,7 +210,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _explained(settings: Settings, server: str, error: BaseException) -> ConfigError:
-    """Why this broker did not let us in, and what to do about it."""
+    """Make the error that says why this broker did not let us in, and what to do about it."""
     if isinstance(error, aiokafka.errors.UnsupportedSaslMechanismError):
         return ConfigError(
             f"the broker at {server} does not offer SASL mechanism {settings.sasl_mechanism}; expected one that it"
@@ -236,7 +237,7 @@ def _explained(settings: Settings, server: str, error: BaseException) -> ConfigE
 
 def _unreachable(settings: Settings, server: str, error: BaseException) -> ConfigError:
     if settings.security_protocol == "SSL" and isinstance(error, KafkaError | aiokafka.errors.KafkaError):
-        # TLS was agreed on, and then the broker hung up, which is how it asks for a certificate or for a log-in.
+        # Both sides agreed on TLS, and then the broker hung up: this is how it asks for a certificate or a log-in.
         return ConfigError(
             f"the broker at {server} ended the connection ({_cause(error)}); expected it to take us without a log-in,"
             f" and with the client certificate that we have or have not; set {_flag('ssl_certfile')} and"
@@ -250,7 +251,7 @@ def _unreachable(settings: Settings, server: str, error: BaseException) -> Confi
 
 
 def _cause(error: BaseException) -> str:
-    """The reason in a few words, on one line."""
+    """Return the reason in a few words, on one line."""
     if isinstance(error, TimeoutError):
         return f"silence for {_CONNECT_TIMEOUT_S:.0f} s"
     if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and (error.errno or 0) > 0:

@@ -1,6 +1,7 @@
-"""Consumer: offsets are committed when, and only when, all that they stand for is durable.
+"""Consumer: commits an offset only when everything before it is durable.
 
-What stock Faust does, and what it loses, stands in ``docs/decisions/0002-faust-in-batches.md``.
+Stock Faust commits too early and loses events. ``docs/faust-faults.md`` lists its faults; their numbers stand below.
+``docs/decisions/0002-faust-in-batches.md`` says what we replaced.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from faust.transport.drivers.aiokafka import Consumer as AIOKafkaConsumer
 from faust.types import TP
 
 from stream.checkpoint.lease import MembershipLease
-from stream.checkpoint.partition import Position
+from stream.checkpoint.position import Position
 from stream.errors import ConfigError
 from stream.kafka.fetcher import Fetcher
 from stream.kafka.fetches import OneEventPerFetch
@@ -26,67 +27,69 @@ logger = logging.getLogger(__name__)
 
 
 class _NothingRead(dict[TP, int | None]):
-    """How far Faust says that each partition was read: nowhere, so that it drops no fetch as one it had before.
+    """Takes the place of Faust's ``_read_offset`` and says that nothing was read yet, so that Faust drops no fetch.
 
-    It resumes partitions before it seeks. A fetch of before waits in the queue meanwhile, and is noted as read when the
-    seek is over: then those after it, which begin further back, were dropped. State and recovery know by themselves
-    what they have had.
+    Faust drops a fetch that begins before the offset that it noted as read. But it resumes partitions before it seeks.
+    A fetch from before the seek can wait in the queue and be noted after the seek. Faust then dropped the fetches that
+    followed, because they began further back. State and recovery recognise replayed records by themselves.
     """
 
     def __getitem__(self, tp: TP) -> None:
         return None
 
     def __setitem__(self, tp: TP, offset: int | None) -> None:
-        """Forget it."""
+        """Do not keep the offset."""
 
 
 class PositionConsumer(AIOKafkaConsumer):
-    """Consumer that commits the positions it is told, and nothing else.
+    """Commits the positions that it is told to commit, and nothing else.
 
-    Faust's own bookkeeping of acknowledged messages is switched off. ``drain`` is awaited where Faust waits for
-    its streams: before partitions are revoked and before the worker stops.
+    Faust's own bookkeeping of acknowledged messages is switched off (faults 1, 2, 3 and 11). Where Faust waits for its
+    streams, this consumer awaits ``drain``: before partitions are revoked, and before the worker stops (faults 7
+    and 15). The worker sets ``drain`` and ``lease``.
     """
 
     drain: Callable[[], Awaitable[None]]
     lease: MembershipLease
-    #: Whether our partitions were assigned to us and not revoked since.
+    #: Whether we have partitions that were not revoked since their assignment.
     owned = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._read_offset = _NothingRead()
-        #: Partition → the last offset that was delivered since it is ours, and the next to be fetched after that.
+        #: Partition → the last offset that was delivered since we sought, and the next offset that will be fetched.
         self._delivered: dict[TP, tuple[int, int]] = {}
         self._positions: dict[TP, Position] = {}
         self._committed: dict[TP, Position] = {}
         self._resumed: dict[TP, Position] = {}
 
     def _new_consumer_thread(self) -> Fetcher:
-        return Fetcher(self)
+        return Fetcher(self, lambda: self.lease)
 
     async def _wait_next_records(self, timeout: float) -> Any:
         records, active = await super()._wait_next_records(timeout)
-        reader = cast("Fetcher", self._thread)
-        if reader.fetched_after != reader.seeks:
-            # Fetched before we sought: not from where we go on, and read again from there.
-            return {tp: found for tp, found in (records or {}).items() if tp not in self._resumed}, active
-        for tp, at in reader.reached.items():
+        fetcher = cast("Fetcher", self._thread)
+        if fetcher.seeks_at_fetch != fetcher.seeks:
+            # We sought after this fetch. Its records will be fetched again, from the position that we sought.
+            return {tp: fetched for tp, fetched in (records or {}).items() if tp not in self._resumed}, active
+        for tp, next_offset in fetcher.next_offsets.items():
             last = records[tp][-1].offset if records and records.get(tp) else self._delivered.get(tp, (-1, 0))[0]
-            self._delivered[tp] = (last, at)
+            self._delivered[tp] = (last, next_offset)
         return records, active
 
     def end_of_gap(self, tp: TP, next_offset: int) -> int:
-        """The next offset that can have a record, where all delivered before ``next_offset`` was taken in.
+        """Return the next offset that can hold a record, if all records before ``next_offset`` were taken in.
 
-        Offsets without records are those of transaction markers and aborted records, and what compaction removed.
+        Transaction markers, aborted records and records that compaction removed leave offsets without a record.
         """
-        last, reached = self._delivered.get(tp, (-1, next_offset))
-        return reached if last < next_offset else next_offset
+        last, next_fetched = self._delivered.get(tp, (-1, next_offset))
+        return next_fetched if last < next_offset else next_offset
 
     def check_errors(self) -> None:
-        """Raise the error for which the group coordinator's client waits; Faust never asks, and it would wait for ever.
+        """Raise the error that the group coordinator's client has met, as Faust never asks for it.
 
-        One after which a new attempt may succeed is only logged, and then made.
+        The client would otherwise wait for ever. An error after which a new attempt may succeed is only logged. Raises
+        ConfigError if another worker has taken our instance id.
         """
         if cast("Fetcher", self._thread).replaced:
             raise ConfigError(
@@ -104,59 +107,69 @@ class PositionConsumer(AIOKafkaConsumer):
             logger.warning("the consumer group failed us, trying again: %r", error)
 
     def fetched_at(self, tp: TP) -> float | None:
-        """When the broker last answered a fetch of this partition, in seconds since 1970; None before the first."""
+        """Return when the broker last answered a fetch of this partition, in seconds since 1970.
+
+        None if it has answered none yet.
+        """
         timestamp_ms = self._thread._ensure_consumer().last_poll_timestamp(TopicPartition(*tp))
         return None if timestamp_ms is None else timestamp_ms / 1000
 
     @property
     def seeks(self) -> int:
-        """How often we have sought."""
+        """How often this consumer has sought."""
         return cast("OneEventPerFetch", self.scheduler).seeks
 
     def acknowledge(self, tp: TP, position: Position) -> None:
-        """Everything before ``position`` is durable; the next commit says so."""
+        """Note that everything before ``position`` is durable. The next commit includes it."""
         self._positions[tp] = position
 
     async def resume_positions(self, tps: Iterable[TP]) -> dict[TP, Position]:
-        """Where to go on with each of these partitions: what was committed last, else the earliest offset."""
-        asked = {tp: TopicPartition(tp.topic, tp.partition) for tp in tps}
+        """Return where each of these partitions resumes: at its last commit, else at its earliest offset."""
+        partitions = {tp: TopicPartition(tp.topic, tp.partition) for tp in tps}
         coordinator = self._thread._ensure_consumer()._coordinator
-        found = await self._thread.call_thread(coordinator.fetch_committed_offsets, list(asked.values()))
-        earliest = await self._thread.earliest_offsets(*asked.values())
+        commits = await self._thread.call_thread(coordinator.fetch_committed_offsets, list(partitions.values()))
+        earliest = await self._thread.earliest_offsets(*partitions.values())
         self._committed = {
-            tp: Position.read(found[at].offset, found[at].metadata)
-            for tp, at in asked.items()
-            if at in found and found[at].offset >= 0
+            tp: Position.read(commits[partition].offset, commits[partition].metadata)
+            for tp, partition in partitions.items()
+            if partition in commits and commits[partition].offset >= 0
         }
-        self._resumed = {tp: self._committed.get(tp, Position(earliest[at])) for tp, at in asked.items()}
+        self._resumed = {
+            tp: self._committed.get(tp, Position(earliest[partition])) for tp, partition in partitions.items()
+        }
         return self._resumed
 
     async def perform_seek(self) -> None:
-        """Seek to where the state was resumed from, and nowhere else.
+        """Seek each partition to the position that its state was resumed from.
 
-        A commit may have come since, and Faust leaves a partition without one where the first fetches, from before
-        the state was there, have taken it.
+        Faust would seek to the last commit, which may be newer than that position. A partition without a commit it
+        leaves where the first fetches moved it, and those came before the state was loaded.
         """
         await super().perform_seek()
-        assigned, reader = self.assignment(), cast("Fetcher", self._thread)
-        offsets = {tp: at.offset for tp, at in self._resumed.items() if tp in assigned}
-        await reader.seek_all(offsets)
+        assigned, fetcher = self.assignment(), cast("Fetcher", self._thread)
+        offsets = {tp: position.offset for tp, position in self._resumed.items() if tp in assigned}
+        await fetcher.seek_all(offsets)
         self._delivered.clear()
         cast("OneEventPerFetch", self.scheduler).sought()
 
     def uncommitted(self) -> dict[TP, Position]:
-        """Acknowledged positions that the broker does not have yet."""
-        new = {tp: at for tp, at in self._positions.items() if self._committed.get(tp) != at}
-        # Before the start there is no assignment to ask for, and nothing new either.
+        """Return the acknowledged positions that are not committed yet."""
+        new = {tp: position for tp, position in self._positions.items() if self._committed.get(tp) != position}
+        # Before the start, nothing is new and the assignment cannot be asked for.
         assigned = self.assignment() if new else set()
-        return {tp: at for tp, at in new.items() if tp in assigned}
+        return {tp: position for tp, position in new.items() if tp in assigned}
 
     async def force_commit(self, *_: Any, **__: Any) -> bool:
-        """Commit every position that is new; one that the broker refused stays new and is tried again."""
+        """Commit every new position, and return whether that was done.
+
+        A position that the broker refuses stays new and is tried again. Faust would count it as committed (fault 6).
+        """
         new = self.uncommitted()
         if not new:
             return False
-        offsets = {TopicPartition(*tp): OffsetAndMetadata(at.offset, at.metadata()) for tp, at in new.items()}
+        offsets = {
+            TopicPartition(*tp): OffsetAndMetadata(position.offset, position.metadata()) for tp, position in new.items()
+        }
         try:
             await self._thread.call_thread(self._thread._ensure_consumer().commit, offsets)
         except (KafkaError, IllegalStateError) as error:
@@ -166,17 +179,20 @@ class PositionConsumer(AIOKafkaConsumer):
         return True
 
     async def wait_empty(self) -> None:
-        """Make everything taken in so far durable and commit it: called before a revocation and before the end."""
+        """Make everything taken in durable and commit it. Faust calls this before a revocation and at the end."""
         await self.drain()
         await self.commit()
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Partitions are ours from now on."""
+        """Note that the partitions are ours from now on."""
         self.owned = True
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Drain (by way of ``wait_empty``) while the partitions are still ours, then forget them."""
+        """Drain while the partitions are still ours, then forget them. Faust forgets before it commits (fault 7).
+
+        The drain happens in ``super()``, which calls ``wait_empty``.
+        """
         self.owned = False
         await super().on_partitions_revoked(revoked)
         for tp in revoked:
@@ -184,15 +200,15 @@ class PositionConsumer(AIOKafkaConsumer):
             self._committed.pop(tp, None)
 
     def ack(self, message: Any) -> bool:
-        """Do nothing: a message is done when its position is acknowledged."""
+        """Mark the message, and nothing else: it is done when its position is acknowledged (faults 1 to 3)."""
         message.acked = True
         return True
 
     async def _add_gap(self, *_: Any) -> None:
-        """Offsets that do not exist need no bookkeeping: a position is the next offset to read."""
+        """Do nothing: a position is the next offset to read, so offsets without a record do not matter (fault 11)."""
 
     def on_buffer_full(self, tp: TP) -> None:
-        """Keep fetching: a full queue holds the fetcher back by itself, and Faust would sleep a whole second."""
+        """Keep fetching: a full queue holds the fetcher back by itself. Faust would sleep a whole second (fault 12)."""
 
     def on_buffer_drop(self, tp: TP) -> None:
-        """See :meth:`on_buffer_full`."""
+        """Do nothing; see :meth:`on_buffer_full`."""

@@ -1,7 +1,8 @@
-"""Events of a Kafka topic, up to where it ended when reading began: what a model is trained on where no file is kept.
+"""Events topic: reads the events of a Kafka topic, so that a model can be trained on them without a file.
 
-A topic is named ``kafka://host:port[,host:port]/topic``. TLS and SASL are set as for ``valuestream worker``, by
-``VALUESTREAM_SECURITY_PROTOCOL`` and its companions in the environment.
+A topic is named ``kafka://host:port[,host:port]/topic``. It is read up to where it ended when reading began. TLS and
+SASL are set as for ``valuestream worker``, by ``VALUESTREAM_SECURITY_PROTOCOL`` and the settings beside it in the
+environment.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from stream.kafka.topics import similar_names
 __all__ = ["Topic", "end_offsets", "is_topic", "read_topic"]
 
 _SCHEME: Final = "kafka://"
-#: How long we wait for the first answer before we give up.
+#: How long we wait for the first answer of a broker.
 _CONNECT_TIMEOUT_MS: Final = 5_000
-#: Setting of the environment → its name in kafka-python.
+#: Environment variable → its name in kafka-python.
 _SECURITY: Final = {
     "VALUESTREAM_SECURITY_PROTOCOL": "security_protocol",
     "VALUESTREAM_SASL_MECHANISM": "sasl_mechanism",
@@ -37,14 +38,14 @@ _SECURITY: Final = {
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """Where a topic is: brokers as ``host:port``, and its name."""
+    """A topic's name, and its brokers as ``host:port``."""
 
     brokers: tuple[str, ...]
     name: str
 
     @staticmethod
     def parse(source: str) -> Topic:
-        """Read ``kafka://host:port/topic``; raises ConfigError for anything else.
+        """Read ``kafka://host:port/topic``. Raises ConfigError for anything else.
 
         >>> Topic.parse("kafka://a:9092,b:9092/events")
         Topic(brokers=('a:9092', 'b:9092'), name='events')
@@ -57,7 +58,7 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 def is_topic(source: str) -> bool:
-    """Whether a data source is a topic rather than a file.
+    """Return whether a data source is a topic and not a file.
 
     >>> is_topic("kafka://localhost:9092/events"), is_topic("events.jsonl")
     (True, False)
@@ -68,16 +69,17 @@ def is_topic(source: str) -> bool:
 def read_topic(source: str, *, records_max: int, environ: Mapping[str, str] = os.environ) -> Iterator[bytes]:
     """Give the value of each record that the topic holds now, partition by partition in offset order.
 
-    The order is the same on every reading. A record without a value is given as empty bytes, for decode to refuse.
-    Raises ConfigError where the topic or its brokers are not there, stop answering, or hold more than ``records_max``.
+    The order is the same every time. A record without a value becomes empty bytes, which decode refuses. Raises
+    ConfigError if the topic or its brokers are missing or stop answering, or if there are more than ``records_max``
+    offsets.
     """
     topic = Topic.parse(source)
     with _consumer(topic, environ) as consumer:
         spans = _spans(consumer, topic)
-        held = sum(end - begin for begin, end in spans.values())
-        if held > records_max:
+        n_offsets = sum(end - begin for begin, end in spans.values())
+        if n_offsets > records_max:
             raise ConfigError(
-                f"topic {topic.name} spans {held:,} offsets, expected at most {records_max:,};"
+                f"topic {topic.name} spans {n_offsets:,} offsets, expected at most {records_max:,};"
                 " raise data.events_max (about 100 bytes of memory each), or shorten the topic's retention"
             )
         for partition, (begin, end) in sorted(spans.items()):
@@ -86,26 +88,29 @@ def read_topic(source: str, *, records_max: int, environ: Mapping[str, str] = os
 
 
 def end_offsets(source: str, environ: Mapping[str, str] = os.environ) -> dict[int, int]:
-    """End offset of each partition now: equal as long as nothing is added. Raises ConfigError as reading does."""
+    """Return the end offset of each partition now. It changes only if records are added.
+
+    Raises ConfigError as :func:`read_topic` does.
+    """
     topic = Topic.parse(source)
     with _consumer(topic, environ) as consumer:
         return {partition: end for partition, (_, end) in sorted(_spans(consumer, topic).items())}
 
 
 def _spans(consumer: Any, topic: Topic) -> dict[int, tuple[int, int]]:
-    """First and end offset of each partition; raises ConfigError where there is no such topic."""
+    """Return the first and the end offset of each partition. Raises ConfigError if there is no such topic."""
     partitions = consumer.partitions_for_topic(topic.name)
     if not partitions:
-        there = similar_names(topic.name, consumer.topics())
-        raise ConfigError(f"{','.join(topic.brokers)} has no topic {topic.name}{there}; check data.source")
-    places = [TopicPartition(topic.name, p) for p in partitions]
-    begins, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
-    return {place.partition: (begins[place], ends[place]) for place in places}
+        hint = similar_names(topic.name, consumer.topics())
+        raise ConfigError(f"{','.join(topic.brokers)} has no topic {topic.name}{hint}; check data.source")
+    tps = [TopicPartition(topic.name, p) for p in partitions]
+    begins, ends = consumer.beginning_offsets(tps), consumer.end_offsets(tps)
+    return {tp.partition: (begins[tp], ends[tp]) for tp in tps}
 
 
 @contextmanager
 def _consumer(topic: Topic, environ: Mapping[str, str]) -> Iterator[Any]:
-    """A consumer outside any group, closed at the end; what Kafka refuses is a ConfigError."""
+    """Open a consumer in no group, and close it at the end. An error of Kafka becomes a ConfigError."""
     security = {name: environ[key] for key, name in _SECURITY.items() if environ.get(key)}
     consumer = None
     try:

@@ -1,6 +1,7 @@
-"""Fetches: what Faust hands on as one event is all that one fetch brought.
+"""Fetches: makes Faust hand on each fetch as one event.
 
-Stock Faust makes an event, and much else, of every record; see ``docs/decisions/0002-faust-in-batches.md``.
+Stock Faust makes an event of every record, and the loop around an event is two thirds of its cost. See
+``docs/decisions/0002-faust-in-batches.md``.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from stream.assignment import FetchedRecords
 
 __all__ = ["Fetched", "FetchingApp", "OneEventPerFetch", "Records", "Untouched"]
 
-#: How the names of changelog topics end.
-_CHANGELOG: Final = "-changelog"
+#: The names of changelog topics end with this.
+_CHANGELOG_SUFFIX: Final = "-changelog"
 
 
 class Records(FetchedRecords):
     """The records of one partition from one fetch.
 
-    ``follows`` is the last offset of the fetch before, if any; ``seeks`` how often the consumer had sought until then.
+    ``follows`` is the last offset of the fetch before, or None if there was none since the consumer sought. ``seeks``
+    is how often the consumer had sought before this fetch.
     """
 
     def __init__(self, tp: TP, records: Iterable[Any], follows: int | None, seeks: int) -> None:
@@ -32,7 +34,10 @@ class Records(FetchedRecords):
 
 
 class Fetched:
-    """What one fetch brought, in the shape of one consumer record: that of its last record, of this partition."""
+    """The value of one Faust event, in the shape of one consumer record.
+
+    Partition, offset and timestamp are those of the last record of the fetch.
+    """
 
     checksum = None
     headers = ()
@@ -49,9 +54,10 @@ class Fetched:
 
 
 class OneEventPerFetch(SchedulingStrategyT):
-    """Consumer scheduler that yields all records of the source at once: a list of :class:`Records`.
+    """Consumer scheduler that yields all source records of a fetch at once, as a list of :class:`Records`.
 
-    Those of a changelog, which recovery reads, are yielded by partition: as one :class:`Records` each.
+    Recovery reads changelogs partition by partition, so each partition of a changelog is yielded by itself, as one
+    :class:`Records`.
     """
 
     def __init__(self) -> None:
@@ -59,7 +65,7 @@ class OneEventPerFetch(SchedulingStrategyT):
         self.seeks = 0
 
     def sought(self) -> None:
-        """The consumer was sent elsewhere: fetches from here on follow none of those before."""
+        """Note that the consumer has sought: the next fetches do not follow those before."""
         self._last.clear()
         self.seeks += 1
 
@@ -70,7 +76,7 @@ class OneEventPerFetch(SchedulingStrategyT):
             if fetched:
                 batch = Records(tp, fetched, self._last.get(tp), self.seeks)
                 self._last[tp] = fetched[-1].offset
-                if tp.topic.endswith(_CHANGELOG):
+                if tp.topic.endswith(_CHANGELOG_SUFFIX):
                     yield tp, Fetched(batch, tp, batch[-1])
                 else:
                     source.append(batch)
@@ -79,23 +85,23 @@ class OneEventPerFetch(SchedulingStrategyT):
 
 
 class FetchingApp(faust.App):
-    """Faust app whose queues keep what was fetched.
+    """Faust app with queues that keep the fetches that wait in them.
 
-    Faust empties its queues whenever its flow resumes, and it resumes more than once in a rebalance: the first fetch
-    after recovery could vanish, and its events with it. What waits from before a rebalance is known by its
-    ``seeks``, and dropped where it is read.
+    Faust empties its queues whenever its flow resumes, and in a rebalance it resumes more than once. The first fetch
+    after recovery could vanish, and its events with it. A fetch from before a rebalance is recognised by its
+    ``seeks`` and dropped by the reader.
     """
 
     def FlowControlQueue(self, maxsize: int | None = None, **_: Any) -> Any:  # noqa: N802 - Faust's name
-        """Return a queue that holds fetches back while the flow is suspended, and never forgets them."""
+        """Return a queue that holds fetches back while the flow is suspended, and keeps them."""
         return super().FlowControlQueue(maxsize, clear_on_resume=False)
 
 
 class Untouched(faust.Schema[Any, Any]):
-    """Schema that hands the fetched records on as they are."""
+    """Schema that hands the fetched records on as they are, so that no bad value can stop the stream (fault 10)."""
 
     def compile(self, app: Any, **_: Any) -> Callable[..., Awaitable[Any]]:
-        """Return Faust's decode function: no decoding, so nothing can fail here and stop the stream."""
+        """Return the function that Faust calls to decode a record. It decodes nothing, so it cannot fail."""
         create_event = app.create_event
 
         async def decode(message: Any, *, propagate: bool = False) -> Any:  # noqa: ARG001 - Faust's signature

@@ -1,7 +1,9 @@
-"""Publish: records → Kafka, as whole record batches to a partition that is known.
+"""Publisher: sends records to Kafka as whole batches, each to a known partition, and waits for every acknowledgement.
 
-Changelog, scores and alerts are co-partitioned with the source, so a batch of users goes out as one produce
-request instead of one ``send`` each (measured for 400-byte values: 674,000 against 72,000 records/s).
+Changelog, scores and alerts have the partitions of the source, so one produce request carries a batch of users. Sending
+each record by itself is slower (measured with 400-byte values: 674,000 against 72,000 records/s). Faust's own producer
+does not hold back a commit when a delivery fails, and its ``flush()`` is no barrier (``docs/faust-faults.md``, 5, 6b
+and 17).
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ __all__ = ["Publisher"]
 
 _BATCH_BYTES: Final = 900_000
 _REQUEST_BYTES: Final = 8 * 1024 * 1024
-#: How often what waits for the lease looks for it.
+#: How often a request that waits for the lease looks for it.
 _NAP_S: Final = 0.05
-#: What to do about a refusal. What may pass is tried again until time is up: a topic that is gone, brokers that are.
+#: What to do about a refusal. Errors that may pass, such as a missing topic or broker, are retried until time is up.
 _RAISE: Final = "raise the topic's max.message.bytes (Kafka's default is enough)"
 _GIVEN_UP: Final = "our partitions were given up before this was sent"
 _LOOK: Final = "run `valuestream topics check` and look at the brokers"
 
 
 class _Producers(NamedTuple):
-    """Those of one term. The changelog has one of its own: behind a checkpoint's request a score would wait."""
+    """The producers of one term. ``bulk`` sends the changelog, so that scores do not wait behind a checkpoint."""
 
     term: int
     quick: AIOKafkaProducer
@@ -42,15 +44,16 @@ class _Producers(NamedTuple):
 class Publisher:
     """Sends record batches and waits for every acknowledgement, for at most ``timeout_s``.
 
-    Without that bound a send could wait for ever: an idempotent producer tries again until the broker is back. Each
-    term of the lease has producers of its own, as what still waits in those of another must never be sent.
+    An idempotent producer retries until the broker is back, so without this bound a send could wait for ever. Each
+    term of the lease has its own producers, because records that still wait in those of an earlier term must never be
+    sent. See ``docs/decisions/0011-membership-lease.md``.
     """
 
     def __init__(self, lease: Lease, timeout_s: float, changelog_topic: str, **kafka: Any) -> None:
         self._lease, self._timeout_s, self._changelog_topic, self._kafka = lease, timeout_s, changelog_topic, kafka
         self._current: _Producers | None = None
         self._renewing = asyncio.Lock()
-        #: Producers of other terms, until they have stopped.
+        #: Tasks that stop the producers of earlier terms.
         self._stopping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -58,13 +61,13 @@ class Publisher:
         await self._producers()
 
     async def stop(self) -> None:
-        """Send what is left and disconnect."""
+        """Send the records that still wait, and disconnect."""
         if self._current is not None:
             self._retire(self._current)
         await asyncio.gather(*self._stopping)
 
     async def _producers(self) -> _Producers:
-        """Those of this term, made where there are none yet; ProducerFenced where it ends meanwhile."""
+        """Return the producers of this term; make them if there are none. Raises ProducerFenced if the term ends."""
         term = self._lease.term
         async with self._renewing:
             if self._current is not None and self._current.term != term:
@@ -77,7 +80,7 @@ class Publisher:
             return self._current
 
     def _producer(self, term: int) -> AIOKafkaProducer:
-        """A producer whose requests wait for the lease, and end with its term."""
+        """Make a producer that sends a produce request only while the lease is held, and none after its term."""
         producer = AIOKafkaProducer(
             acks="all",
             enable_idempotence=True,
@@ -88,12 +91,12 @@ class Publisher:
         client = producer.client
         send = client.send
 
-        async def send_while_ours(node: int, request: Any, **kwargs: Any) -> Any:
+        async def send_with_lease(node: int, request: Any, **kwargs: Any) -> Any:
             if isinstance(request, ProduceRequest):
-                await self._ours(client, node, term)
+                await self._wait_for_lease(client, node, term)
             return await send(node, request, **kwargs)
 
-        client.send = send_while_ours
+        client.send = send_with_lease
         return producer
 
     def _retire(self, producers: _Producers) -> None:
@@ -101,10 +104,11 @@ class Publisher:
         self._stopping.add(stopping)
         stopping.add_done_callback(self._stopping.discard)
 
-    async def _ours(self, client: Any, node: int, term: int) -> None:
-        """Return when the lease is held and the client is connected, so that nothing is waited for before the socket.
+    async def _wait_for_lease(self, client: Any, node: int, term: int) -> None:
+        """Return when the client is connected and the lease is held.
 
-        Raises ProducerFenced where the term has ended: our partitions were given up.
+        The client connects first, so that the request goes to the socket right after the lease was checked. Raises
+        ProducerFenced if the term has ended, because our partitions were given up.
         """
         while True:
             if not await client.ready(node):
@@ -116,10 +120,10 @@ class Publisher:
             await asyncio.sleep(_NAP_S)
 
     async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
-        """Send records in order; returns the last offset when all are acknowledged (None if there were none).
+        """Send records in order, and return the offset of the last one once all are acknowledged.
 
-        Raises PublishError if one is not, LeaseError where the partition may be another worker's already: the caller
-        must then not advance.
+        Returns None if there were no records. Raises PublishError if a record is not acknowledged, and LeaseError if
+        the partition may already belong to another worker. After an error the caller must not advance.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -138,14 +142,14 @@ class Publisher:
         producers = await self._producers()
         producer = producers.bulk if topic == self._changelog_topic else producers.quick
         acks: list[asyncio.Future[Any]] = []
-        left, n_last = iter(records), 0
-        first = next(left, None)
+        rest, n_in_last_batch = iter(records), 0
+        first = next(rest, None)
         while first is not None:
             batch = producer.create_batch()
-            first = _fill(batch, chain((first,), left))
+            first = _fill(batch, chain((first,), rest))
             acks.append(await self._send(producer, batch, topic, partition))
-            n_last = batch.record_count()
-        return int((await asyncio.gather(*acks))[-1].offset) + n_last - 1 if acks else None
+            n_in_last_batch = batch.record_count()
+        return int((await asyncio.gather(*acks))[-1].offset) + n_in_last_batch - 1 if acks else None
 
     async def _send(self, producer: Any, batch: Any, topic: str, partition: int) -> asyncio.Future[Any]:
         if not self._lease.held:
@@ -155,7 +159,7 @@ class Publisher:
 
 
 async def _started(producers: _Producers) -> _Producers:
-    """The same, connected; where one cannot be, neither is left running."""
+    """Start both producers and return them. If one cannot start, both are stopped."""
     try:
         await asyncio.gather(producers.quick.start(), producers.bulk.start())
     except BaseException:
@@ -169,9 +173,9 @@ async def _stop(producers: _Producers) -> None:
 
 
 def _fill(batch: Any, records: Iterator[OutgoingLike]) -> OutgoingLike | None:
-    """Add records until the batch is full, and return the one that it refused; an empty one takes any.
+    """Add records until the batch is full, and return the record that it refused. An empty batch takes any record.
 
-    Its own ``append``, a record at a time, takes four times as long.
+    The batch's own ``append`` takes four times as long per record.
     """
     append, n, refused = batch._builder.append, 0, None
     for record in records:

@@ -1,10 +1,11 @@
-"""Records: aiokafka's reading of a fetch, made fast, and made to survive a header whose name is not UTF-8.
+"""Records: makes aiokafka read a fetch faster, and survive a header with a name that is not UTF-8.
 
-Kafka takes a name as it comes, and C clients send any bytes. aiokafka 0.14 raises ``UnicodeDecodeError`` at it,
-again at every attempt, so one such record would stop its partition, and the worker with it, for ever. And it makes a
-frozen dataclass of every record that its C code has read, which takes longer than all the rest of reading it: here a
-record is what the C code made. It has ``offset``, ``timestamp`` (milliseconds since 1970), ``key``, ``value`` and
-``headers``; its topic and partition are those of the fetch.
+Kafka takes any header name, and C clients send any bytes. aiokafka 0.14 raises ``UnicodeDecodeError`` for such a name,
+and again at every attempt. One such record would stop its partition, and with it the worker, for ever.
+
+aiokafka also builds a frozen dataclass from every record that its C code has read. That takes longer than the rest of
+the reading. Here a record is the object that the C code made. It has ``offset``, ``timestamp`` (milliseconds since
+1970), ``key``, ``value`` and ``headers``, but no topic and partition: those are known from the fetch.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
-__all__ = ["ReadableRecords", "read_records"]
+__all__ = ["AnyText", "ReadableRecords", "patch_aiokafka"]
 
 
-class _Whole:
-    """A record batch that is one item: itself, at the offset of its last record."""
+class _WholeBatch:
+    """A record batch that gives aiokafka a single item: the batch itself, at the offset of its last record."""
 
     def __init__(self, batch: Any) -> None:
         self._batch = batch
@@ -28,44 +29,45 @@ class _Whole:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
 
-    def __iter__(self) -> Iterator[_Whole]:
-        #: All records, each read.
+    def __iter__(self) -> Iterator[_WholeBatch]:
+        #: All records of the batch.
         self.records = list(self._batch)
         if self.records:
             self.offset = self.records[-1].offset
             yield self
 
     def __next__(self) -> Any:
-        """The first record, of a control batch."""
+        """Return the first record; aiokafka asks for it only in a control batch."""
         return next(self._batch)
 
 
-class _KeptRecords(MemoryRecords):  # type: ignore[misc]
-    """The batches of one fetch of a partition, and their bytes."""
+class _RereadableRecords(MemoryRecords):  # type: ignore[misc]
+    """The batches of one fetch of a partition, and the bytes that they were read from."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self.data = data
 
     def next_batch(self, *_: Any) -> Any:
-        """The next batch."""
+        """Return the next batch."""
         batch = super().next_batch()
-        return batch if batch is None else _Whole(batch)
+        return batch if batch is None else _WholeBatch(batch)
 
 
 class AnyText(bytearray):
-    """Bytes whose slices decode whatever they hold; what is not UTF-8 is shown as ``\\xff``."""
+    """Bytes that always decode, and so do their slices. A byte that is not UTF-8 becomes ``\\xff`` in the text."""
 
     def __getitem__(self, at: Any) -> Any:
         part = super().__getitem__(at)
         return AnyText(part) if isinstance(at, slice) else part
 
     def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
+        """Decode any bytes."""
         return super().decode(encoding, errors)
 
 
 class _AnyNames(_DefaultRecordBatchPy):  # type: ignore[misc]
-    """A record batch whose header names may be any bytes."""
+    """A record batch with header names of any bytes."""
 
     def __iter__(self) -> Any:
         super().__iter__()
@@ -73,8 +75,8 @@ class _AnyNames(_DefaultRecordBatchPy):  # type: ignore[misc]
         return self
 
 
-class _Rest(_MemoryRecordsPy):  # type: ignore[misc]
-    """The batches of a fetch from the one that holds ``offset``."""
+class _RemainingBatches(_MemoryRecordsPy):  # type: ignore[misc]
+    """The batches of a fetch, beginning with the one that holds ``offset``."""
 
     def __init__(self, data: bytes, offset: int) -> None:
         super().__init__(data)
@@ -82,16 +84,17 @@ class _Rest(_MemoryRecordsPy):  # type: ignore[misc]
             self._cache_next()
 
     def next_batch(self, *_: Any) -> Any:
-        """The next batch."""
+        """Return the next batch."""
         batch = _AnyNames(self._next_slice)
         self._cache_next()
-        return _Whole(batch)
+        return _WholeBatch(batch)
 
 
 class ReadableRecords(fetcher.PartitionRecords):  # type: ignore[misc]
-    """The records of one fetch of a partition; from a name that is not UTF-8 on, read again by slower code.
+    """The records of one fetch of a partition.
 
-    aiokafka's own loop, which knows aborted transactions, goes by batches here; the records of each are read at once.
+    aiokafka's own loop knows about aborted transactions. Here it goes from batch to batch, and the records of a batch
+    are read at once. From a header name that is not UTF-8 onwards, slower code reads the rest of the fetch again.
     """
 
     next_fetch_offset: int
@@ -99,11 +102,11 @@ class ReadableRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     _records_iterator: Iterator[Any]
 
     def __iter__(self) -> Iterator[Any]:
-        """The records that are left, each once: who stops in between may begin again."""
+        """Give the records that are left, each once. A caller that stops may go on later."""
         return self._records_iterator
 
     def __next__(self) -> Any:
-        """The next record."""
+        """Return the next record."""
         return next(self._records_iterator)
 
     def _unpack_records(self) -> Iterator[Any]:
@@ -112,7 +115,7 @@ class ReadableRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             try:
                 batch = next(batches, None)
             except UnicodeDecodeError:
-                self._records = _Rest(self._records.data, self.next_fetch_offset)
+                self._records = _RemainingBatches(self._records.data, self.next_fetch_offset)
                 batches = super()._unpack_records()
                 continue
             if batch is None:
@@ -121,15 +124,15 @@ class ReadableRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 self.next_fetch_offset = record.offset + 1
                 yield record
 
-    def _consumer_record(self, _: Any, batch: _Whole) -> list[Any]:
-        """The records of a batch, without those before the one that was asked for."""
+    def _consumer_record(self, _: Any, batch: _WholeBatch) -> list[Any]:
+        """Return the records of a batch from the next offset to fetch on."""
         first = self.next_fetch_offset
         if batch.base_offset >= first:
             return batch.records
         return [record for record in batch.records if record.offset >= first]
 
 
-def read_records() -> None:
-    """Make every aiokafka consumer of this process read so."""
-    fetcher.MemoryRecords = _KeptRecords
+def patch_aiokafka() -> None:
+    """Make every aiokafka consumer of this process read its fetches with the classes above."""
+    fetcher.MemoryRecords = _RereadableRecords
     fetcher.PartitionRecords = ReadableRecords

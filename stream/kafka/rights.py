@@ -1,7 +1,7 @@
-"""What our Kafka user may do: asked of the broker before anything starts, and named when it is taken away.
+"""Rights: asks the broker before anything starts what our Kafka user may do, and names a right that was taken away.
 
-Kafka tells a user its own rights (KIP-430), so none has to be tried out on real records. Which are needed for what,
-and the commands that give them, stand in ``docs/security.md``.
+Kafka tells a user its own rights (KIP-430), so none has to be tried out on real records. ``docs/security.md`` says
+which rights are needed for what, and which commands give them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ __all__ = ["Operation", "Right", "check_rights", "missing_right", "named_refusal
 logger = logging.getLogger(__name__)
 
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs"]
-#: What aiokafka raises where a right is missing.
+#: What aiokafka raises if a right is missing.
 _REFUSED: Final = (aiokafka.errors.TopicAuthorizationFailedError, aiokafka.errors.GroupAuthorizationFailedError)
-#: Each of these brings Describe with it.
+#: Each of these rights includes Describe.
 _DESCRIBING: Final = frozenset({"Read", "Write", "Describe"})
-#: A new cluster makes its topic of offsets when the first group asks, and a coordinator that moved has to load it.
+#: How often, and with which pause, we ask for a group's coordinator. A new cluster makes its offsets topic only when
+#: the first group asks, and a coordinator that has moved must load that topic first.
 _COORDINATOR_TRIES: Final = 30
 _COORDINATOR_WAIT_S: Final = 0.5
 
@@ -44,19 +45,19 @@ class Right(NamedTuple):
 
 
 def check_rights(settings: Settings, rights: Iterable[Right]) -> None:
-    """Connect, and raise ConfigError in one line where our user lacks one of these rights."""
+    """Connect, and raise ConfigError with one line if our user lacks any of these rights."""
     with closing(connect(settings)) as admin:
         require_rights(settings, admin, rights)
 
 
 def require_rights(settings: Settings, admin: KafkaAdminClient, rights: Iterable[Right]) -> None:
-    """ConfigError in one line where our user lacks one of these rights: which, on what, and how to give it.
+    """Raise ConfigError with one line if our user lacks any of these rights: which ones, and how to give the first.
 
-    A broker without an authorizer, or one that does not tell, lets everything pass.
+    Every right counts as given if the broker has no authorizer, or does not say what we may do.
     """
-    wanted = list(rights)
+    required = list(rights)
     try:
-        missing = [*_missing_on_topics(admin, wanted), *_missing_on_groups(admin, wanted)]
+        missing = [*_missing_on_topics(admin, required), *_missing_on_groups(admin, required)]
     except KafkaError as error:
         raise ConfigError(
             f"the broker did not say what our user may do ({error}); expected an answer within seconds;"
@@ -67,7 +68,7 @@ def require_rights(settings: Settings, admin: KafkaAdminClient, rights: Iterable
 
 
 def missing_right(settings: Settings, rights: Sequence[Right]) -> ConfigError:
-    """One line: what our user must be allowed and is not, and the command that allows the first of it."""
+    """Make the error that names the missing rights and the command that gives the first of them."""
     missing = ", ".join(f"{right.operation} {right.resource} {right.name}" for right in rights)
     resource, name, operation = rights[0]
     user = settings.sasl_username
@@ -79,9 +80,10 @@ def missing_right(settings: Settings, rights: Sequence[Right]) -> ConfigError:
 
 
 def named_refusal(settings: Settings, error: BaseException, rights: Iterable[Right]) -> ValuestreamError | None:
-    """One line that a worker ends with where this error of Kafka made it fail; logged at once. None for other errors.
+    """Return the one-line error for a worker that ends because of this error of Kafka, and log it at once.
 
-    Of a right that was lost aiokafka names the topic and not what was tried on it, so the broker is asked again.
+    Returns None for other errors. If a right was lost, aiokafka names the topic but not the operation, so the broker
+    is asked again.
     """
     if not isinstance(error, aiokafka.errors.KafkaError | PublishError):
         return None
@@ -95,20 +97,24 @@ def named_refusal(settings: Settings, error: BaseException, rights: Iterable[Rig
         f"Kafka refused us: {lost or error}; nothing was committed past what is durable, so mend the cause and start"
         " the worker again"
     )
-    # Said now as well: an end that is forced says nothing more.
+    # It is logged now as well, because a worker that is forced to end says nothing more.
     logger.error(line)
     return ValuestreamError(line)
 
 
 def _missing_on_topics(admin: KafkaAdminClient, rights: Sequence[Right]) -> list[Right]:
-    wanted = [right for right in rights if right.resource == "topic"]
-    described = admin.describe_topics(sorted({right.name for right in wanted}))
+    on_topics = [right for right in rights if right.resource == "topic"]
+    described = admin.describe_topics(sorted({right.name for right in on_topics}))
     topics = {topic["name"]: topic for topic in described}
-    return [right for right in wanted if not _allows(topics[right.name], right.operation)]
+    return [right for right in on_topics if not _allows(topics[right.name], right.operation)]
 
 
 def _allows(topic: dict[str, Any], operation: Operation) -> bool:
-    """Of a topic that we may not even describe nothing else is known, so nothing else is said to be missing."""
+    """Return whether we may do this to the topic.
+
+    If we may not even describe the topic, nothing else is known about it. Then only rights that include Describe are
+    reported as missing.
+    """
     if topic["error_code"] == TopicAuthorizationFailedError.errno:
         return operation not in _DESCRIBING
     allowed: list[str] | None = topic["authorized_operations"]
@@ -120,9 +126,10 @@ def _missing_on_groups(admin: KafkaAdminClient, rights: Sequence[Right]) -> list
 
 
 def _may_join(admin: KafkaAdminClient, group: str) -> bool:
-    """Whether we have Read on a group, which may not exist yet, so that describing it would tell nothing.
+    """Return whether we have Read on a group.
 
-    Taking out a member that was never in changes nothing, and needs the same right as joining does.
+    The group may not exist yet, and then describing it tells nothing. So we remove a member that was never in it: that
+    changes nothing, and needs the same right as joining.
     """
     stranger = MemberToRemove(member_id="valuestream-never-has-this-member")
     for tries_left in reversed(range(_COORDINATOR_TRIES)):

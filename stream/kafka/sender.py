@@ -1,4 +1,4 @@
-"""Sends events to Kafka at a set pace, and says how many arrived."""
+"""Sender: sends events to Kafka at a set pace, and says how many arrived."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from stream.settings import Settings
 
 __all__ = ["Progress", "Rate", "Sent", "paced", "send_events"]
 
-#: Called a few times a second with events sent, seconds since the start, and the last event time in ms.
+#: Is called a few times a second with the events sent, the seconds since the start, and the last event time in ms.
 Progress = Callable[[int, float, int], None]
 
-#: kafka-python bounds nothing itself: at this many unacknowledged events the sender waits for the oldest.
+#: With this many unacknowledged events, the sender waits for the oldest. kafka-python itself has no such bound.
 IN_FLIGHT_MAX: Final = 20_000
-#: After this many events that could not be delivered the rest is not tried.
+#: After this many failed deliveries the sender gives up.
 FAILED_MAX: Final = 1_000
 DELIVERY_TIMEOUT_S: Final = 30.0
 _PROGRESS_INTERVAL_S: Final = 0.25
-#: Shorter waits are saved up: no sleep is finer than this.
+#: A shorter wait is skipped: the event goes out early, and a later one waits. No sleep is finer than this.
 _SLEEP_MIN_S: Final = 0.002
-#: Longer waits are taken in parts, so that a stop and a jump of the wall clock are noticed.
+#: A longer wait is split into parts, so that a stop and a jump of the wall clock are noticed.
 _SLEEP_MAX_S: Final = 0.2
 
 
@@ -51,7 +51,7 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> Rate:
-        """Read ``max``, ``N`` or ``xK``; ConfigError for anything else."""
+        """Read ``max``, ``N`` or ``xK``. Raises ConfigError for anything else."""
         if text == "max":
             return cls()
         if re.fullmatch(r"x?\d+(\.\d+)?", text) and (value := float(text.removeprefix("x"))) > 0:
@@ -62,7 +62,10 @@ class Rate:
         )
 
     def due_s(self, n: int, event_s: float) -> float:
-        """Seconds after the start at which event ``n``, ``event_s`` after the first one, is to go out."""
+        """Return how many seconds after the start event ``n`` is due.
+
+        ``event_s`` is its event time, in seconds after that of the first event.
+        """
         if self.events_per_s is not None:
             return n / self.events_per_s
         return event_s / self.speed if self.speed is not None else 0.0
@@ -70,7 +73,7 @@ class Rate:
 
 @dataclass(slots=True)
 class Sent:
-    """What became of a run: ``events`` were acknowledged, ``failed`` were not."""
+    """The result of a run: how many ``events`` were acknowledged, and how many ``failed``."""
 
     events: int = 0
     failed: int = 0
@@ -83,7 +86,7 @@ class Sent:
         return f"{self.events:,} events sent in {self.seconds:.1f} s, {rate:,.0f} events/s"
 
     def require_all(self) -> None:
-        """Raise ValuestreamError when any event was not delivered."""
+        """Raise ValuestreamError if any event was not delivered."""
         if self.failed:
             gave_up = ", then gave up" if self.failed >= FAILED_MAX else ""
             raise ValuestreamError(
@@ -101,9 +104,9 @@ def paced(
     seconds: float | None = None,
     up_to_now: bool = False,
 ) -> Iterator[Record]:
-    """Give each record when it is due; ``wait`` sleeps, and a true answer of it ends the records.
+    """Give each record when it is due. ``wait`` sleeps, and ends the records if it returns true.
 
-    ``seconds`` ends them after that time; ``up_to_now`` holds back events that are still in the future.
+    ``seconds`` ends them after that time. ``up_to_now`` holds back events with a time in the future.
     """
     began, first_ms = clock.monotonic(), None
     for n, record in enumerate(records):
@@ -127,23 +130,23 @@ def paced(
 
 def send_events(
     settings: Settings,
-    stream: Iterable[Record],
+    records: Iterable[Record],
     rate: Rate,
     progress: Progress,
-    clock: Clock,
     *,
+    clock: Clock,
     seconds: float | None = None,
     up_to_now: bool = False,
     stop: Stop | None = None,
 ) -> Sent:
     """Send records to the events topic until they end, ``seconds`` are over, or ``stop`` is set.
 
-    Returns once every event is acknowledged or failed; ConfigError when the broker, the topic or our right to write
-    to it is missing.
+    Returns once every event was acknowledged or has failed. Raises ConfigError if there is no broker, no topic, or no
+    right to write to it.
     """
     stop = stop or threading.Event()
     _require_topic(settings)
-    # Records carry the time of sending, not event time: retention would drop a replay of old events at once.
+    # Records carry the time of sending. With event time, retention would drop a replay of old events at once.
     producer = KafkaProducer(
         **kafka_python_config(settings),
         acks="all",
@@ -156,16 +159,16 @@ def send_events(
     )
     try:
         run = _Run(producer, settings.events_topic)
-        records = paced(stream, rate, clock, stop.wait, seconds=seconds, up_to_now=up_to_now)
-        return run.send_all(records, progress, clock, stop)
+        due = paced(records, rate, clock, stop.wait, seconds=seconds, up_to_now=up_to_now)
+        return run.send_all(due, progress, clock, stop)
     finally:
-        # Every event is acknowledged or counted as failed by now; closing has no more to say about them.
+        # By now every event was acknowledged or counted as failed, so an error of closing says nothing new.
         with contextlib.suppress(KafkaError):
             producer.close(timeout=DELIVERY_TIMEOUT_S)
 
 
 class _Run:
-    """One run of a producer, with the events that are not acknowledged yet."""
+    """One run of a producer. It knows the events that are not acknowledged yet."""
 
     def __init__(self, producer: Any, topic: str) -> None:
         self._producer, self._topic = producer, topic
@@ -197,7 +200,7 @@ class _Run:
         self._settle(IN_FLIGHT_MAX)
 
     def _settle(self, in_flight_max: int) -> None:
-        """Count acknowledgements until no more than this many events are in flight."""
+        """Wait for acknowledgements and count them, until at most this many events are in flight."""
         while len(self._in_flight) > in_flight_max:
             try:
                 self._in_flight.popleft().get(timeout=2 * DELIVERY_TIMEOUT_S)

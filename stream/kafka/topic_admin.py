@@ -28,27 +28,30 @@ _FORBIDDEN: Final = frozenset({TopicAuthorizationFailedError.errno, ClusterAutho
 
 
 def ensure_topics(settings: Settings, partitions: int, replication: int = 1) -> None:
-    """Create the topics that are missing; ConfigError where the broker refuses or the events topic differs."""
+    """Create the topics that are missing.
+
+    Raises ConfigError if the broker refuses, or if the events topic has another number of partitions.
+    """
     with closing(connect(settings)) as admin:
         require_rights(settings, admin, [Right("topic", settings.events_topic, "Describe")])
-        found = _described(admin, [settings.events_topic]).get(settings.events_topic)
-        if found is not None and len(found) != partitions:
+        existing = _described(admin, [settings.events_topic]).get(settings.events_topic)
+        if existing is not None and len(existing) != partitions:
             raise ConfigError(
-                f"topic {settings.events_topic} exists and has {len(found)} partitions; expected {partitions};"
-                f" give --partitions {len(found)}, or another --events-topic"
+                f"topic {settings.events_topic} exists and has {len(existing)} partitions; expected {partitions};"
+                f" give --partitions {len(existing)}, or another --events-topic"
             )
         _create(settings, admin, required_topics(settings, partitions), replication)
 
 
 def check_topics(settings: Settings, rights: Sequence[Right] | None = None) -> tuple[int, list[str]]:
-    """Partition count of the events topic (0: it is missing), and a line for everything that is wrong.
+    """Return the partition count of the events topic (0: it is missing), and a line for each problem.
 
-    ConfigError where our user lacks one of ``rights``; where not given, of those that it takes to look.
+    Raises ConfigError if our user lacks one of ``rights``; by default these are the rights that the check needs.
     """
     with closing(connect(settings)) as admin:
         require_rights(settings, admin, topic_check_rights(settings) if rights is None else rights)
         names = [spec.name for spec in required_topics(settings, 0)]
-        partitions = {name: len(found) for name, found in _described(admin, names).items()}
+        partitions = {name: len(described) for name, described in _described(admin, names).items()}
         expected = partitions.get(settings.events_topic, 0)
         configs = _configs(admin, list(partitions))
     problems = [
@@ -60,7 +63,7 @@ def check_topics(settings: Settings, rights: Sequence[Right] | None = None) -> t
 
 
 def _described(admin: KafkaAdminClient, names: list[str]) -> dict[str, list[Any]]:
-    """Partitions of those of the topics that exist."""
+    """Return the partitions of each topic that exists."""
     described = {}
     for topic in _asked(admin.describe_topics, names):
         if topic["error_code"] == UnknownTopicOrPartitionError.errno:
@@ -75,7 +78,7 @@ def _described(admin: KafkaAdminClient, names: list[str]) -> dict[str, list[Any]
 
 
 def _configs(admin: KafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
-    """Configuration of each topic, defaults included."""
+    """Return the configuration of each topic, defaults included."""
     if not names:
         return {}
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
@@ -84,7 +87,7 @@ def _configs(admin: KafkaAdminClient, names: list[str]) -> dict[str, dict[str, s
 
 
 def _create(settings: Settings, admin: KafkaAdminClient, specs: list[TopicSpec], replication: int) -> None:
-    wanted = {
+    requests = {
         spec.name: {
             "num_partitions": spec.partitions,
             "replication_factor": replication,
@@ -92,7 +95,7 @@ def _create(settings: Settings, admin: KafkaAdminClient, specs: list[TopicSpec],
         }
         for spec in specs
     }
-    answer = _asked(admin.create_topics, wanted, raise_errors=False)
+    answer = _asked(admin.create_topics, requests, raise_errors=False)
     forbidden = [topic["name"] for topic in answer["topics"] if topic["error_code"] in _FORBIDDEN]
     if forbidden:
         raise missing_right(settings, [Right("topic", name, "Create") for name in forbidden])
@@ -106,11 +109,11 @@ def _create(settings: Settings, admin: KafkaAdminClient, specs: list[TopicSpec],
             f"the broker refused to create {', '.join(refused)}; expected it to create them;"
             " check the names, --replication, and the access rights of our user"
         )
-    _asked(admin.wait_for_topics, list(wanted))
+    _asked(admin.wait_for_topics, list(requests))
 
 
 def _asked(request: Any, *args: Any, **kwargs: Any) -> Any:
-    """Make an administrative request; what Kafka answers it with goes into one line."""
+    """Make an administrative request. An error of Kafka becomes a ConfigError with one line."""
     try:
         return request(*args, **kwargs)
     except KafkaError as error:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from stream.assignment import Assignment
 from stream.checkpoint.lease import Lease, MembershipLease
-from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.partition import Partition
 from stream.checkpoint.pending_reviews import Reviews, SentimentModel
+from stream.checkpoint.position import Position
 from stream.clock import Clock
 from stream.decode.decoder import Decoder, Money
 from stream.decode.pseudonyms import pseudonyms_of

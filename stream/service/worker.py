@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from stream.checkpoint.partition import Position
+from stream.checkpoint.position import Position
 from stream.errors import ValuestreamError
 from stream.kafka.client_types import TP, AioKafkaError
 from stream.kafka.rights import named_refusal

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from stream.checkpoint.changelog import applied_offset, load
+from stream.checkpoint.changelog import load
+from stream.checkpoint.packed_values import applied_offset
 from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
 from stream.state.partition_state import PartitionState

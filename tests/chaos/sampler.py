@@ -10,8 +10,8 @@ from typing import Any, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
-from stream.checkpoint.changelog import applied_offset
 from stream.checkpoint.journal_blocks import blocks
+from stream.checkpoint.packed_values import applied_offset
 from stream.kafka.clients import kafka_python_config
 from stream.kafka.topics import changelog_topic
 from stream.settings import Settings

@@ -1,4 +1,4 @@
-"""Journals of random writes, merges, crashes and damage against a plain dictionary."""
+"""Journal: random writes, merges, crashes and damage are compared with a plain dictionary."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def opened(path: Path) -> Journal:
 
 
 def moment(journal: Journal) -> Moment:
-    """What it has: the changelog offset, and all users."""
+    """Return what the journal has: the changelog offset and all users."""
     found = [(k, v) for piece in journal.read() for k, v in zip(piece.keys, piece.values.strings(), strict=True)]
     assert len(dict(found)) == len(found), "a user was read twice"
     return journal.offset, dict(found)
 
 
 def moment_at(path: Path) -> Moment:
-    """What a process finds that opens it."""
+    """Return what a process finds when it opens the journal."""
     journal = opened(path)
     try:
         return moment(journal)
@@ -53,12 +53,12 @@ def merge(journal: Journal) -> None:
 
 
 def value_at(applied_offset: int, rest: bytes = b"rest") -> bytes:
-    """The beginning of a packed user who has seen the source so far."""
+    """Return the beginning of a packed user with this applied offset."""
     return b"\1" + applied_offset.to_bytes(8, "little") + rest
 
 
 class Writer:
-    """Writes at random to a journal and, by the plain rule, to a dictionary; keeps every moment that there was."""
+    """Writes the same random users to a journal and to a dictionary, and keeps every state that there was."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path, self.rng = path, random.Random(seed)
@@ -68,7 +68,7 @@ class Writer:
         self._rows: list[bytes] = []
 
     def write(self) -> None:
-        """A checkpoint, whose users have rows, or a fetch of the changelog, whose users have none."""
+        """Write a checkpoint, where users have rows, or a fetch of the changelog, where they have none."""
         names = self.rng.sample(NAMES, self.rng.randrange(12))
         changed = {name: self._value() for name in names}
         for name, value in changed.items():
@@ -87,7 +87,7 @@ class Writer:
     def _value(self) -> bytes | None:
         if self.rng.random() < 0.1:
             return None
-        # A worker that was replaced may have seen less.
+        # The value of a worker that was replaced may have seen fewer events.
         return value_at(max(0, len(self.moments) - self.rng.choice((0, 0, 0, 5))), self.rng.randbytes(20))
 
     def _row(self, name: bytes) -> int:
@@ -96,18 +96,18 @@ class Writer:
         return self._rows.index(name)
 
     def load(self) -> None:
-        """Another state takes over: its rows are others."""
+        """Load the journal into another state, where the users have other rows."""
         assert moment(self.journal) == self.moments[-1]
         self.rng.shuffle(self._rows)
 
     def reopen(self) -> None:
-        """The process ends, and another begins."""
+        """End the process and begin another."""
         self.journal.close()
         self.journal = opened(self.path)
         self.load()
 
     def merge(self) -> None:
-        """Merge to the end, or up to some step; what is written meanwhile counts too."""
+        """Merge to the end or up to some step, and write in between."""
         steps = self.journal.merging()
         for _ in range(self.rng.choice((0, 1, 3, 1_000))):
             if next(steps, steps) is steps:
@@ -117,7 +117,7 @@ class Writer:
         steps.close()
 
     def act(self) -> None:
-        """Something, mostly a write."""
+        """Do something, mostly a write."""
         actions = [self.write] * 12 + [self.load, self.reopen, self.merge, self.merge]
         self.rng.choice(actions)()
 
@@ -130,7 +130,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), actions=st.integers(1, 60))
-def test_journal_has_what_was_written_whatever_is_done_with_it(
+def test_journal_has_what_was_written_after_any_actions(
     tmp_path_factory: pytest.TempPathFactory, seed: int, actions: int
 ) -> None:
     writer = Writer(tmp_path_factory.mktemp("journal") / "users-0", seed)
@@ -153,7 +153,7 @@ def flip(path: Path, rng: random.Random) -> None:
 
 
 def blank(path: Path, rng: random.Random) -> None:
-    """As when the size of a file was written to the disk, and its last pages were not."""
+    """Harm a file as a crash does that wrote the size of the file to the disk, but not its last pages."""
     size = path.stat().st_size
     cut(path, rng)
     os.truncate(path, size)
@@ -166,20 +166,20 @@ def remove(path: Path, rng: random.Random) -> None:
 @pytest.mark.parametrize("harm", [cut, flip, blank, remove])
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_damaged_journal_has_what_the_store_had_at_one_moment(
+def test_damaged_journal_has_what_it_had_at_one_moment_before(
     tmp_path_factory: pytest.TempPathFactory, harm: Callable[..., None], seed: int
 ) -> None:
     writer = Writer(tmp_path_factory.mktemp("journal") / "users-0", seed)
     for _ in range(writer.rng.randrange(5, 40)):
         writer.act()
     writer.journal.close()
-    segments = sorted(writer.path.glob("*.segment"))
-    if not segments:
+    files = sorted(writer.path.glob("*.segment"))
+    if not files:
         return
-    harm(writer.rng.choice(segments), writer.rng)
+    harm(writer.rng.choice(files), writer.rng)
     found = moment_at(writer.path)
     assert found in writer.moments
-    # It is whole now, and goes on from there.
+    # The journal is whole again and can be written.
     journal = opened(writer.path)
     journal.append(Users.without_rows([b"new"], [value_at(10**6)]), 10**6)
     journal.close()
@@ -187,27 +187,27 @@ def test_damaged_journal_has_what_the_store_had_at_one_moment(
 
 
 @pytest.mark.parametrize(("harm", "warnings"), [(cut, 1), (flip, 1), (lambda *_: None, 0)])
-def test_what_is_cut_off_is_said_once(
+def test_cut_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[..., None], warnings: int
 ) -> None:
     writer = Writer(tmp_path / "users-0", seed=1)
     for _ in range(10):
         writer.write()
     writer.journal.close()
-    (segment,) = writer.path.glob("*.segment")
-    harm(segment, random.Random(1))
+    (file,) = writer.path.glob("*.segment")
+    harm(file, random.Random(1))
     with caplog.at_level(logging.WARNING):
         moment_at(writer.path)
         moment_at(writer.path)
     assert [str(writer.path) in record.getMessage() for record in caplog.records] == [True] * warnings
 
 
-# -- merging ------------------------------------------------------------------------------------------------
+# -- merging ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def many(tmp_path: Path) -> Iterator[Writer]:
-    """Segments with users that were replaced, and some that are gone."""
+    """Files with replaced values of users, and with users who are gone."""
     writer = Writer(tmp_path / "users-0", seed=3)
     for _ in range(6):
         for _ in range(8):
@@ -218,7 +218,7 @@ def many(tmp_path: Path) -> Iterator[Writer]:
     writer.journal.close()
 
 
-def test_crash_at_any_step_of_a_merge_changes_nothing(many: Writer, tmp_path: Path) -> None:
+def test_crash_at_any_step_of_a_merge_loses_no_user(many: Writer, tmp_path: Path) -> None:
     n_left = 0
     for n, _ in enumerate(many.journal.merging()):
         crashed = Path(shutil.copytree(many.path, tmp_path / f"crashed-{n}"))
@@ -228,24 +228,24 @@ def test_crash_at_any_step_of_a_merge_changes_nothing(many: Writer, tmp_path: Pa
     assert n_left
 
 
-def test_crash_before_the_merged_segments_are_removed_brings_nobody_back(many: Writer, tmp_path: Path) -> None:
+def test_crash_before_merged_files_are_removed_brings_no_erased_user_back(many: Writer, tmp_path: Path) -> None:
     before = Path(shutil.copytree(many.path, tmp_path / "before"))
     merge(many.journal)
-    for segment in before.glob("*.segment"):
-        if not (many.path / segment.name).exists():
-            shutil.copy(segment, many.path)
+    for file in before.glob("*.segment"):
+        if not (many.path / file.name).exists():
+            shutil.copy(file, many.path)
     assert moment_at(Path(shutil.copytree(many.path, tmp_path / "crashed"))) == many.moments[-1]
 
 
-def test_merged_segments_are_one_with_each_user_once(many: Writer) -> None:
+def test_merge_leaves_one_file_with_each_user_once(many: Writer) -> None:
     merge(many.journal)
-    (segment,) = (path for path in many.path.glob("*.segment") if path.stat().st_size)
+    (file,) = (path for path in many.path.glob("*.segment") if path.stat().st_size)
     values = sum(map(len, many.users.values()))
-    assert values < segment.stat().st_size < 2 * values + 30 * len(NAMES)
+    assert values < file.stat().st_size < 2 * values + 30 * len(NAMES)
     assert moment(many.journal) == many.moments[-1]
 
 
-def test_merge_of_nothing_is_nothing(tmp_path: Path) -> None:
+def test_merge_of_an_empty_journal_changes_nothing(tmp_path: Path) -> None:
     journal = opened(tmp_path / "users-0")
     merge(journal)
     assert moment(journal) == (None, {})
@@ -272,7 +272,7 @@ def test_journal_is_long_when_it_is_four_times_what_counts(tmp_path: Path, monke
     write_rows(journal, 0, 1)
     assert journal.is_long
     merge(journal)
-    write_rows(journal, 0, 20)  # In another segment, but written before.
+    write_rows(journal, 0, 20)  # In another file, but these users were written before.
     write_rows(journal, 20, 30)
     for _ in range(2):
         assert not journal.is_long
@@ -284,7 +284,7 @@ def test_journal_is_long_when_it_is_four_times_what_counts(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("is_standby", [False, True])
-def test_journal_that_is_opened_knows_how_much_of_it_counts(
+def test_reopened_journal_knows_how_much_of_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_standby: bool
 ) -> None:
     monkeypatch.setattr(journals, "_BYTES_MIN", 4_000)
@@ -304,7 +304,7 @@ def test_journal_that_is_opened_knows_how_much_of_it_counts(
     journal.close()
 
 
-def test_journal_of_users_without_rows_is_merged_whenever_it_has_grown_fourfold(
+def test_journal_of_users_without_rows_is_merged_each_time_it_has_grown_fourfold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journals, "_BYTES_MIN", 4_000)
@@ -318,7 +318,7 @@ def test_journal_of_users_without_rows_is_merged_whenever_it_has_grown_fourfold(
     assert merged_at == [3, 16, 68]
 
 
-def test_merge_that_did_not_come_to_its_end_is_still_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merge_that_was_stopped_is_still_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journals, "_BYTES_MIN", 4_000)
     journal = opened(tmp_path / "users-0")
     for _ in range(6):
@@ -330,7 +330,7 @@ def test_merge_that_did_not_come_to_its_end_is_still_due(tmp_path: Path, monkeyp
     journal.close()
 
 
-def test_journal_is_long_when_it_has_many_segments(tmp_path: Path) -> None:
+def test_journal_is_long_when_it_has_many_files(tmp_path: Path) -> None:
     for i in range(18):
         journal = opened(tmp_path / "users-0")
         assert journal.is_long == (i > 16)
@@ -338,10 +338,10 @@ def test_journal_is_long_when_it_has_many_segments(tmp_path: Path) -> None:
         journal.close()
 
 
-# -- writing ------------------------------------------------------------------------------------------------
+# -- writing ----------------------------------------------------------------------------------------------
 
 
-def test_write_that_is_refused_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = opened(tmp_path / "users-0")
     rows = np.arange(2)
     journal.append(Users([b"ann", b"bob"], [value_at(1), value_at(2)], rows), 1)
@@ -362,7 +362,7 @@ def test_write_that_is_refused_leaves_what_was_there(tmp_path: Path, monkeypatch
     assert moment_at(tmp_path / "users-0") == expected
 
 
-def test_system_that_takes_a_part_at_a_time_gets_all(tmp_path: Path) -> None:
+def test_write_goes_on_until_the_system_has_taken_all(tmp_path: Path) -> None:
     class Slow:
         taken = b""
 
@@ -381,12 +381,12 @@ def test_key_of_a_state_row_is_written_once(tmp_path: Path) -> None:
     for i in range(10):
         journal.append(Users([key], [value_at(i)], np.array([7])), i)
     journal.close()
-    (segment,) = (tmp_path / "users-0").glob("*.segment")
-    assert segment.read_bytes().count(key) == 1
+    (file,) = (tmp_path / "users-0").glob("*.segment")
+    assert file.read_bytes().count(key) == 1
     assert moment_at(tmp_path / "users-0") == (9, {key: value_at(9)})
 
 
-def test_folder_that_another_has_is_refused_until_it_is_let_go(tmp_path: Path) -> None:
+def test_folder_of_another_journal_is_refused_until_it_is_unlocked(tmp_path: Path) -> None:
     journal = opened(tmp_path / "users-0")
     for _ in range(2):
         with pytest.raises(BlockingIOError):

@@ -1,35 +1,29 @@
-"""Partition: the clock of its events, the ages of silence, and what a commit's metadata says."""
+"""Partition: its event time, the ages of silence, and how scores are written into its state."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import numpy as np
-import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from stream.checkpoint.partition import QUIET_AFTER_S, Partition, Position
+from stream.checkpoint.partition import QUIET_AFTER_S, Partition
+from stream.checkpoint.position import Position
 from stream.clock import ManualClock
 from stream.contract.columns import IDLE_AGES_S
 from stream.score.decide import Decided
 from stream.score.queue import ScoreQueue
 from stream.state.partition_state import PartitionState
+from tests.checkpoint.test_position import POSITIONS
 from tests.state.reference import Plain
 from tests.state.test_partition_state import DAY, batch
 
 IDLE_STAGE_MAX = len(IDLE_AGES_S) - 1
-POSITIONS = st.builds(
-    Position,
-    offset=st.integers(0, 2**62),
-    watermark=st.integers(0, 2**32 - 1),
-    arrival=st.integers(0, 10**12).map(lambda ms: ms / 1000),
-)
 
 
 @dataclass
 class Bench:
-    """A partition, a clock moved by hand, and scores that are made up."""
+    """A partition with a clock that the test moves and made-up scores."""
 
     clock: ManualClock = field(default_factory=ManualClock)
     partition: Partition = field(default_factory=lambda: Partition(0, PartitionState(40 * DAY), ScoreQueue(1.0)))
@@ -49,7 +43,7 @@ class Bench:
         p.dirty.append(applied.rows)
 
     def score(self, meanwhile: tuple[str, ...] = ()) -> list[str]:
-        """Score all who wait; ``meanwhile`` come events before the scores are acknowledged."""
+        """Score all who wait. The users in ``meanwhile`` get an event before the scores are acknowledged."""
         p = self.partition
         rows, _ = p.queue.take(1_000, self.clock.monotonic())
         stages = p.idle_stage_at(rows, self.event_now, IDLE_STAGE_MAX)
@@ -80,7 +74,7 @@ def decided(n: int, churn: float = 0.25) -> Decided:
     )
 
 
-# The clock of events ----------------------------------------------------------------------------------
+# Event time ------------------------------------------------------------------------------------------
 
 
 def test_event_time_stands_still_while_events_flow() -> None:
@@ -101,7 +95,7 @@ def test_event_time_goes_on_with_the_wall_clock_when_the_topic_is_quiet() -> Non
     assert bench.event_now == bench.partition.state.watermark + QUIET_AFTER_S + 3 * DAY
 
 
-def test_event_time_waits_for_a_backlog_however_quiet() -> None:
+def test_event_time_stands_still_behind_a_backlog_even_if_nothing_arrives() -> None:
     bench = Bench()
     bench.events("u")
     bench.clock.advance(seconds=30 * DAY)
@@ -112,60 +106,37 @@ def test_event_time_waits_for_a_backlog_however_quiet() -> None:
     assert bench.event_now == bench.partition.state.watermark + 30 * DAY
 
 
-def test_fresh_partition_has_no_event_time_whatever_the_wall_says() -> None:
+def test_new_partition_has_event_time_0_at_any_wall_clock_time() -> None:
     bench = Bench()
     assert bench.event_now == 0
     bench.partition.highwater = 0
     assert bench.event_now == 0
 
 
-def test_wall_clock_that_jumps_back_does_not_take_event_time_with_it() -> None:
+def test_event_time_does_not_go_back_with_the_wall_clock() -> None:
     bench = Bench()
     bench.events("u")
     assert bench.partition.event_now(bench.clock.time() - 30 * DAY) == bench.partition.state.watermark
 
 
-def test_lag_is_what_the_broker_has_and_the_partition_has_not() -> None:
+def test_lag_counts_the_records_that_were_not_taken_in() -> None:
     partition = Partition(0, PartitionState(0), ScoreQueue(1.0), next_offset=5)
     for highwater, lag in ((None, 0), (5, 0), (9, 4), (3, 0)):
         partition.highwater = highwater
         assert partition.lag == lag
 
 
-# The position in the commit ---------------------------------------------------------------------------
+# Resuming --------------------------------------------------------------------------------------------
 
 
 @given(POSITIONS)
-def test_position_reads_back_from_its_metadata(position: Position) -> None:
-    assert Position.read(position.offset, position.metadata()) == position
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        *("", "v1", "v1:", "v1:7", "v1:7:", "v1:x:y", "v1::", "v1:1:nan", "v1:1:inf", "v1:-1:1.000", "v1:1:1.000:"),
-        *("v2:1700000000:1.500", "v1:١:1.000", "V1:1:1.000", "x" * 4_096, "v1:" + "9" * 5_000 + ":1.000"),
-    ],
-    ids=lambda m: f"{m!r:.24}",
-)
-def test_commit_of_another_tool_has_an_offset_and_no_clock(metadata: str) -> None:
-    assert Position.read(7, metadata) == Position(7)
-
-
-@given(st.text(max_size=20), st.sampled_from(["", "v1:", "v1:17:"]))
-def test_no_metadata_whatever_keeps_a_partition_from_starting(metadata: str, head: str) -> None:
-    position = Position.read(7, head + metadata)
-    assert (position.offset, position.watermark >= 0, position.arrival >= 0) == (7, True, True)
-
-
-@given(POSITIONS)
-def test_partition_goes_on_from_what_was_committed(position: Position) -> None:
+def test_partition_resumes_at_the_committed_position(position: Position) -> None:
     partition = Partition(0, PartitionState(0), ScoreQueue(1.0))
     partition.resume(position)
     assert partition.position() == partition.durable == position
 
 
-def test_silence_is_counted_through_a_restart() -> None:
+def test_silence_goes_on_through_a_restart() -> None:
     before = Bench()
     before.events("u")
     after = Bench(clock=before.clock)
@@ -175,7 +146,7 @@ def test_silence_is_counted_through_a_restart() -> None:
     assert after.event_now == before.event_now == before.partition.state.watermark + 2 * DAY
 
 
-# Ages of silence --------------------------------------------------------------------------------------
+# Ages of silence -------------------------------------------------------------------------------------
 
 
 def test_silent_user_is_scored_once_at_each_age_while_others_go_on() -> None:
@@ -201,7 +172,7 @@ def test_silent_topic_scores_its_user_once_at_each_age() -> None:
     assert hours == [24 * days for days in (1, 3, 7, 14, 30)]
 
 
-def test_ages_passed_in_one_step_make_one_score_of_the_last() -> None:
+def test_user_who_passed_several_ages_at_once_is_scored_once_at_the_last() -> None:
     bench = Bench()
     bench.events("u")
     bench.score()
@@ -211,7 +182,7 @@ def test_ages_passed_in_one_step_make_one_score_of_the_last() -> None:
     assert bench.sweep() == []
 
 
-def test_user_who_comes_back_is_silent_anew() -> None:
+def test_silence_of_a_user_who_came_back_is_counted_from_zero() -> None:
     bench = Bench()
     bench.events("u")
     bench.score()
@@ -225,7 +196,7 @@ def test_user_who_comes_back_is_silent_anew() -> None:
         assert bench.sweep() == []
 
 
-def test_ages_beyond_the_last_that_the_model_knows_are_not_scored() -> None:
+def test_user_is_not_scored_at_ages_above_the_largest_of_the_model() -> None:
     bench = Bench()
     bench.events("u")
     bench.score()
@@ -248,7 +219,7 @@ def test_sweep_that_finds_nobody_queues_nobody() -> None:
     assert len(bench.partition.queue) == 0
 
 
-# Scores into state ------------------------------------------------------------------------------------
+# Scores into state -----------------------------------------------------------------------------------
 
 
 def test_acknowledged_scores_are_noted_and_make_their_users_dirty() -> None:
@@ -265,7 +236,7 @@ def test_acknowledged_scores_are_noted_and_make_their_users_dirty() -> None:
     assert bench.partition.take_dirty().tolist() == []
 
 
-def test_events_that_come_meanwhile_leave_their_users_stale_and_only_them() -> None:
+def test_only_users_with_an_event_meanwhile_stay_stale() -> None:
     bench = Bench()
     bench.events("a", "b", "c")
     bench.clock.advance(seconds=1)
@@ -276,7 +247,7 @@ def test_events_that_come_meanwhile_leave_their_users_stale_and_only_them() -> N
     assert bench.partition.state.unscored().tolist() == []
 
 
-def test_event_that_comes_while_silence_is_scored_starts_silence_anew() -> None:
+def test_event_during_the_scoring_of_silence_resets_the_idle_stage() -> None:
     bench = Bench()
     bench.events("u")
     bench.score()
@@ -287,7 +258,7 @@ def test_event_that_comes_while_silence_is_scored_starts_silence_anew() -> None:
     assert bench.partition.state.unscored().tolist() == [0]
 
 
-def test_rows_are_dirty_once_however_often_they_change() -> None:
+def test_row_that_changes_often_is_dirty_once() -> None:
     bench = Bench()
     for users in (("b", "a"), ("a",), ("c", "a")):
         bench.events(*users)

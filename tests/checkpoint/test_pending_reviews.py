@@ -1,4 +1,4 @@
-"""Reviews: their sentiment comes off the ingestion path, none is lost, and none counts twice whatever crashes."""
+"""Pending reviews: a sentiment comes beside ingestion, and after any crash none is lost and none counts twice."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.checkpoint import changelog
-from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.partition import Partition
 from stream.checkpoint.pending_reviews import Reviews
+from stream.checkpoint.position import Position
 from stream.clock import ManualClock
 from stream.decode.decoder import Decoder, Money
 from stream.errors import ScoringError
@@ -36,13 +37,13 @@ LATENESS_S = 3_600
 
 
 def sentiment_of(text: str) -> float:
-    """A made-up sentiment that depends on the text alone."""
+    """Make up a sentiment that depends only on the text."""
     return (xxhash.xxh3_64_intdigest(text.encode()) % 201 - 100) / 100
 
 
 @dataclass
 class Texts:
-    """A sentiment model that is a table of one function; fails while told to."""
+    """A sentiment model that returns made-up sentiments. It fails while ``failing`` is set."""
 
     read: list[list[str]] = field(default_factory=list)
     failing: bool = False
@@ -85,7 +86,7 @@ def a_decoder() -> Decoder:
 
 
 class Bench:
-    """A worker's memory, and what outlives it: the log of events, the changelog, and the committed position."""
+    """The memory of a worker, and what outlives it: the log of events, the changelog and the committed position."""
 
     def __init__(self, model: Texts | None, pending_max: int = 100) -> None:
         self.model, self.pending_max = model, pending_max
@@ -96,7 +97,7 @@ class Bench:
         self.start()
 
     def start(self) -> None:
-        """Begin with what is durable, as after a crash."""
+        """Start from what is durable, as after a crash."""
         self.sink, self.untold = MemorySink(), Untold()
         self.reviews = Reviews(self.model, self.pending_max, self.metrics, self.clock)
         both: Any = self.untold
@@ -113,11 +114,11 @@ class Bench:
 
     @property
     def user(self) -> Any:
-        """The first user's state."""
+        """Return the first user's state."""
         return self.partition.state.users[0]
 
     def write(self, *events: dict[str, Any]) -> None:
-        """Write events to the log; what a shopper says, or nothing for a view."""
+        """Write events to the log: a review if the event has a text, else a view."""
         for event in events:
             value = {"type": "review" if "text" in event else "view", "ts": self.clock.time(), **event}
             value = {"user_id": "u", "event_id": f"e{len(self.log)}", **value}
@@ -132,20 +133,20 @@ class Bench:
         return await self.reviews.score([self.partition])
 
     async def checkpoint(self, commit: bool = True) -> None:
-        """Make the state durable, and commit the position unless the crash comes between."""
+        """Make the state durable and commit the position. Without ``commit``, a crash comes in between."""
         position, users, _ = await self.pipeline.checkpoint(self.partition)
         self.changelog.update(zip(users.keys, users.values, strict=True))
         self.committed = position if commit else self.committed
 
     async def finish(self) -> dict[str, bytes]:
-        """Take in all that is left; the state."""
+        """Take in the rest of the log and return the packed state."""
         self.ingest(len(self.log))
         while await self.note():
             pass
         return packed(self.partition.state)
 
 
-# Sentiments into state --------------------------------------------------------------------------------
+# Sentiments into state -------------------------------------------------------------------------------
 
 
 async def test_review_gets_its_sentiment_and_its_user_is_scored_again() -> None:
@@ -164,7 +165,7 @@ async def test_review_gets_its_sentiment_and_its_user_is_scored_again() -> None:
     assert b'scores_total{trigger="review"} 1.0' in bench.metrics.render()[0]
 
 
-async def test_sentiment_that_comes_while_a_score_is_made_leaves_the_user_stale() -> None:
+async def test_user_with_a_sentiment_during_their_scoring_stays_stale() -> None:
     bench = Bench(Texts())
     bench.write({"text": "fits well"})
     bench.ingest()
@@ -179,13 +180,13 @@ async def test_sentiment_that_comes_while_a_score_is_made_leaves_the_user_stale(
     assert bench.partition.state.unscored().tolist() == [0]
 
 
-def test_score_that_has_seen_another_sentiment_has_another_name_and_one_without_any_has_its_old_one() -> None:
+def test_score_id_depends_on_the_sentiments_seen_and_is_the_old_one_without_any() -> None:
     ids = [score_id("u", 12, 1_700_000_000, "a" * 64, sentiment_offset=offset) for offset in (-1, 0, 3, 12)]
     assert len(set(ids)) == 4
     assert ids[0] == score_id("u", 12, 1_700_000_000, "a" * 64)
 
 
-async def test_repeated_late_and_silent_reviews_and_other_events_wait_for_nothing() -> None:
+async def test_only_an_accepted_review_with_a_text_waits_for_a_sentiment() -> None:
     bench = Bench(Texts())
     late = {"text": "late", "ts": bench.clock.time() - LATENESS_S - 1}
     bench.write({"text": "once", "event_id": "e"}, {"text": "once", "event_id": "e"}, late, {"text": " "}, {})
@@ -196,7 +197,7 @@ async def test_repeated_late_and_silent_reviews_and_other_events_wait_for_nothin
     assert (bench.model.read, bench.user["reviews"], bench.user["n_events"]) == ([["once"]], 1, 3)
 
 
-async def test_without_a_model_no_review_waits_and_the_position_goes_on() -> None:
+async def test_without_a_model_a_review_does_not_hold_the_position() -> None:
     bench = Bench(None)
     bench.write({"text": "fits well"}, {})
     bench.ingest()
@@ -205,7 +206,7 @@ async def test_without_a_model_no_review_waits_and_the_position_goes_on() -> Non
     assert (bench.user["reviews"], bench.user["n_events"]) == (0, 2)
 
 
-async def test_model_that_fails_loses_no_review_and_is_counted() -> None:
+async def test_failed_inference_loses_no_review_and_is_counted() -> None:
     bench = Bench(Texts(failing=True))
     bench.write({"text": "fits well"})
     bench.ingest()
@@ -219,7 +220,7 @@ async def test_model_that_fails_loses_no_review_and_is_counted() -> None:
     assert bench.user["reviews"] == 1
 
 
-async def test_partitions_share_a_batch_and_none_waits_for_another() -> None:
+async def test_reviews_of_all_partitions_share_a_batch() -> None:
     bench, other = Bench(Texts()), Partition(1, PartitionState(LATENESS_S), ScoreQueue(0.0))
     bench.write(*({"text": f"t{i}", "user_id": f"u{i}"} for i in range(100)))
     bench.ingest()
@@ -229,10 +230,10 @@ async def test_partitions_share_a_batch_and_none_waits_for_another() -> None:
     assert other.state.users["reviews"][:3].tolist() == [1, 1, 1]
 
 
-# The position -----------------------------------------------------------------------------------------
+# The position ----------------------------------------------------------------------------------------
 
 
-async def test_position_stays_before_the_oldest_review_that_waits_and_then_goes_on() -> None:
+async def test_position_stays_before_the_oldest_pending_review() -> None:
     bench = Bench(Texts())
     bench.write({}, {"text": "a"}, {}, {"text": "b"}, {})
     bench.ingest()
@@ -243,7 +244,7 @@ async def test_position_stays_before_the_oldest_review_that_waits_and_then_goes_
     assert bench.committed.offset == 5
 
 
-async def test_position_moves_with_each_batch_of_sentiments_however_large_the_fetch() -> None:
+async def test_position_moves_with_each_batch_of_sentiments_within_one_fetch() -> None:
     bench = Bench(Texts())
     bench.write(*({"text": f"t{i}", "user_id": f"u{i % 7}"} for i in range(100)))
     bench.ingest()
@@ -253,7 +254,7 @@ async def test_position_moves_with_each_batch_of_sentiments_however_large_the_fe
     assert offsets == [32, 64, 96, 100]
 
 
-async def test_position_of_a_waiting_review_has_the_clock_of_the_event_before_it() -> None:
+async def test_position_before_a_pending_review_has_the_watermark_and_arrival_of_the_event_before_it() -> None:
     bench = Bench(Texts())
     start = bench.clock.time()
     bench.write({"ts": start})
@@ -267,7 +268,7 @@ async def test_position_of_a_waiting_review_has_the_clock_of_the_event_before_it
     ]
 
 
-async def test_review_that_waited_in_a_crash_is_read_again_and_a_repeat_of_it_is_not() -> None:
+async def test_pending_review_is_read_again_after_a_crash_but_not_its_repeat() -> None:
     bench = Bench(Texts())
     bench.write({"text": "a", "event_id": "a"}, {"text": "b", "event_id": "b"}, {"text": "a", "event_id": "a"}, {})
     bench.ingest(1)
@@ -282,7 +283,7 @@ async def test_review_that_waited_in_a_crash_is_read_again_and_a_repeat_of_it_is
     assert bench.user["sentiment_sum"] == round(100 * sentiment_of("a")) + round(100 * sentiment_of("b"))
 
 
-async def test_sentiment_that_was_durable_before_the_commit_is_not_counted_again() -> None:
+async def test_sentiment_that_was_durable_but_not_committed_counts_once() -> None:
     bench = Bench(Texts())
     bench.write({"text": "a"}, {})
     bench.ingest()
@@ -297,12 +298,12 @@ async def test_sentiment_that_was_durable_before_the_commit_is_not_counted_again
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32))
-def test_state_after_any_crashes_is_that_of_an_undisturbed_run(seed: int) -> None:
+def test_state_after_any_crashes_is_that_of_a_run_without_crashes(seed: int) -> None:
     asyncio.run(crashes(random.Random(seed)))
 
 
 async def crashes(rng: random.Random) -> None:
-    """Fetches, sentiments, checkpoints, commits and crashes in any order, over reviews, repeats and late events."""
+    """Do fetches, sentiments, checkpoints, commits and crashes in any order, over reviews, repeats and late events."""
     crashing = Bench(Texts())
     n = rng.randrange(1, 150)
     for i in range(n):
@@ -327,7 +328,7 @@ async def crashes(rng: random.Random) -> None:
 
 
 def undisturbed(log: list[Record], now: float) -> dict[str, bytes]:
-    """The state after the events one by one, each accepted review's sentiment at once."""
+    """Return the packed state after taking in one event at a time, with the sentiment of each review at once."""
     state, decoder = PartitionState(LATENESS_S), a_decoder()
     for record in log:
         decoded = decoder.decode([record], now)
@@ -337,10 +338,10 @@ def undisturbed(log: list[Record], now: float) -> dict[str, bytes]:
     return packed(state)
 
 
-# The bound --------------------------------------------------------------------------------------------
+# The bound -------------------------------------------------------------------------------------------
 
 
-async def test_ingestion_waits_at_the_bound_until_sentiments_have_come(caplog: pytest.LogCaptureFixture) -> None:
+async def test_ingestion_waits_at_the_bound_for_sentiments(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="stream.checkpoint.pending_reviews")
     bench = Bench(Texts(), pending_max=3)
     bench.write(*({"text": f"t{i}"} for i in range(6)))
@@ -358,7 +359,7 @@ async def test_ingestion_waits_at_the_bound_until_sentiments_have_come(caplog: p
     assert len([r for r in caplog.records if "reviews wait" in r.message]) == 1
 
 
-async def test_ingestion_does_not_wait_for_partitions_that_were_taken_away() -> None:
+async def test_ingestion_does_not_wait_for_the_reviews_of_revoked_partitions() -> None:
     bench = Bench(Texts(), pending_max=1)
     bench.write({"text": "a"})
     bench.ingest()

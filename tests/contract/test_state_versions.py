@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream.checkpoint import changelog
-from stream.checkpoint.partition import Position
+from stream.checkpoint.position import Position
 from stream.contract.columns import BUCKET_SLOTS, FRESH_USER, STATE_VERSION, USER, USER_BYTES
 from stream.contract.manifest import MANIFEST_FILE, read_manifest
 from stream.contract.score import Alert, Score

@@ -25,7 +25,7 @@ OURS = [
 
 @dataclass(frozen=True)
 class Record:
-    """A consumer record, as aiokafka gives it."""
+    """A consumer record with the fields that aiokafka gives it."""
 
     value: bytes | None = b"{"
     key: bytes | None = b"u"
@@ -62,14 +62,14 @@ def test_key_and_value_are_kept_as_they_came(key: bytes | None, value: bytes | N
     assert (found.key, found.value) == (key, value)
 
 
-def test_headers_are_kept_in_their_order_before_ours_repeated_and_empty_ones_too() -> None:
+def test_headers_of_the_event_stay_in_order_before_ours_even_repeated_and_empty_ones() -> None:
     came = [("trace", b"1"), ("trace", b"2"), ("empty", b""), ("null", None), ("bytes", b"\xff")]
     found = dead(Record(headers=came))
     assert list(found.headers[:5]) == came
     assert [name for name, _ in found.headers[5:]] == OURS
 
 
-def test_attempt_counts_up_and_our_headers_are_those_of_the_last_time() -> None:
+def test_attempt_counts_up_and_our_other_headers_are_replaced_each_time() -> None:
     record = Record(headers=(("trace", b"1"),))
     for attempt in range(1, 13):
         found = dead(record, message=f"attempt {attempt}")
@@ -80,11 +80,11 @@ def test_attempt_counts_up_and_our_headers_are_those_of_the_last_time() -> None:
 
 
 @pytest.mark.parametrize("before", [None, b"", b"x", b"-1", b"1.5", b"\xff", b"9" * 5_000, "١".encode()])
-def test_attempt_that_we_did_not_write_counts_as_none(before: bytes | None) -> None:
+def test_attempt_header_that_we_did_not_write_is_ignored(before: bytes | None) -> None:
     assert header(dead(Record(headers=(("valuestream.attempt", before),))), "valuestream.attempt") == "1"
 
 
-def test_of_several_attempts_the_last_counts() -> None:
+def test_last_of_several_attempt_headers_counts() -> None:
     several = (("valuestream.attempt", b"7"), ("valuestream.attempt", b"2"))
     assert header(dead(Record(headers=several)), "valuestream.attempt") == "3"
 
@@ -94,7 +94,7 @@ def test_long_message_is_cut() -> None:
 
 
 def size(outgoing: Outgoing) -> int:
-    """Bytes of the record batch that Kafka compares with the topic's limit."""
+    """Return the bytes of the record batch, which Kafka compares with the topic's limit."""
     builder = BatchBuilder(100_000_000, 0)
     builder.append(key=outgoing.key, value=outgoing.value, timestamp=0, headers=list(outgoing.headers))
     builder.close()
@@ -123,7 +123,7 @@ def test_dead_letter_of_an_event_of_any_size_fits_its_topic(record: Record) -> N
     assert 0 < size(made) <= int(topic.config["max.message.bytes"])
 
 
-def test_event_too_large_for_its_topic_keeps_its_beginning_and_says_how_large_it_was() -> None:
+def test_dead_letter_of_a_large_event_keeps_its_beginning_and_its_size() -> None:
     record = Record(value=bytes(range(256)) * 20_000, key=b"k" * 5_000, headers=(("valuestream.attempt", b"4"),))
     found = dead(record, reason="oversized")
     assert (record.value or b"").startswith(found.value or b"?")
@@ -140,7 +140,7 @@ HEADERS = st.lists(
 
 
 @given(HEADERS, st.none() | st.binary(max_size=9), st.none() | st.binary(max_size=9), st.text(max_size=9))
-def test_nothing_whatever_keeps_a_dead_letter_from_being_made(
+def test_any_record_can_become_a_dead_letter(
     headers: list[tuple[str, bytes | None]], key: bytes | None, value: bytes | None, message: str
 ) -> None:
     found = dead(Record(headers=headers, key=key, value=value), message=message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from stream.checkpoint.partition import Position
+from stream.checkpoint.position import Position
 from stream.decode.decoder import DeadLetter
 from tests.decode.makers import MAKERS
 from tests.fuzz import promises

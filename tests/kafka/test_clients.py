@@ -1,3 +1,5 @@
+"""Clients: settings become the configuration of each client, and a failed connection is one clear error."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Consumer, without a broker: errors of its group coordinator, and what Faust does with fetches."""
+"""Consumer, without a broker: errors of its group coordinator, and fetches that waited through a seek."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.kafka.test_table import source_at
 
 
 class Coordinator:
-    """One that waits for somebody to ask for this error."""
+    """A group coordinator that has met this error."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -35,29 +35,29 @@ def check(coordinator: Coordinator | None) -> None:
     PositionConsumer.check_errors(consumer)
 
 
-def test_client_that_still_connects_has_no_errors() -> None:
+def test_client_that_is_still_connecting_has_no_error() -> None:
     check(None)
 
 
-def test_error_after_which_a_new_attempt_fails_too_is_raised() -> None:
+def test_error_that_no_retry_can_mend_is_raised() -> None:
     with pytest.raises(GroupAuthorizationFailedError):
         check(Coordinator(GroupAuthorizationFailedError("shop")))
 
 
-def test_error_after_which_a_new_attempt_may_succeed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_error_that_a_retry_may_mend_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         check(Coordinator(KafkaConnectionError("gone")))
     assert ["trying again" in record.getMessage() for record in caplog.records] == [True]
 
 
-async def test_fetch_that_waited_through_a_seek_does_not_hide_those_after_it(tmp_path: Path) -> None:
+async def test_fetch_that_waited_through_a_seek_does_not_hide_the_next_fetches(tmp_path: Path) -> None:
     app, delivered = source_at(tmp_path).app, list[int]()
     tp, following = TP("events", 0), iter([90, 45, 46])
 
     async def take(message: Any) -> None:
         delivered.append(message.offset)
         if message.offset == 90:
-            consumer._read_offset.update({tp: 45})  # As a seek does it, while this one still waits.
+            consumer._read_offset.update({tp: 45})  # A seek does this while the fetch still waits.
 
     async def fetches(timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         for offset in following:

@@ -1,4 +1,4 @@
-"""Fetcher, without a broker: what it changes about aiokafka's fetcher."""
+"""Fetcher, without a broker: aiokafka's fetcher hands records over before it sends the next fetch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stream.kafka.fetcher import _HAND_OVER_TURNS, hand_over_first
 
 
 class Fetcher:
-    """As much of aiokafka's fetcher as hands records over; a fetch finds these."""
+    """The part of aiokafka's fetcher that hands records over. Each fetch brings the same records."""
 
     def __init__(self, found: dict[str, str]) -> None:
         self._found = found
@@ -27,7 +27,7 @@ class Fetcher:
         return bool(self._found)
 
     async def fetched_records(self) -> dict[str, str]:
-        """Wait for news and take it, in as many turns as aiokafka does."""
+        """Wait for records and take them, in as many turns of the loop as aiokafka needs."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._fetch_waiters.add(waiter)
         await asyncio.wait([waiter])
@@ -35,7 +35,7 @@ class Fetcher:
         return taken
 
 
-async def test_what_a_fetch_found_is_taken_before_the_next_is_sent() -> None:
+async def test_records_of_a_fetch_are_taken_before_the_next_fetch_is_sent() -> None:
     fetcher = Fetcher({"events-1": "records"})
     hand_over_first(fetcher)
     taking = asyncio.create_task(fetcher.fetched_records())
@@ -46,7 +46,7 @@ async def test_what_a_fetch_found_is_taken_before_the_next_is_sent() -> None:
 
 
 @pytest.mark.parametrize("found", [{"events-1": "records"}, {}], ids=["records", "nothing"])
-async def test_next_fetch_is_sent_soon_where_nobody_takes_what_was_found(found: dict[str, str]) -> None:
+async def test_next_fetch_is_sent_soon_if_nobody_takes_the_records(found: dict[str, str]) -> None:
     fetcher = Fetcher(found)
     hand_over_first(fetcher)
     fetching = asyncio.create_task(fetcher._proc_fetch_request())

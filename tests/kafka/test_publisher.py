@@ -23,7 +23,7 @@ from stream.outgoing import Outgoing
 
 
 class Client:
-    """A client of one broker, and what reached that; connecting may take its time."""
+    """A client of one broker. It keeps the requests that reached the broker, and connecting may take time."""
 
     def __init__(self) -> None:
         self.received: list[object] = []
@@ -38,7 +38,10 @@ class Client:
 
 
 class OneAtATime:
-    """A producer with one request under way: an acknowledgement waits for those before it; of a changelog for ever."""
+    """A producer with one request in flight: each acknowledgement waits for those before it.
+
+    A request for the changelog is never acknowledged.
+    """
 
     def __init__(self, **_: Any) -> None:
         self.client = Client()
@@ -46,7 +49,7 @@ class OneAtATime:
         self._last: asyncio.Future[Any] | None = None
 
     async def start(self) -> None:
-        """Connecting takes some turns of the loop."""
+        """Connect, which takes some turns of the loop."""
         for _ in range(3):
             await asyncio.sleep(0)
 
@@ -70,7 +73,7 @@ class OneAtATime:
 
 @dataclass
 class Held:
-    """A lease, as it is told."""
+    """A lease that the test sets."""
 
     held: bool = True
     term: int = 0
@@ -119,20 +122,20 @@ async def test_lease_that_ends_while_the_client_connects_holds_the_request_back(
     assert next(held, None) is None
 
 
-async def test_request_of_a_term_that_ended_is_never_sent_though_the_lease_is_held_again(
+async def test_request_of_an_ended_term_is_never_sent_even_if_the_lease_is_held_again(
     producers: list[OneAtATime],
 ) -> None:
     lease = Held()
     await Publisher(lease, 5.0, "changelog").start()
     client = producers[0].client
     client.connect = lease.end_term
-    for _ in range(2):  # The second waited in the producer behind the first, and is made a request after it.
+    for _ in range(2):  # The second waited in the producer and becomes a request after the first failed.
         with pytest.raises(ProducerFenced):
             await client.send(1, PRODUCE)
     assert client.received == []
 
 
-async def test_requests_that_write_nothing_need_no_lease(producers: list[OneAtATime]) -> None:
+async def test_request_that_writes_nothing_needs_no_lease(producers: list[OneAtATime]) -> None:
     await Publisher(Held(held=False), 5.0, "changelog").start()
     await producers[0].client.send(1, "metadata")
     assert producers[0].client.received == ["metadata"]
@@ -163,7 +166,7 @@ async def test_send_that_waits_for_a_producer_as_the_term_ends_is_refused(produc
         await sending
 
 
-async def test_where_one_producer_cannot_connect_neither_is_left_running(
+async def test_both_producers_are_stopped_if_one_cannot_connect(
     producers: list[OneAtATime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def start(producer: OneAtATime) -> None:
@@ -179,7 +182,7 @@ async def test_where_one_producer_cannot_connect_neither_is_left_running(
 
 
 class Kept(OneAtATime):
-    """A producer that keeps what its batches hold, and acknowledges each at the offset after those before it."""
+    """A producer that keeps the records of its batches and acknowledges each batch at the next offset."""
 
     def __init__(self, **_: Any) -> None:
         super().__init__()
@@ -210,7 +213,7 @@ def kept(producers: list[OneAtATime], monkeypatch: pytest.MonkeyPatch) -> list[K
     return made
 
 
-async def test_batches_have_all_records_in_order_whatever_their_sizes(kept: list[Kept]) -> None:
+async def test_batches_hold_records_of_any_size_in_order(kept: list[Kept]) -> None:
     sizes = [0, 1, 700, 1_500, 5_000, 1_999, 10, 10, 3_000, 600, 600, 600, 600]
     sent = [
         Outgoing(b"k%d" % i, bytes(size) if size else None, [("a", b"1"), ("b", None)] if i % 2 else (), 1_000 + i)
@@ -224,7 +227,7 @@ async def test_batches_have_all_records_in_order_whatever_their_sizes(kept: list
     assert len(kept[0].batches) > 5
 
 
-async def test_users_are_sent_with_their_values_and_who_is_gone_as_a_tombstone(kept: list[Kept]) -> None:
+async def test_users_are_sent_with_their_values_and_an_erased_one_as_a_tombstone(kept: list[Kept]) -> None:
     publisher = Publisher(Held(), 5.0, "changelog")
     users = Users.without_rows([b"ann", b"bob"], [b"value", None])
     before_ms = time.time() * 1000
@@ -234,6 +237,6 @@ async def test_users_are_sent_with_their_values_and_who_is_gone_as_a_tombstone(k
     assert all(before_ms - 1 <= r.timestamp <= time.time() * 1000 for r in batch)
 
 
-async def test_nothing_is_sent_of_no_records(kept: list[Kept]) -> None:
+async def test_no_batch_is_sent_without_records(kept: list[Kept]) -> None:
     assert await Publisher(Held(), 5.0, "changelog").send("scores", 0, []) is None
     assert not kept[0].batches

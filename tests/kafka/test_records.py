@@ -1,4 +1,4 @@
-"""Records whose headers have names of any bytes, in batches as the broker hands them over."""
+"""Records: batches are read as the broker hands them over, with header names of any bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
-from stream.kafka.records import read_records
+from stream.kafka.records import patch_aiokafka
 
 NONE, GZIP = 0, 1
 
 
 def batch(base_offset: int, names: list[bytes], compression: int = NONE) -> bytes:
-    """A record batch with one header of each of these names (of 4 bytes), in records of their own."""
+    """Build a batch with one record per name. Each has one header with that name, of 4 bytes."""
     builder = DefaultRecordBatchBuilder(2, NONE, 0, -1, -1, 0, 100_000)
     for i, _ in enumerate(names):
         builder.append(i, 0, key=b"k%d" % i, value=b"v%d" % i, headers=[(f"Q{i:03}", b"x")])
@@ -45,12 +45,12 @@ def read(data: bytes, offset: int = 0) -> list[Any]:
 def _patched(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MemoryRecords", "PartitionRecords"):
         monkeypatch.setattr(fetcher, name, getattr(fetcher, name))
-    read_records()
+    patch_aiokafka()
 
 
 @pytest.mark.parametrize("compression", [NONE, GZIP])
 @pytest.mark.parametrize("bad", [b"\xff\xfe\xfd\xfc", b"ab\xc3(", b"\xed\xa0\x80x"])
-def test_record_with_a_header_name_that_is_not_utf_8_is_read_and_so_are_those_around_it(
+def test_header_name_that_is_not_utf_8_keeps_no_record_of_its_fetch_from_being_read(
     bad: bytes, compression: int
 ) -> None:
     first, last = batch(0, [b"good"] * 3), batch(20, [b"good"] * 2)
@@ -69,17 +69,17 @@ def test_records_of_good_names_are_read_as_aiokafka_reads_them() -> None:
     assert found == [(0, "good"), (1, "good"), (2, "good"), (7, "éé"), (8, "éé")]
 
 
-def test_who_stops_in_between_has_read_as_far_as_they_got_and_goes_on_there() -> None:
+def test_reader_that_stops_midway_goes_on_at_the_next_record() -> None:
     data = batch(0, [b"good"] * 5) + batch(9, [b"good"] * 2)
     records = fetcher.PartitionRecords(
         TopicPartition("t", 0), fetcher.MemoryRecords(data), [], 1, None, None, True, fetcher.READ_UNCOMMITTED
     )
-    reached = []
+    offsets = []
     for record in records:
-        reached.append((record.offset, records.next_fetch_offset))
-        if len(reached) == 2:
+        offsets.append((record.offset, records.next_fetch_offset))
+        if len(offsets) == 2:
             break
-    assert reached == [(1, 2), (2, 3)]
+    assert offsets == [(1, 2), (2, 3)]
     assert records.next_fetch_offset == 3
     assert next(records).offset == 3
     assert [record.offset for record in records] == [4, 9, 10]
@@ -87,7 +87,7 @@ def test_who_stops_in_between_has_read_as_far_as_they_got_and_goes_on_there() ->
     assert list(records) == []
 
 
-def test_batch_of_which_compaction_left_nothing_is_passed() -> None:
+def test_batch_that_compaction_has_emptied_is_passed_over() -> None:
     empty = bytearray(batch(5, [b"good"]))
     empty = empty[:57] + struct.pack(">i", 0)
     empty[8:12] = struct.pack(">i", len(empty) - 12)

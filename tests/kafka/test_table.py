@@ -1,4 +1,4 @@
-"""The local store on its own: what recovery brings, damage, refusals, and what it says about them."""
+"""The local store without a broker: recovery, damage, errors of the file system, locks and merges."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from faust.types import TP
 
 from stream.checkpoint import journal as journals
 from stream.checkpoint.changelog import pack
-from stream.checkpoint.disk import require_room
 from stream.checkpoint.journal import Journal
 from stream.checkpoint.journal_blocks import Users
-from stream.errors import ConfigError, ValuestreamError
+from stream.errors import ValuestreamError
 from stream.kafka.app import Source, build_app
 from stream.kafka.table import UserStore
 from stream.state.partition_state import PartitionState
@@ -28,7 +27,7 @@ CHANGELOG = TP("app-users-changelog", 0)
 
 
 def source_at(folder: Path) -> Source:
-    """An app that never runs."""
+    """Build an app that is never started."""
     return build_app(
         app_id="app",
         brokers="127.0.0.1:1",
@@ -43,7 +42,7 @@ def source_at(folder: Path) -> Source:
 
 
 def store_at(folder: Path, *, in_recovery: bool = False) -> UserStore:
-    """The store of such an app."""
+    """Return the store of an app that is never started."""
     source = source_at(folder)
     source.app.finalize()
     source.recovery.in_recovery = in_recovery
@@ -62,13 +61,13 @@ def write(store: UserStore, users: Mapping[bytes, bytes | None], offset: int) ->
 
 
 def reopened(store: UserStore, folder: Path) -> UserStore:
-    """As the next process finds it."""
+    """Close the store and open it again, as the next process does."""
     store._close(0)
     return store_at(folder)
 
 
 def packed(*users: str, applied_offset: int = 0) -> dict[bytes, bytes | None]:
-    """Users who have seen the source so far, as the store has them."""
+    """Pack users with this applied offset."""
     state = PartitionState(lateness_s=60)
     rows = state.rows_of(list(users))
     state.users["applied_offset"][rows] = applied_offset
@@ -80,24 +79,24 @@ def applied_offsets(state: PartitionState) -> dict[str, int]:
 
 
 def fetch(offset: int, *records: tuple[bytes, bytes | None]) -> SimpleNamespace:
-    """One fetch of the changelog of partition 0, as recovery hands it on."""
+    """Make one fetch of the changelog of partition 0, as recovery hands it on."""
     message = SimpleNamespace(tp=CHANGELOG, partition=0, offset=offset)
     return SimpleNamespace(message=message, value=[SimpleNamespace(key=key, value=value) for key, value in records])
 
 
 def value_at(applied_offset: int) -> bytes:
-    """The beginning of a packed user who has seen the source so far."""
+    """Return the beginning of a packed user with this applied offset."""
     return b"\1" + applied_offset.to_bytes(8, "little") + b"rest"
 
 
 def stored(store: UserStore, *fetches: SimpleNamespace) -> dict[bytes, bytes]:
-    """The users of partition 0 after these fetches, each applied by itself."""
+    """Apply these fetches one by one, and return the users of partition 0."""
     for one in fetches:
         store.apply_changelog_batch([one], None, None)
     return dict(store.users(0))
 
 
-# -- what recovery brings -----------------------------------------------------------------------------------
+# -- recovery and loading ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reopens", [False, True], ids=["while it is open", "opened again"])
@@ -110,12 +109,13 @@ def test_value_that_has_seen_less_does_not_undo_a_newer_one(store: UserStore, tm
     store._close(0)
 
 
-def test_of_all_that_one_fetch_says_of_a_user_the_last_counts_unless_it_has_seen_less(store: UserStore) -> None:
-    ann, bob, cid = ([(name, value_at(at) if at else None) for at in of] for name, of in SAID.items())
+def test_last_value_of_a_user_in_one_fetch_counts_unless_it_has_seen_less(store: UserStore) -> None:
+    ann, bob, cid = ([(name, value_at(at) if at else None) for at in offsets] for name, offsets in APPLIED.items())
     assert stored(store, fetch(8, *ann, *bob, *cid)) == {b"ann": value_at(4), b"cid": value_at(2)}
 
 
-SAID: dict[bytes, list[int]] = {b"ann": [1, 4, 3], b"bob": [5, 0], b"cid": [9, 0, 2]}
+#: User → applied offsets of their values in one fetch; 0 stands for a tombstone.
+APPLIED: dict[bytes, list[int]] = {b"ann": [1, 4, 3], b"bob": [5, 0], b"cid": [9, 0, 2]}
 
 
 def test_key_of_a_user_is_written_once_while_recovery_reads(store: UserStore, tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_key_of_a_user_is_written_once_while_recovery_reads(store: UserStore, tm
     fetches = [fetch(at, (b"a key of some length", value_at(at)), (b"bob", value_at(at))) for at in range(3)]
     for one in fetches[:2]:
         store.apply_changelog_batch([one], None, None)
-    segments = list(store.partition_path(0).glob("*.segment"))
-    assert [path.read_bytes().count(b"a key of some length") for path in segments] == [1]
+    files = list(store.partition_path(0).glob("*.segment"))
+    assert [path.read_bytes().count(b"a key of some length") for path in files] == [1]
     store._in_recovery = lambda: False  # type: ignore[method-assign]
     store.apply_changelog_batch([fetches[2]], None, None)
     store._in_recovery = lambda: True  # type: ignore[method-assign]
@@ -135,7 +135,7 @@ def test_key_of_a_user_is_written_once_while_recovery_reads(store: UserStore, tm
     again._close(0)
 
 
-def test_erased_user_who_came_back_in_the_changelog_is_there(store: UserStore) -> None:
+def test_user_with_a_value_after_their_tombstone_is_stored(store: UserStore) -> None:
     found = stored(
         store,
         fetch(0, (b"ann", value_at(5)), (b"bob", value_at(2))),
@@ -145,18 +145,18 @@ def test_erased_user_who_came_back_in_the_changelog_is_there(store: UserStore) -
     assert found == {b"ann": value_at(9)}
 
 
-def test_fetch_that_the_store_has_is_not_taken_again(store: UserStore) -> None:
+def test_fetch_that_the_store_already_has_changes_nothing(store: UserStore) -> None:
     found = stored(store, fetch(4, (b"ann", value_at(5))), fetch(4, (b"bob", value_at(6))), fetch(3, (b"ann", None)))
     assert (found, store.persisted_offset(CHANGELOG)) == ({b"ann": value_at(5)}, 4)
 
 
-def test_checkpoints_after_a_load_count_when_the_partition_comes_back(store: UserStore) -> None:
+def test_older_value_in_the_changelog_does_not_undo_a_checkpoint_of_ours(store: UserStore) -> None:
     assert stored(store, fetch(0, (b"ann", value_at(5)))) == {b"ann": value_at(5)}
     write(store, {b"ann": value_at(8)}, 1)
     assert stored(store, fetch(2, (b"ann", value_at(6)))) == {b"ann": value_at(8)}
 
 
-def test_standby_has_what_it_read_after_a_crash(store: UserStore, tmp_path: Path) -> None:
+def test_standby_keeps_what_it_has_read_through_a_crash(store: UserStore, tmp_path: Path) -> None:
     stored(store, fetch(0, (b"ann", value_at(5))), fetch(1, (b"bob", value_at(6))))
     again = reopened(store, tmp_path / "state")
     assert again.persisted_offset(CHANGELOG) == 1
@@ -164,13 +164,13 @@ def test_standby_has_what_it_read_after_a_crash(store: UserStore, tmp_path: Path
     again._close(0)
 
 
-def test_all_users_are_read_whatever_their_keys_and_nothing_else(store: UserStore) -> None:
+def test_users_with_any_key_are_read_and_nothing_else(store: UserStore) -> None:
     users = dict.fromkeys((b"\x00marker", b"A", b"__faust", b"__faust\x00offset_", b"__g", "küche".encode()), b"value")
     write(store, {**users}, 7)
     assert dict(store.users(0)) == users
 
 
-async def test_each_load_is_of_what_the_store_has_then(store: UserStore) -> None:
+async def test_load_returns_what_the_store_has_at_that_time(store: UserStore) -> None:
     write(store, packed("ann", "bob", applied_offset=5), 2)
     state = await store.load(0)
     assert (applied_offsets(state), state.lateness_s) == ({"ann": 5, "bob": 5}, 60)
@@ -179,7 +179,7 @@ async def test_each_load_is_of_what_the_store_has_then(store: UserStore) -> None
     assert applied_offsets(await store.load(0)) == {"bob": 9, "dan": 7}
 
 
-async def test_load_of_many_users_for_whom_memory_is_asked_beside_it(
+async def test_load_of_many_users_faults_their_memory_in_once(
     store: UserStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stream.kafka.table._MANY_USERS", 100)
@@ -195,18 +195,18 @@ async def test_load_of_many_users_for_whom_memory_is_asked_beside_it(
     assert state.index.rows(state.ids).tolist() == list(range(3_000))
 
 
-# -- damage and refusals ------------------------------------------------------------------------------------
+# -- damage and errors of the file system -----------------------------------------------------------------
 
 
-def test_damaged_journal_is_cut_off_with_one_warning_and_goes_on(
+def test_damaged_journal_is_cut_off_with_one_warning_and_can_be_written(
     store: UserStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(store, {b"ann": value_at(1)}, 1)
     write(store, {b"bob": value_at(2)}, 2)
-    (segment,) = store.partition_path(0).glob("*.segment")
-    data = bytearray(segment.read_bytes())
+    (file,) = store.partition_path(0).glob("*.segment")
+    data = bytearray(file.read_bytes())
     data[-1] ^= 1
-    segment.write_bytes(data)
+    file.write_bytes(data)
     again = reopened(store, tmp_path / "state")
     with caplog.at_level(logging.WARNING):
         assert again.persisted_offset(CHANGELOG) == 1
@@ -224,7 +224,7 @@ def test_damaged_journal_is_cut_off_with_one_warning_and_goes_on(
     ],
 )
 @pytest.mark.parametrize("use", ["append", "read", "opening"])
-def test_refusal_is_one_line_with_the_next_step(
+def test_error_of_the_file_system_is_one_line_with_the_next_step(
     store: UserStore, monkeypatch: pytest.MonkeyPatch, number: int, step: str, use: str
 ) -> None:
     def refuse(*_: object) -> Any:
@@ -241,7 +241,7 @@ def test_refusal_is_one_line_with_the_next_step(
     assert "\n" not in str(raised.value)
 
 
-def test_journal_that_could_not_be_opened_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_that_could_not_be_opened_is_unlocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> Any:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -253,7 +253,7 @@ def test_journal_that_could_not_be_opened_is_let_go(tmp_path: Path, monkeypatch:
     store._close(0)
 
 
-def test_error_that_stops_faust_is_raised_to_the_worker(tmp_path: Path) -> None:
+def test_error_that_crashes_faust_is_raised_in_the_worker(tmp_path: Path) -> None:
     async def wait_for_it() -> None:
         source = source_at(tmp_path)
         cast("Any", source.app)._crash(ValuestreamError("no room"))
@@ -263,17 +263,10 @@ def test_error_that_stops_faust_is_raised_to_the_worker(tmp_path: Path) -> None:
         asyncio.run(wait_for_it())
 
 
-@pytest.mark.parametrize("make", [lambda p: p.write_text("a file"), lambda p: p.symlink_to("/proc/no")])
-def test_state_directory_that_cannot_be_written_is_one_line(tmp_path: Path, make: Callable[[Path], object]) -> None:
-    make(tmp_path / "state")
-    with pytest.raises(ConfigError, match=r"cannot be written: .*; expected .*--data-dir"):
-        require_room(tmp_path / "state" / "deeper")
+# -- several processes in one folder ----------------------------------------------------------------------
 
 
-# -- several processes in one folder ------------------------------------------------------------------------
-
-
-async def test_journal_that_another_process_has_is_waited_for(
+async def test_store_waits_for_a_journal_that_another_process_has(
     store: UserStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stream.kafka.table._LOCK_RETRY_S", 0.01)
@@ -290,7 +283,7 @@ async def test_journal_that_another_process_has_is_waited_for(
     assert await store.need_active_standby_for(CHANGELOG)
 
 
-async def test_journal_is_not_waited_for_when_partitions_were_given_out_again(
+async def test_store_stops_waiting_for_a_journal_after_a_rebalance(
     store: UserStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stream.kafka.table._LOCK_RETRY_S", 0.01)
@@ -305,7 +298,7 @@ async def test_journal_is_not_waited_for_when_partitions_were_given_out_again(
 
 
 @pytest.mark.parametrize("how", ["revoked", "stopped", "reset"])
-async def test_journal_is_let_go_with_its_partition(store: UserStore, tmp_path: Path, how: str) -> None:
+async def test_journal_is_unlocked_when_its_partition_goes(store: UserStore, tmp_path: Path, how: str) -> None:
     write(store, {b"ann": value_at(1)}, 1)
     if how == "revoked":
         cast("Any", store.app).assignor.assigned_standbys = set
@@ -319,19 +312,19 @@ async def test_journal_is_let_go_with_its_partition(store: UserStore, tmp_path: 
     other._close(0)
 
 
-async def test_journals_of_partitions_that_are_ours_now_are_opened_and_those_of_standbys_left(store: UserStore) -> None:
+async def test_rebalance_opens_the_journals_of_our_partitions_but_not_of_standbys(store: UserStore) -> None:
     standby = TP(CHANGELOG.topic, 1)
     cast("Any", store.app).assignor.assigned_standbys = lambda: {standby}
     await store.on_rebalance(set(), set(), {CHANGELOG, standby, TP("events", 2)})
     assert list(store._journals) == [0]
 
 
-# -- merging ------------------------------------------------------------------------------------------------
+# -- merging ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def long(store: UserStore, monkeypatch: pytest.MonkeyPatch) -> UserStore:
-    """A store whose journal is long with the next write."""
+    """A store with a journal that the next write makes long enough to merge."""
     monkeypatch.setattr(journals, "_BYTES_MIN", 10_000)
     monkeypatch.setattr(journals, "_PIECE_USERS", 7)
     store._in_recovery = lambda: True  # type: ignore[method-assign]
@@ -354,7 +347,7 @@ async def merged(store: UserStore) -> None:
             await asyncio.sleep(0)
 
 
-async def test_long_journal_is_merged_beside_what_is_written(long: UserStore, tmp_path: Path) -> None:
+async def test_long_journal_is_merged_while_writes_go_on(long: UserStore, tmp_path: Path) -> None:
     expected = dict(long.users(0))
     before = bytes_of(long)
     write(long, packed("ann", applied_offset=200), 200)
@@ -372,7 +365,7 @@ async def test_long_journal_is_merged_beside_what_is_written(long: UserStore, tm
     again._close(0)
 
 
-async def test_load_while_segments_are_merged_has_all_users(long: UserStore) -> None:
+async def test_load_during_a_merge_has_all_users(long: UserStore) -> None:
     write(long, packed("ann", applied_offset=200), 200)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -384,7 +377,7 @@ async def test_load_while_segments_are_merged_has_all_users(long: UserStore) -> 
     assert applied_offsets(await long.load(0)) == {**applied_offsets(state), "ann": 201}
 
 
-async def test_merge_that_fails_is_an_error_of_the_next_write_and_the_users_stay(
+async def test_next_write_raises_the_error_of_a_failed_merge_and_no_user_is_lost(
     long: UserStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> Any:

@@ -205,7 +205,7 @@ def test_senders_are_told_beforehand_that_they_may_not_write(prepared: Secured) 
     settings, right = prepared.as_user("sender", **NAMES), Right("topic", "ev", "Write")
 
     def send() -> None:
-        send_events(settings, iter([(b"user", b"{}", 0)]), Rate(), lambda *_: None, SystemClock())
+        send_events(settings, iter([(b"user", b"{}", 0)]), Rate(), lambda *_: None, clock=SystemClock())
 
     assert said(right) in line_of(send)
     prepared.allow("sender", [right])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from stream.checkpoint.partition import Position
+from stream.checkpoint.position import Position
 from stream.contract.columns import USER
 from stream.contract.score import Score
 from stream.outgoing import Outgoing

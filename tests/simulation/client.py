@@ -37,7 +37,7 @@ class Consumer(PositionConsumer):
         self.fetch_at: dict[int, int] = {}
         self.active: set[int] = set()
         self._thread: Any = SimpleNamespace(
-            call_thread=self._call, earliest_offsets=self._earliest, _ensure_consumer=lambda: self, reached={}
+            call_thread=self._call, earliest_offsets=self._earliest, _ensure_consumer=lambda: self, next_offsets={}
         )
         #: What the real consumer asks of aiokafka's.
         self._coordinator: Any = SimpleNamespace(fetch_committed_offsets=self._fetch_committed)

@@ -14,7 +14,8 @@ from faust.types import TP
 
 from stream.checkpoint import changelog
 from stream.checkpoint.journal_blocks import Users
-from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.partition import Partition
+from stream.checkpoint.position import Position
 from stream.errors import LeaseError, PublishError
 from stream.outgoing import Outgoing
 from stream.pipeline import Decided

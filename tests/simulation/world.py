@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
-from stream.checkpoint.partition import Position
+from stream.checkpoint.position import Position
 from stream.clock import ManualClock
 from stream.errors import PublishError
 from stream.metrics import Metrics

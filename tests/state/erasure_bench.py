@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 
 from stream.checkpoint import changelog
-from stream.checkpoint.partition import Partition, Position
+from stream.checkpoint.partition import Partition
 from stream.checkpoint.pending_reviews import Reviews
+from stream.checkpoint.position import Position
 from stream.clock import ManualClock
 from stream.contract.columns import USER
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score

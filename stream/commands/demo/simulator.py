@@ -63,7 +63,13 @@ class Simulator:
         records = self._watched(event_stream(self._market.events()))
         try:
             self._result = send_events(
-                self._settings, records, self._rate, _show_no_progress, self._clock, up_to_now=True, stop=self._stop
+                self._settings,
+                records,
+                self._rate,
+                _show_no_progress,
+                clock=self._clock,
+                up_to_now=True,
+                stop=self._stop,
             )
         except Exception as error:
             self._error = error
