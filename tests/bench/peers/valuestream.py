@@ -1,7 +1,8 @@
-"""Our worker as it is, with a meter at the end of ingestion; ``BENCH_SCORING`` says what a stale user gets.
+"""Our worker as shipped, with a meter after ingestion. ``BENCH_SCORING`` says what a stale user gets.
 
-``on``: a score of the shipped model. ``windows``: a record with the counts of the four windows, which is what the
-peers send. ``off``: nothing.
+- ``on``: a score of the shipped model;
+- ``windows``: a record with the counts of the four windows, as the peers send it;
+- ``off``: nothing.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from tests.bench.peers.recovery import timed_recovery
 
 
 async def send_windows(pipeline: Pipeline, taken: Sequence[Any]) -> None:
-    """In place of inference: the taken users' windows, on the scores topic."""
-    for of in taken:
-        snapshot = of.partition.state.snapshot(of.rows)
+    """Send the windows of the taken users to the scores topic, in place of inference."""
+    for users in taken:
+        snapshot = users.partition.state.snapshot(users.rows)
         counted, _ = windows(snapshot, snapshot.users["last_time"].astype(np.int64))
         records = [
             Outgoing(user.encode(), orjson.dumps({"n_events": n, "windows": inside}))
@@ -39,7 +40,7 @@ async def send_windows(pipeline: Pipeline, taken: Sequence[Any]) -> None:
                 snapshot.ids, snapshot.users["n_events"].tolist(), counted.sum(axis=2).tolist(), strict=True
             )
         ]
-        await pipeline._send(pipeline._topics.scores, of.partition, records)
+        await pipeline._send(pipeline._topics.scores, users.partition, records)
 
 
 async def score_nobody(pipeline: Pipeline, partitions: Sequence[Partition], users_max: int) -> int:
@@ -51,10 +52,10 @@ def queue_no_silent(partition: Partition, event_now: int, idle_stage_max: int, n
 
 
 def main() -> None:
-    """Run the worker until it is told to end."""
+    """Run the worker until SIGTERM."""
     meter, ingest = Meter.from_environment(), Pipeline.ingest
 
-    def metered(self: Pipeline, partition: Partition, records: Sequence[Any]) -> None:
+    def ingest_and_count(self: Pipeline, partition: Partition, records: Sequence[Any]) -> None:
         ingest(self, partition, records)
         meter.add(len(records), partition.number)
 
@@ -62,7 +63,7 @@ def main() -> None:
     logs.setup(settings)
     with ExitStack() as patched:
         patched.enter_context(timed_recovery(Path(os.environ["BENCH_REPORT"]).with_name("recovery.json")))
-        patched.enter_context(patch.object(Pipeline, "ingest", metered))
+        patched.enter_context(patch.object(Pipeline, "ingest", ingest_and_count))
         if scoring == "off":
             patched.enter_context(patch.object(Pipeline, "score", score_nobody))
         elif scoring == "windows":
