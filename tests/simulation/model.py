@@ -1,18 +1,19 @@
-"""A model that is a hash: the same state and instant give the same score, and any other state another one.
+"""Model: stands for the scoring model with a hash of the state and the instant.
 
-So two scores of one name that were made of different states differ in their bytes.
+The same state and instant give the same score, and another state gives another score. So if two scores have the same id
+but were made from different states, their bytes differ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from stream.arrays import Seconds
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
 from stream.pipeline import Pipeline
 from stream.score.decide import Decided, score_id
@@ -21,7 +22,6 @@ from stream.state.partition_state import Snapshot
 
 __all__ = ["HashedDecider", "HashedModel", "HashedPipeline", "HashedSentiment"]
 
-Array = npt.NDArray[Any]
 _MODEL = ModelRef("hashed", "1", "0" * 64)
 #: Columns of a user that a score may depend on.
 _SEEN = [
@@ -31,15 +31,15 @@ _SEEN = [
 
 
 class HashedModel:
-    """Stands where the onnxruntime session is; what it answers is not looked at."""
+    """Stands for the onnxruntime session. Nothing uses its output."""
 
     manifest = SimpleNamespace(labels=SimpleNamespace(eligible_days=45.0))
 
 
 class HashedPipeline(Pipeline):
-    """The pipeline without features and tokens, which are pure and cost most of the time."""
+    """The pipeline without features and tokens. These are pure functions and take most of the time."""
 
-    async def _infer(self, snapshot: Snapshot, as_of: Array) -> RawScores:
+    async def _infer(self, snapshot: Snapshot, as_of: Seconds) -> RawScores:
         raw: RawScores = await self._in_thread(_run, len(as_of))
         return raw
 
@@ -49,9 +49,9 @@ def _run(n: int) -> RawScores:
 
 
 class HashedDecider:
-    """Stands where :class:`stream.score.decide.Decider` is."""
+    """Stands for :class:`stream.score.decide.Decider`."""
 
-    def decide(self, snapshot: Snapshot, as_of: Array, raw: RawScores) -> Decided:
+    def decide(self, snapshot: Snapshot, as_of: Seconds, raw: RawScores) -> Decided:
         """Scores of the users of ``snapshot`` at ``as_of`` (seconds), and no alerts."""
         scores = [self._score(snapshot, i, at) for i, at in enumerate(as_of.tolist())]
         churn = np.array([s.churn.probability for s in scores])
@@ -60,7 +60,7 @@ class HashedDecider:
 
     def _score(self, snapshot: Snapshot, i: int, as_of: int) -> Score:
         user = snapshot.users[i]
-        # Not its bytes: a selection of columns keeps those between them.
+        # Not the bytes of the selection: they would include the columns in between.
         seen = repr(user[_SEEN].item()).encode() + snapshot.history[i, : int(user["history_len"])].tobytes()
         bucketed = np.flatnonzero(snapshot.bucketed == i)
         seen += snapshot.buckets[bucketed].tobytes() + str(as_of).encode()
@@ -81,7 +81,7 @@ class HashedDecider:
 
 
 class HashedSentiment:
-    """Tells the sentiment of a text by its hash."""
+    """Stands for the sentiment model: the hash of a text gives its sentiment."""
 
     def run(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Sentiments ``(len(texts),)`` from -1 to 1."""
