@@ -105,8 +105,10 @@ def _row(name: str, runs: list[Verdict]) -> str:
 def _measures(runs: list[Verdict]) -> list[str]:
     names = sorted({name for v in runs for name in v.measures} - {"run_seconds"})
     said = [f"{name} {max(v.measures.get(name, 0.0) for v in runs):g}" for name in names]
+    if not said:
+        return []
     line = f"- `{runs[0].scenario}` (largest of its runs): {', '.join(said)}"
-    return [textwrap.fill(line, 100, subsequent_indent="  ", break_long_words=False)] if said else []
+    return [textwrap.fill(line, 100, subsequent_indent="  ", break_long_words=False)]
 
 
 if __name__ == "__main__":
