@@ -1,4 +1,4 @@
-"""Fixtures that need the world outside: a real Kafka broker, and the folder of real data files."""
+"""Fixtures for all tests: a real Kafka broker, settings with topics of their own, and the folder of real data files."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ def _settings_of_this_machine_stay_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
-    """A real broker for the whole session; where it cannot start, the tests that want it fail."""
-    # Not killed here, so it need not be given up early: on a machine that stalls for seconds it would refuse topics.
-    patient = {"broker.session.timeout.ms": "30000"}
-    with EmbeddedBroker(tmp_path_factory.mktemp("broker"), properties=patient) as embedded:
+    """A real broker for the whole session. If it cannot start, the tests that need it fail."""
+    # No test kills this broker, so its session may be long. On a machine that stalls for seconds a short session ends,
+    # and then the broker refuses to create topics.
+    long_session = {"broker.session.timeout.ms": "30000"}
+    with EmbeddedBroker(tmp_path_factory.mktemp("broker"), properties=long_session) as embedded:
         embedded.start(print)
         yield embedded
 
 
 @pytest.fixture
 def topic_names() -> dict[str, str]:
-    """Topic names and an app id of this test's own."""
+    """Topic names and an app id that only this test uses."""
     unique = uuid.uuid4().hex[:10]
     return {
         "app_id": f"app-{unique}",
@@ -58,10 +59,10 @@ def topic_names() -> dict[str, str]:
 
 @pytest.fixture
 def make_settings(broker: EmbeddedBroker, topic_names: dict[str, str], tmp_path: Path) -> Callable[..., Settings]:
-    """Factory of settings for the broker, with this test's topics created (4 partitions).
+    """A function that makes settings for the broker, and creates this test's topics with 4 partitions.
 
-    All settings of a test share its topics and app id, as workers of one service do; each has a data
-    directory of its own.
+    All settings of a test share its topics and app id, as workers of one service do. Each has a data directory of its
+    own.
     """
     workers = itertools.count()
 
@@ -82,13 +83,13 @@ def make_settings(broker: EmbeddedBroker, topic_names: dict[str, str], tmp_path:
 
 @pytest.fixture
 def settings(make_settings: Callable[..., Settings]) -> Settings:
-    """Settings with this test's own topics, and defaults for everything else."""
+    """Settings with this test's own topics and defaults for everything else."""
     return make_settings()
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of the real data files: VALUESTREAM_DATA unset skips, set but incomplete fails."""
+    """Folder of the real data files. Without VALUESTREAM_DATA a test is skipped; if files are missing, it fails."""
     named = os.environ.get("VALUESTREAM_DATA")
     if not named:
         pytest.skip("VALUESTREAM_DATA is not set: it names the folder of the real data files")

@@ -1,4 +1,4 @@
-"""Assignment: which fetches are taken in around a rebalance."""
+"""Tests of the assignment: which fetches are taken in around a rebalance."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from stream.state.partition_state import PartitionState
 TP0 = TP("events", 0)
 
 
-class Taken:
-    """A pipeline that notes the offsets of what it is given."""
+class RecordingPipeline:
+    """A pipeline that notes the offsets of the records that it ingests."""
 
     def __init__(self) -> None:
         self.offsets: list[int] = []
 
     def check_state(self, _state: object) -> None:
-        """Any will do."""
+        """Accept any state."""
 
     def ingest(self, partition: Any, records: Records) -> None:
         self.offsets += [record.offset for record in records]
@@ -35,24 +35,24 @@ class Taken:
 
 
 def fetched(scheduler: OneEventPerFetch, *offsets: int) -> Records:
-    """A fetch of these offsets, as the agent gets it."""
+    """A fetch with these offsets, as the agent gets it."""
     records = [SimpleNamespace(offset=at, topic=TP0.topic, partition=0, timestamp=0) for at in offsets]
     ((_, event),) = scheduler.iterate({TP0: records})
-    (found,) = event.value
-    assert isinstance(found, Records)
-    return found
+    (fetch,) = event.value
+    assert isinstance(fetch, Records)
+    return fetch
 
 
-async def nobody(_number: int) -> PartitionState:
-    """The users of a partition that is new."""
+async def empty_state(_number: int) -> PartitionState:
+    """The state of a new partition."""
     return PartitionState(lateness_s=60)
 
 
-def assignment(taken: Taken) -> Assignment:
-    store: Any = SimpleNamespace(load=nobody)
+def assignment(pipeline: RecordingPipeline) -> Assignment:
+    store: Any = SimpleNamespace(load=empty_state)
     lease: Any = SimpleNamespace(term=0, held=True)
     return Assignment(
-        pipeline=taken,  # type: ignore[arg-type]
+        pipeline=pipeline,  # type: ignore[arg-type]
         store=store,
         acknowledge=lambda _number, _position: None,
         lease=lease,
@@ -62,28 +62,26 @@ def assignment(taken: Taken) -> Assignment:
     )
 
 
-async def test_fetch_from_before_the_last_seek_is_read_again_though_there_was_another_while_the_state_was_read() -> (
-    None
-):
-    taken, scheduler = Taken(), OneEventPerFetch()
-    ours = assignment(taken)
+async def test_fetch_from_before_the_last_seek_is_ignored_even_if_faust_sought_while_resuming() -> None:
+    pipeline, scheduler = RecordingPipeline(), OneEventPerFetch()
+    ours = assignment(pipeline)
 
     async def positions() -> Mapping[int, Position]:
-        scheduler.sought()  # Faust seeks by itself where a fetch comes while its flow is suspended.
+        scheduler.sought()  # Faust seeks by itself if a fetch comes while its flow is suspended.
         ours.take_in(0, fetched(scheduler, 5, 6), None)
         return {0: Position(5)}
 
     assert await ours.resume(lambda: scheduler.seeks, positions())
     ours.take_in(0, fetched(scheduler, 7, 8), None)
-    assert taken.offsets == []
+    assert pipeline.offsets == []
     scheduler.sought()
     ours.take_in(0, fetched(scheduler, 5, 6, 7, 8), None)
-    assert taken.offsets == [5, 6, 7, 8]
+    assert pipeline.offsets == [5, 6, 7, 8]
 
 
-async def test_fetch_that_was_read_and_never_taken_in_is_an_error() -> None:
-    taken, scheduler = Taken(), OneEventPerFetch()
-    ours = assignment(taken)
+async def test_gap_between_two_fetches_is_an_error() -> None:
+    pipeline, scheduler = RecordingPipeline(), OneEventPerFetch()
+    ours = assignment(pipeline)
 
     async def positions() -> Mapping[int, Position]:
         return {0: Position(5)}

@@ -1,4 +1,4 @@
-"""The deploy files are held against what the service really has: settings, commands, metrics."""
+"""Tests of the deploy files: they name only settings, commands and metrics that the service has."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:
-    """Each instruction of a Dockerfile with its arguments, continued lines joined and comments left out."""
+    """Each instruction of a Dockerfile with its arguments. Continued lines are joined, and comments are left out."""
     lines = [line for line in dockerfile.read_text().splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
@@ -75,7 +75,7 @@ def final_stage(dockerfile: Path) -> list[tuple[str, str]]:
 
 
 def names_in(text: str) -> set[str]:
-    """Metric names of ours in a PromQL expression or series, without the suffixes of a histogram's parts."""
+    """Names of our metrics in a PromQL expression or series, without the suffixes of a histogram's parts."""
     names = re.findall(r"(?<![:\w])valuestream_\w+", text)
     return {re.sub(r"_(bucket|count|sum)$", "", name) for name in names}
 
@@ -128,10 +128,10 @@ def test_compose_waits_for_services_that_exist() -> None:
 
 
 @pytest.mark.parametrize("name", ours())
-def test_compose_gives_settings_that_the_service_accepts(name: str) -> None:
+def test_compose_sets_only_settings_that_the_service_accepts(name: str) -> None:
     environment = services()[name]["environment"]
-    given = {key.removeprefix("VALUESTREAM_").lower(): value for key, value in environment.items()}
-    settings = Settings(_env_file=None, **given)
+    values = {key.removeprefix("VALUESTREAM_").lower(): value for key, value in environment.items()}
+    settings = Settings(_env_file=None, **values)
     host, port = settings.bootstrap_servers.split(":")
     assert host in services()
     listeners = services()["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
@@ -149,14 +149,14 @@ def test_compose_runs_commands_and_options_that_exist(name: str) -> None:
     command.make_context(name, args)
 
 
-def test_compose_workers_share_no_state_and_no_name() -> None:
+def test_compose_workers_have_state_and_name_of_their_own() -> None:
     workers = [service for name, service in services().items() if name.startswith("worker")]
     assert len(workers) == 2
     assert len({worker["volumes"][0] for worker in workers}) == 2
     assert len({worker["environment"]["VALUESTREAM_INSTANCE_ID"] for worker in workers}) == 2
 
 
-def test_compose_gives_a_worker_longer_to_stop_than_it_takes() -> None:
+def test_compose_gives_a_worker_more_time_to_stop_than_the_worker_allows_itself() -> None:
     for name, service in services().items():
         if name.startswith("worker"):
             grace_s = float(service["stop_grace_period"].removesuffix("s"))
@@ -169,7 +169,7 @@ def test_compose_publishes_on_loopback_only() -> None:
             assert port.startswith("127.0.0.1:")
 
 
-def test_prometheus_scrapes_the_workers_of_compose_at_the_port_they_have() -> None:
+def test_prometheus_scrapes_the_workers_of_compose_at_their_port() -> None:
     (job,) = load(PROMETHEUS / "prometheus.yml")["scrape_configs"]
     targets = job["static_configs"][0]["targets"]
     port = Settings(_env_file=None).http_port
@@ -185,7 +185,7 @@ def test_there_is_an_image_for_cpu_and_one_for_gpu() -> None:
 
 
 @dockerfiles
-def test_an_image_is_built_without_what_only_training_needs(dockerfile: Path) -> None:
+def test_an_image_holds_no_package_that_only_training_needs(dockerfile: Path) -> None:
     extra = dockerfile.name.removeprefix("Dockerfile.")
     steps = " ".join(rest for _, rest in instructions(dockerfile))
     assert re.findall(r"--extra (\w+)", steps) == [extra]
@@ -230,7 +230,7 @@ def test_an_image_has_settings_that_the_service_accepts(dockerfile: Path) -> Non
 
 
 @dockerfiles
-def test_an_image_is_built_from_files_that_exist_and_are_let_into_the_build(dockerfile: Path) -> None:
+def test_an_image_is_built_from_files_that_exist_and_are_not_ignored(dockerfile: Path) -> None:
     copies = [rest.split() for word, rest in instructions(dockerfile) if word == "COPY" and "--from" not in rest]
     sources = {source for *sources, _ in copies for source in sources}
     allowed = dockerfile.with_name(f"{dockerfile.name}.dockerignore").read_text().splitlines()
@@ -240,7 +240,7 @@ def test_an_image_is_built_from_files_that_exist_and_are_let_into_the_build(dock
 
 @needs_hadolint
 @dockerfiles
-def test_hadolint_has_nothing_to_say_about_an_image(dockerfile: Path) -> None:
+def test_hadolint_finds_no_fault_in_an_image(dockerfile: Path) -> None:
     assert HADOLINT is not None
     done = subprocess.run([HADOLINT, str(dockerfile)], capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
@@ -282,7 +282,7 @@ def test_every_metric_in_the_rules_and_their_tests_exists() -> None:
     assert names_in(series) <= known
 
 
-def test_every_label_value_in_the_rules_is_one_that_is_served() -> None:
+def test_every_label_value_in_the_rules_is_served() -> None:
     served = Metrics().render()[0].decode()
     text = " ".join(rule["expr"] for rule in rules())
     for label, value in re.findall(r'(outcome|le)="([^"]+)"', text):
@@ -290,12 +290,12 @@ def test_every_label_value_in_the_rules_is_one_that_is_served() -> None:
     assert set(re.findall(r'outcome="([^"]+)"', text)) <= {*OUTCOMES, "ok", "failed"}
 
 
-def test_the_rules_measure_the_service_level_of_the_metrics() -> None:
+def test_rules_use_the_service_level_of_the_metrics() -> None:
     edges = {float(edge) for rule in rules() for edge in re.findall(r'le="([^"]+)"', rule["expr"])}
     assert edges == {SLO_SECONDS}
 
 
-def test_the_rules_know_the_limits_of_the_service() -> None:
+def test_rules_use_the_limits_of_the_service() -> None:
     by_name = {alert["alert"]: alert for alert in alerts()}
     assert f"commit_age_seconds > {STALL_TIMEOUT_S:.0f}" in by_name["ValuestreamNoCommits"]["expr"]
     slow_s = 60 * float(by_name["ValuestreamRecoverySlow"]["for"].removesuffix("m"))
@@ -303,7 +303,7 @@ def test_the_rules_know_the_limits_of_the_service() -> None:
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
-def test_every_alert_pages_or_is_a_ticket_and_says_the_next_step(alert: dict[str, Any]) -> None:
+def test_every_alert_is_a_page_or_a_ticket_and_has_a_next_step(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in {"page", "ticket"}
     assert set(alert["annotations"]) == {"summary", "next_step"}
 
@@ -318,13 +318,13 @@ def expected_to_fire() -> Iterator[str]:
                 yield from re.findall(r'alertname="(\w+)"', sample["labels"])
 
 
-def test_every_alert_is_seen_to_fire_in_a_rule_test() -> None:
+def test_every_alert_fires_in_a_rule_test() -> None:
     assert set(expected_to_fire()) == {alert["alert"] for alert in alerts()}
 
 
-def promtool(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def promtool(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     assert PROMTOOL is not None
-    return subprocess.run([PROMTOOL, *arguments], input=given, capture_output=True, timeout=120, check=False)
+    return subprocess.run([PROMTOOL, *arguments], input=stdin, capture_output=True, timeout=120, check=False)
 
 
 @needs_promtool
@@ -334,17 +334,17 @@ def test_promtool_accepts_the_scrape_configuration_and_the_rules() -> None:
 
 
 @needs_promtool
-def test_promtool_sees_every_alert_fire_and_stay_quiet_when_it_should() -> None:
+def test_promtool_confirms_that_every_alert_fires_and_stays_quiet_as_expected() -> None:
     done = promtool("test", "rules", str(PROMETHEUS / "alerts_test.yml"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_promtool
-def test_promtool_has_nothing_to_say_about_the_metrics() -> None:
+def test_promtool_finds_no_fault_in_the_metrics() -> None:
     metrics = Metrics()
     metrics.set_model("demo", "1", "aa", "cpu")
     metrics.consumer_lag.labels(partition="0").set(1)
     metrics.dead_letters.labels(reason="malformed").inc()
     metrics.alerts.labels(rule="churn_high").inc()
-    done = promtool("check", "metrics", given=metrics.render()[0])
+    done = promtool("check", "metrics", stdin=metrics.render()[0])
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")

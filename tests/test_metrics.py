@@ -1,3 +1,5 @@
+"""Tests of metrics: their names, labels and buckets, and the page that describes them."""
+
 from __future__ import annotations
 
 import itertools
@@ -11,7 +13,7 @@ from stream.clock import ManualClock
 from stream.metric_help import TEXTS
 from stream.metrics import OUTCOMES, SLO_SECONDS, STAGES, MetricDoc, Metrics, Timed, table
 
-#: Labels that would hold one series per customer or event.
+#: Labels that would make one series per customer or event.
 OPEN_LABELS = {"user", "user_id", "event_id", "message_id", "score_id", "key", "offset", "topic", "error"}
 
 
@@ -27,14 +29,14 @@ def test_every_metric_says_what_it_means_and_what_to_do(doc: MetricDoc) -> None:
 
 
 @pytest.mark.parametrize("doc", Metrics().docs, ids=lambda doc: doc.name)
-def test_every_metric_is_named_by_the_conventions(doc: MetricDoc) -> None:
+def test_every_metric_name_follows_the_conventions(doc: MetricDoc) -> None:
     assert re.fullmatch(r"valuestream_[a-z][a-z_]*", doc.name)
     assert doc.name.endswith("_total") == (doc.kind == "counter")
     assert not re.search(r"_(ms|milliseconds|minutes|kb|mb|percent)(_|$)", doc.name)
     assert not OPEN_LABELS & set(doc.labels)
 
 
-def test_docs_tell_of_exactly_the_metrics_that_are_served() -> None:
+def test_docs_describe_exactly_the_metrics_that_are_served() -> None:
     metrics = Metrics()
     served = {
         f"{family.name}_total" if family.type == "counter" else family.name
@@ -107,7 +109,7 @@ def test_the_content_type_is_the_one_of_prometheus_text() -> None:
     assert Metrics().render()[1].startswith("text/plain; version=0.0.4")
 
 
-def test_the_page_for_people_has_a_row_for_each_metric(request: pytest.FixtureRequest) -> None:
+def test_committed_page_has_a_row_for_each_metric(request: pytest.FixtureRequest) -> None:
     page = request.config.rootpath / "docs" / "metrics.md"
     assert page.read_text() == table(), "run: python -m stream.metrics > docs/metrics.md"
 

@@ -1,4 +1,4 @@
-"""The pipeline without Kafka: when users are scored, and what a broker that refuses may not lose."""
+"""Tests of the pipeline without Kafka: when users are scored, and that a refusing broker loses nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOPICS = Topics(events="events", changelog="changelog", scores="scores", alerts=
 
 @dataclass
 class Record:
-    """A consumer record, as far as the stages read it."""
+    """A consumer record with the fields that the stages read."""
 
     offset: int
     value: bytes | None
@@ -45,7 +45,7 @@ class Record:
 
 @dataclass
 class MemorySink:
-    """Keeps what is sent, in the order that a broker would acknowledge it; refuses while told to."""
+    """Keeps what is sent, in the order of a broker's acknowledgements. While ``refusing`` it refuses everything."""
 
     sent: dict[str, list[Outgoing]] = field(default_factory=dict)
     refusing: bool = False
@@ -53,14 +53,14 @@ class MemorySink:
     async def send(self, topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
         if self.refusing:
             raise ConnectionError("refused")
-        kept = self.sent.setdefault(topic, [])
-        before = len(kept)
-        kept.extend(map(Outgoing._make, records))
-        return len(kept) - 1 if len(kept) > before else None
+        log = self.sent.setdefault(topic, [])
+        before = len(log)
+        log.extend(map(Outgoing._make, records))
+        return len(log) - 1 if len(log) > before else None
 
 
 class Bench:
-    """A pipeline with one partition, a clock that is moved by hand, and events by the second."""
+    """A pipeline with one partition and a manual clock. Tests feed it event by event."""
 
     def __init__(self, scorer: Scorer, refresh_interval_s: float = 1.0, explain_users_max: int = 2) -> None:
         self.clock, self.sink, self.metrics = ManualClock(), MemorySink(), Metrics()
@@ -89,7 +89,7 @@ class Bench:
         self.pipeline.ingest(self.partition, [record])
 
     async def score(self) -> list[str]:
-        """Score once; the users, in the order of their urgency."""
+        """Score once. Returns the users in the order of their urgency."""
         before = len(self.sink.sent.get("scores", []))
         await self.pipeline.score([self.partition], 100)
         return [(r.key or b"").decode() for r in self.sink.sent.get("scores", [])[before:]]
@@ -106,7 +106,7 @@ def scorer() -> Scorer:
     return Scorer(DEMO_MODEL)
 
 
-async def test_user_is_scored_once_per_refresh_interval_however_many_events_arrive(scorer: Scorer) -> None:
+async def test_user_is_scored_once_per_refresh_interval_for_any_number_of_events(scorer: Scorer) -> None:
     bench = Bench(scorer, refresh_interval_s=1.0)
     scored = 0
     for _ in range(50):
@@ -126,7 +126,7 @@ async def test_purchases_and_carts_are_scored_before_views(scorer: Scorer) -> No
     assert await bench.score() == ["buyer", "carter", "viewer"]
 
 
-async def test_silent_user_is_scored_at_each_age_once_while_others_move_the_watermark(scorer: Scorer) -> None:
+async def test_silent_user_is_scored_once_at_each_idle_stage_while_others_move_the_watermark(scorer: Scorer) -> None:
     bench = Bench(scorer)
     bench.event("silent")
     assert await bench.score() == ["silent"]
@@ -205,18 +205,18 @@ async def test_checkpoint_writes_each_changed_user_once_and_then_nothing(scorer:
     assert (again, nobody.keys, nothing) == (position, [], None)
 
 
-async def test_events_that_come_while_a_score_is_made_leave_the_user_stale(scorer: Scorer) -> None:
+async def test_event_that_comes_while_a_score_is_made_leaves_the_user_stale(scorer: Scorer) -> None:
     bench = Bench(scorer, refresh_interval_s=0)
     bench.event("u")
     send = bench.sink.send
 
-    async def meanwhile(topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
+    async def send_after_an_event(topic: str, partition: int, records: Iterable[OutgoingLike]) -> int | None:
         if topic == "scores":
             bench.sink.send = send  # type: ignore[method-assign]
             bench.event("u", "purchase")
         return await send(topic, partition, records)
 
-    bench.sink.send = meanwhile  # type: ignore[method-assign]
+    bench.sink.send = send_after_an_event  # type: ignore[method-assign]
     assert await bench.score() == ["u"]
     assert bench.partition.state.unscored().tolist() == [0]
     assert await bench.score() == ["u"]
@@ -224,19 +224,19 @@ async def test_events_that_come_while_a_score_is_made_leave_the_user_stale(score
 
 
 class SlowModel:
-    """The demo model, which takes a millisecond per event, and notes whether it ran on the thread of the loop."""
+    """The demo model, but it takes a millisecond per event, and notes whether it ran in the event loop's thread."""
 
     def __init__(self, scorer: Scorer, clock: ManualClock) -> None:
         self._scorer, self._clock = scorer, clock
-        self.on_the_loop: list[bool] = []
+        self.in_the_loop: list[bool] = []
 
     def run(self, tokens: Any, numbers: Any) -> RawScores:
         self._clock.advance(seconds=0.001 * np.count_nonzero(tokens[:, :, 0]))
-        self.on_the_loop.append(threading.current_thread() is threading.main_thread())
+        self.in_the_loop.append(threading.current_thread() is threading.main_thread())
         return self._scorer.run(tokens, numbers)
 
 
-async def test_quick_inference_runs_on_the_loop_and_one_that_would_hold_it_up_beside_it(scorer: Scorer) -> None:
+async def test_quick_inference_runs_in_the_event_loop_and_slow_inference_in_a_thread(scorer: Scorer) -> None:
     bench = Bench(scorer, refresh_interval_s=0)
     model = SlowModel(scorer, bench.clock)
     bench.pipeline._model._scorer = model  # type: ignore[attr-defined]
@@ -244,8 +244,8 @@ async def test_quick_inference_runs_on_the_loop_and_one_that_would_hold_it_up_be
         for user in range(users):
             bench.event(f"u{user}")
         await bench.score()
-    # Of the first nothing is known yet. The fourth takes 11 ms, and the fifth might for all that is known.
-    assert model.on_the_loop == [False, True, True, False, False, True]
+    # Nothing is known before the first run. The fourth takes 11 ms, so the fifth might take as long.
+    assert model.in_the_loop == [False, True, True, False, False, True]
 
 
 def of_user(bench: Bench, user: str) -> list[Outgoing]:
@@ -257,7 +257,7 @@ def as_of(record: Outgoing) -> np.datetime64:
 
 
 async def silent_alerts(bench: Bench, users: int) -> list[Alert]:
-    """Alerts of so many shoppers who looked around for a week and then stayed away for a month."""
+    """Alerts for ``users`` shoppers who looked around for a week and then stayed away for a month."""
     for _ in range(7):
         for user in range(users):
             bench.event(f"u{user}")
@@ -268,7 +268,7 @@ async def silent_alerts(bench: Bench, users: int) -> list[Alert]:
     return [msgspec.json.decode(r.value or b"", type=Alert) for r in bench.sink.sent.get("alerts", [])]
 
 
-async def test_alert_says_in_words_why(scorer: Scorer) -> None:
+async def test_alert_has_reasons_in_words(scorer: Scorer) -> None:
     bench = Bench(scorer)
     (alert,) = await silent_alerts(bench, 1)
     assert 1 <= len(alert.reasons) <= 4
@@ -276,7 +276,7 @@ async def test_alert_says_in_words_why(scorer: Scorer) -> None:
     assert unexplained(bench) == {"load": 0, "bound": 0, "error": 0}
 
 
-async def test_reasons_have_a_bound_and_alerts_do_not(scorer: Scorer) -> None:
+async def test_only_so_many_alerts_get_reasons_but_all_go_out(scorer: Scorer) -> None:
     bench = Bench(scorer, explain_users_max=2)
     alerts = await silent_alerts(bench, 5)
     assert len(alerts) == 5

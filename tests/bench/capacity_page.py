@@ -1,6 +1,7 @@
-"""docs/capacity.md: its figures and its examples are made by the command, so that they stay true.
+"""Capacity page: writes the unit costs and the examples of docs/capacity.md, so that they stay true.
 
-``python -m tests.bench.unit_costs`` brings the page up to date together with the figures.
+The examples are the output of ``valuestream plan``. ``python -m tests.bench.unit_costs`` brings the page up to date
+together with the unit costs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def examples(page: str) -> list[tuple[str, str]]:
 
 
 def refreshed(page: str) -> str:
-    """The page with the figures of now, and with what the command says now."""
+    """The page with the present unit costs, and with what the command prints now."""
     page = _FIGURES.sub(lambda _: _table(), page)
     return _EXAMPLE.sub(
         lambda found: f"```console\n$ valuestream plan {found['arguments']}\n{_output(found['arguments'])}```", page

@@ -1,4 +1,4 @@
-"""What every system must come to: the final counts of each user, and how to read them from where it keeps them."""
+"""Final counts of each user: what every system must come to, and how to read it from where each system keeps it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["UserCounts", "differences", "expected", "of_bytewax", "of_faust", "o
 
 
 class UserCounts(NamedTuple):
-    """A user as of the last event: events, counts per window and event type, times of the last 64 events."""
+    """A user at their last event: number of events, counts per window and event type, times of the last 64 events."""
 
     n_events: int
     windows: tuple[tuple[int, ...], ...]
@@ -33,16 +33,16 @@ class UserCounts(NamedTuple):
 
 
 def expected(messages: Iterable[Message]) -> dict[str, UserCounts]:
-    """Counted the plain way: repeats out, sorted by time, every window looked through."""
+    """The counts made the plain way: drop repeats, sort by time, and look through every window."""
     users: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     for _, value in messages:
         event = json.loads(value or b"")
         time = int(datetime.fromisoformat(event["timestamp"]).timestamp())
         users[event["userId"]].setdefault(event["messageId"], (time, _kind(event["event"])))
-    return {user: _plainly(sorted(events.values())) for user, events in users.items()}
+    return {user: _count_plainly(sorted(events.values())) for user, events in users.items()}
 
 
-def _plainly(events: list[tuple[int, int]]) -> UserCounts:
+def _count_plainly(events: list[tuple[int, int]]) -> UserCounts:
     newest, counted = events[-1][0], []
     for level, length in WINDOWS.values():
         width_s = BUCKET_LEVELS[level][0]
@@ -54,7 +54,7 @@ def _plainly(events: list[tuple[int, int]]) -> UserCounts:
 
 
 def of_valuestream(values: Mapping[str, bytes]) -> dict[str, UserCounts]:
-    """From the last changelog value of every user."""
+    """Counts from the last changelog value of every user."""
     state = PartitionState(lateness_s=0)
     rows = changelog.load(state, list(values), list(values.values()))
     snapshot = state.snapshot(rows)
@@ -70,23 +70,23 @@ def of_valuestream(values: Mapping[str, bytes]) -> dict[str, UserCounts]:
 
 
 def of_faust(values: Mapping[str, bytes]) -> dict[str, UserCounts]:
-    """From the last changelog value of every user of ``peers/faust_stock.py``; its keys are JSON as well."""
+    """Counts from the last changelog value of every user of ``peers/faust_stock.py``. Its keys are JSON as well."""
     return {json.loads(key): _of_plain_user(json.loads(value)) for key, value in values.items()}
 
 
 def of_quix(values: Mapping[str, bytes]) -> dict[str, UserCounts]:
-    """From the last changelog value of every user of ``peers/quix.py``; a key is ``user|name of the state``."""
+    """Counts from the last changelog value of every user of ``peers/quix.py``. A key is ``user|name of the state``."""
     return {key.split("|", 1)[0].strip('"'): _of_plain_user(json.loads(value)) for key, value in values.items()}
 
 
 def of_bytewax(folder: Path) -> dict[str, UserCounts]:
-    """From the recovery store of ``peers/bytewax_flow.py``: the newest snapshot of every user."""
+    """Counts from the newest snapshot of every user in the recovery store of ``peers/bytewax_flow.py``."""
     newest = "SELECT state_key, ser_change FROM snaps WHERE step_id LIKE '%windows%' ORDER BY snap_epoch"
     users: dict[str, bytes] = {}
     for part in sorted(folder.glob("*.sqlite3")):
         with closing(sqlite3.connect(part)) as store:
             users |= dict(store.execute(newest))
-    # Written a moment ago by a process of ours.
+    # Unpickling is safe here: a process of ours wrote this a moment ago.
     return {user: _of_plain_user(json.loads(pickle.loads(value))) for user, value in users.items()}
 
 
@@ -102,12 +102,12 @@ def _of_plain_user(user: dict[str, Any]) -> UserCounts:
     return UserCounts(user["n_events"], tuple(counted), tuple(event[0] for event in user["events"]))
 
 
-def differences(found: Mapping[str, UserCounts], wanted: Mapping[str, UserCounts]) -> list[str]:
-    """A line for each user whose counts are not the wanted ones."""
+def differences(found: Mapping[str, UserCounts], expected_counts: Mapping[str, UserCounts]) -> list[str]:
+    """A line for each user with other counts than expected."""
     return [
-        f"{user}: found {found.get(user)}, expected {wanted.get(user)}"
-        for user in sorted(found.keys() | wanted.keys())
-        if found.get(user) != wanted.get(user)
+        f"{user}: found {found.get(user)}, expected {expected_counts.get(user)}"
+        for user in sorted(found.keys() | expected_counts.keys())
+        if found.get(user) != expected_counts.get(user)
     ]
 
 

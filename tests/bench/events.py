@@ -1,4 +1,4 @@
-"""The workload of the benchmark: Segment events of a shop, the same bytes for every system."""
+"""Events: the workload of the benchmark. All systems get the same bytes, Segment events of a shop."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.broker.harness import Message
 
 __all__ = ["SPAN_S", "clicks", "everyone", "zipf"]
 
-#: Longer than the longest window, so that events leave every one of them.
+#: It is longer than the longest window, so that events leave every window.
 SPAN_S: Final = 40 * DAY_S
-#: How far an event may be behind those before it.
+#: How many seconds an event may be older than the ones before it.
 _DISORDER_S: Final = 600
 #: A repeat comes at most this many records after the event.
 _REPEAT_WITHIN: Final = 50
-#: Activity differs between users: with a spread of 1 the busiest tenth sends about 40 % of the events.
+#: Users differ in activity: with a spread of 1 the busiest tenth of them sends about 40 % of the events.
 _ACTIVITY_SPREAD: Final = 1.0
 
 _NAMES: Final = ("Product Viewed", "Products Searched", "Product Added", "Product Removed", "Order Completed")
@@ -40,8 +40,8 @@ def clicks(
 ) -> Iterator[Message]:
     """Keys and values of ``n`` records, slightly out of order, whose event times lead up to ``end``.
 
-    A share of ``repeated`` are earlier records once more. Users send in proportion to their ``activity``, which is
-    log-normal where not given. The same arguments give the same bytes.
+    A share of ``repeated`` of the records are earlier records once more. Users send in proportion to their
+    ``activity``, which is log-normal by default. The same arguments give the same bytes.
     """
     rng = np.random.default_rng(seed)
     if activity is None:
@@ -65,14 +65,14 @@ def clicks(
 
 
 def everyone(users: int, seed: int, end: float, *, span_s: float = DAY_S) -> Iterator[Message]:
-    """One record of each user, in an order of the seed's, before ``end``."""
+    """One record of each user, in an order that the seed decides, with event times before ``end``."""
     for i, user in enumerate(np.random.default_rng(seed).permutation(users).tolist()):
         at = end - span_s + span_s * i / users
         yield _message(f"first-{i:08x}", f"user-{user:07d}", _NAMES[0], at, i % 2_000, 1_000)
 
 
 def zipf(users: int, seed: int, exponent: float = 1.1) -> npt.NDArray[np.float64]:
-    """Activity by Zipf's law; who is busiest is the seed's choice."""
+    """Activity of each user by Zipf's law; the seed decides which users are the busiest."""
     rank = np.random.default_rng(seed).permutation(users) + 1
     return np.asarray(rank**-exponent, np.float64)
 

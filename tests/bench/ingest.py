@@ -1,4 +1,4 @@
-"""Ingestion: every system does the job in every round, in turns, and the medians of the rounds count."""
+"""Ingestion: lets every system do the job once in each round, and takes the medians of the rounds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MEDIANS: Final = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run; a system with a bound of its own takes the first events of the topic."""
+    """How much is run. A system with an ``events_max`` reads only so many events from the start of the topic."""
 
     events: int = 600_000
     users: int = 10_000
@@ -48,7 +48,7 @@ class Plan:
 
 
 def write_topic(plan: Plan, bootstrap_servers: str, folder: Path, messages: Iterable[Message] | None = None) -> Topic:
-    """The events topic of a plan, on the broker and in memory."""
+    """Write the events topic of a plan to the broker, and keep the events in memory as well."""
     topic = Topic(bootstrap_servers, f"bench-{uuid.uuid4().hex[:8]}", {p: [] for p in range(harness.PARTITIONS)})
     settings = settings_for(topic, f"{topic.name}-producer", folder)
     ensure_topics(settings, harness.PARTITIONS)
@@ -64,9 +64,9 @@ def write_topic(plan: Plan, bootstrap_servers: str, folder: Path, messages: Iter
 def rounds(
     plan: Plan, topic: Topic, systems: Sequence[System], folder: Path, say: Say, done: Callable[..., None]
 ) -> dict[str, str]:
-    """Run all rounds, each in another order; ``done`` is given each run. Returns system → why it failed.
+    """Run all rounds, each in another order, and call ``done`` with each run. Returns system → why it failed.
 
-    A system that fails, or that counts wrongly, is left out from then on: its speed means nothing.
+    A system that fails or counts wrongly is left out from then on, because its speed means nothing.
     """
     failures: dict[str, str] = {}
     for number in range(plan.rounds):
@@ -92,7 +92,7 @@ def rounds(
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Medians and ratios of the systems that were run and did not fail."""
+    """Medians and ratios of the systems in these runs."""
     medians: dict[str, float] = {}
     for name in (system.name for system in SYSTEMS):
         for what in _MEDIANS:
@@ -109,10 +109,10 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _stages(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds per million events of each stage of our worker, in the median."""
+    """Median seconds per million events of each stage of our worker."""
     found: dict[str, list[float]] = {}
     for run in runs:
         for stage, seconds in run.get("seconds_by_stage", {}).items():
             applied = sum(run["applied"].values())
             found.setdefault(f"ingest.{run['system']}.seconds_per_million.{stage}", []).append(seconds / applied * 1e6)
-    return {name: round(float(statistics.median(of)), 3) for name, of in found.items()}
+    return {name: round(float(statistics.median(values)), 3) for name, values in found.items()}

@@ -1,6 +1,7 @@
-"""How long after an event its score is there: both times are the broker's own, so one clock measures all.
+"""Latency: how long after an event its score is there.
 
-One rate, the curve over rates up to saturation, and what happens beyond it.
+Both times are stamped by the broker, so one clock measures everything. Measured are one steady rate, a curve over rates
+up to saturation, and a rate beyond it.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from tests.broker.harness import Message, WorkerProcess
 
 __all__ = ["Live", "live_worker", "measure_latency", "saturated"]
 
-#: The first seconds are not measured: caches fill, the model warms.
+#: The first seconds are not measured, because caches fill and the model warms up.
 _WARM_UP_S: Final = 2.0
-#: A point of the curve is past saturation where half of the events wait longer, or cannot even be sent in time.
+#: A point of the curve is past saturation if half of the events wait longer than this,
+#: or if less than this share of them could be sent in time.
 _SATURATED_MS: Final = 1_000.0
 _SENT_SHARE_MIN: Final = 0.9
 _IDLE_TIMEOUT_S: Final = 180.0
@@ -42,7 +44,7 @@ _PRIORITY: Final = {"Order Completed": "purchase", "Product Added": "cart", "Pro
 
 
 class Waited(NamedTuple):
-    """One event: milliseconds until the first score of its user that had seen it, and its priority in the queue."""
+    """One event: milliseconds until the first score of its user that includes it, and its priority in the queue."""
 
     ms: int
     priority: str
@@ -51,7 +53,7 @@ class Waited(NamedTuple):
 class Live:
     """A worker with the shipped model and no refresh interval, which has taken in and scored the whole topic.
 
-    So users have the histories of the topic.
+    Its users therefore have full histories.
     """
 
     def __init__(self, settings: Settings, worker: WorkerProcess, users: int) -> None:
@@ -59,11 +61,11 @@ class Live:
         self._seed = 98
 
     def at(self, events_per_s: int, seconds: float) -> dict[str, Any]:
-        """Event → score at a steady rate, in milliseconds, and what the worker said of itself each second."""
+        """Measure event → score at a steady rate, in milliseconds, and sample the worker's metrics each second."""
         before = {topic: _ends(self._settings, topic) for topic in (self._events, self._settings.scores_topic)}
         n = int(events_per_s * (seconds + _WARM_UP_S))
         self._seed += 1
-        # No repeats: those change nothing, so no score answers them.
+        # There are no repeats: a repeat changes nothing, so no score would follow it.
         span_s = n / events_per_s
         live = clicks(n, self._users, self._seed, end=time.time() + span_s, span_s=span_s, repeated=0)
         with self._sampled() as samples:
@@ -106,7 +108,7 @@ class Live:
 
 @contextmanager
 def live_worker(topic: Topic, users: int, folder: Path) -> Iterator[Live]:
-    """Start one, and end it after."""
+    """A live worker on this topic, which ends with the context."""
     settings = settings_for(topic, f"latency-{uuid.uuid4().hex[:8]}", folder)
     ensure_topics(settings, harness.PARTITIONS)
     folder.joinpath(settings.app_id).mkdir(parents=True)
@@ -120,7 +122,7 @@ def live_worker(topic: Topic, users: int, folder: Path) -> Iterator[Live]:
 
 
 def _wait_idle(worker: WorkerProcess, settings: Settings) -> None:
-    """Until everything that the broker has is taken in, scored, durable and committed."""
+    """Wait until everything that the broker has is taken in, scored, durable and committed."""
 
     def idle() -> bool:
         taken_in = worker.alive() and harness.committed(settings) == harness.end_offsets(settings)
@@ -130,7 +132,7 @@ def _wait_idle(worker: WorkerProcess, settings: Settings) -> None:
 
 
 def measure_latency(topic: Topic, users: int, events_per_s: int, seconds: float, folder: Path) -> dict[str, Any]:
-    """Event → score at one steady rate."""
+    """Measure event → score at one steady rate."""
     with live_worker(topic, users, folder) as live:
         return live.at(events_per_s, seconds)
 
@@ -149,7 +151,7 @@ def _stamp_at_the_broker(settings: Settings, topics: Iterable[str]) -> None:
 
 
 def _send(settings: Settings, messages: Iterable[Message], events_per_s: int) -> float:
-    """Send each record when it is due, by librdkafka with its defaults; returns the seconds that it took."""
+    """Send each record when it is due, with librdkafka's defaults. Returns the seconds that it took."""
     producer = Producer({"bootstrap.servers": settings.bootstrap_servers})
     ready = list(messages)
     began = time.perf_counter()
@@ -167,7 +169,7 @@ def _ends(settings: Settings, topic: str) -> dict[int, int]:
 
 
 def _read_from(settings: Settings, topic: str, offsets: Mapping[int, int]) -> list[Any]:
-    """Every record of a topic from these offsets to its end as of now."""
+    """Every record of a topic from these offsets to its present end."""
     consumer = KafkaConsumer(**kafka_python_config(settings), enable_auto_commit=False)
     tps = [TopicPartition(topic, p) for p in range(harness.PARTITIONS)]
     consumer.assign(tps)
@@ -184,17 +186,17 @@ def _read_from(settings: Settings, topic: str, offsets: Mapping[int, int]) -> li
 
 
 def _waits(settings: Settings, before: Mapping[str, Mapping[int, int]], skip: int) -> list[Waited]:
-    """For each event from ``skip`` past ``before`` on: until the first score of its user that had seen it."""
+    """The wait of each event that lies at least ``skip`` past the offsets ``before``: until a score includes it."""
     scores: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for record in _read_from(settings, settings.scores_topic, before[settings.scores_topic]):
         scores[record.key.decode()].append((json.loads(record.value)["applied_offset"], record.timestamp))
     waits, first = [], before[settings.events_topic]
     for event in _read_from(settings, settings.events_topic, first):
         if event.offset >= first.get(event.partition, 0) + skip:
-            of_user = scores[event.key.decode()]
-            seen = bisect_left(of_user, event.offset, key=lambda score: score[0])
+            user_scores = scores[event.key.decode()]
+            first_after = bisect_left(user_scores, event.offset, key=lambda score: score[0])
             priority = _PRIORITY.get(json.loads(event.value)["event"], "other")
-            waits.append(Waited(of_user[seen][1] - event.timestamp, priority))
+            waits.append(Waited(user_scores[first_after][1] - event.timestamp, priority))
     return waits
 
 
@@ -204,16 +206,16 @@ def _by_priority(waited: Iterable[Waited]) -> dict[str, dict[str, float]]:
         ms[wait.priority].append(wait.ms)
     return {
         name: {
-            "p50_ms": float(np.percentile(of, 50)),
-            "p95_ms": float(np.percentile(of, 95)),
-            "events": len(of),
+            "p50_ms": float(np.percentile(waits, 50)),
+            "p95_ms": float(np.percentile(waits, 95)),
+            "events": len(waits),
         }
-        for name, of in sorted(ms.items())
+        for name, waits in sorted(ms.items())
     }
 
 
 def _gauges(page: str) -> dict[str, float]:
-    """What the worker has ingested and scored so far, and how far scoring is behind."""
+    """How much the worker has ingested and scored so far, and how far scoring is behind."""
     sums: dict[str, float] = defaultdict(float)
     for line in page.splitlines():
         if line.startswith("valuestream_"):
@@ -228,7 +230,7 @@ def _gauges(page: str) -> dict[str, float]:
 
 
 def _rates(samples: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Counters as rates between two samples; gauges as they were."""
+    """Turn counters into rates between two samples; keep gauges as they were."""
     return [
         {
             "t_s": round(b["t_s"], 1),

@@ -1,4 +1,4 @@
-"""What is measured inside a system's own process: events applied, and the time and CPU that they took."""
+"""Meter: counts applied events inside a system's own process, with the time and CPU that they took."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Meter"]
 
 
 class _Mark(NamedTuple):
-    """A moment: events applied until then, both clocks in seconds, and memory."""
+    """One moment: events applied until then, wall and CPU clock in seconds, and resident memory."""
 
     events: int
     clock: float
@@ -23,10 +23,11 @@ class _Mark(NamedTuple):
 
 
 class Meter:
-    """Counts applied events; when ``limit`` are applied it writes the report, and ``done`` is true.
+    """Counts applied events. When ``limit`` of them are applied, it writes the report and sets ``done``.
 
-    The clock starts when the first events have been applied (or the first ``skip`` of them), and those are not
-    counted in the rate: what came before is start-up. Standard library only: it runs in the peers' environment.
+    The clock starts when the first events have been applied, or the first ``skip`` of them. These do not count in the
+    rate, because the time before them is start-up. It uses the standard library only, since it also runs in the peers'
+    environment.
     """
 
     def __init__(self, limit: int, report: Path, skip: int = 0) -> None:
@@ -40,7 +41,7 @@ class Meter:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The meter that the benchmark asked this process for; one without a limit in a process started by hand."""
+        """The meter that the benchmark asked this process for. In a process started by hand it has no limit."""
         return cls(
             int(os.environ.get("BENCH_EVENTS", sys.maxsize)),
             Path(os.environ.get("BENCH_REPORT", "report.json")),
@@ -48,7 +49,7 @@ class Meter:
         )
 
     def add(self, n: int, partition: int) -> None:
-        """``n`` more events of a partition are in the state."""
+        """Count ``n`` more events of a partition, which are in the state now."""
         self._total += n
         self._applied[partition] += n
         if self._start is None:
@@ -69,7 +70,7 @@ class Meter:
     def _write(self) -> None:
         end, first = self._mark(), self._first
         start = self._start or end
-        assert first is not None, "a report without events; this is a bug"
+        assert first is not None, "a report without events. This is a bug."
         report: dict[str, Any] = {
             **_rate(start, end),
             "peak_rss_bytes": _status_bytes("VmHWM:"),
@@ -96,7 +97,10 @@ def _rate(start: _Mark, end: _Mark) -> dict[str, float]:
 
 
 def _status_bytes(name: str) -> int:
-    """Of this process alone (``getrusage`` begins with what the parent had at the fork); 0 where there is no /proc."""
+    """A memory size of this process in bytes; 0 on a machine without /proc.
+
+    ``getrusage`` would not do: its maximum begins with what the parent process had at the fork.
+    """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))

@@ -1,4 +1,4 @@
-"""Plots of the benchmark as SVG: same numbers, same bytes."""
+"""Plots: the plots of the benchmark as SVG. The same numbers give the same bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RC: Final = {
     "grid.color": "#e6e9ed",
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
-    # Pages are dark for some readers: the picture brings its own ground.
+    # Some readers have dark pages, so the picture has a background of its own.
     "figure.facecolor": "white",
 }
 _OURS, _OTHERS, _THIRD = "#1f6feb", "#8b98a5", "#d1495b"
@@ -46,7 +46,7 @@ def systems(rates: Mapping[str, float]) -> str:
 
 
 def curve(points: Points) -> str:
-    """Median and 99th percentile over the rate that was sent."""
+    """Median and 99th percentile of the latency over the rate of events."""
 
     def draw(ax: Axes) -> None:
         rates = [p["events_per_second"] for p in points]
@@ -63,10 +63,10 @@ def scale(points: Points) -> str:
 
     def draw(rate: Axes, memory: Axes) -> None:
         for keys, colour in (("uniform", _OURS), ("zipf", _THIRD)):
-            of = [p for p in points if p["keys"] == keys]
-            users = [p["users"] for p in of]
-            rate.plot(users, [p["events_per_second"] for p in of], marker="o", color=colour, label=keys)
-            memory.plot(users, [p["rss_bytes"] / 1e6 for p in of], marker="o", color=colour, label=keys)
+            chosen = [p for p in points if p["keys"] == keys]
+            users = [p["users"] for p in chosen]
+            rate.plot(users, [p["events_per_second"] for p in chosen], marker="o", color=colour, label=keys)
+            memory.plot(users, [p["rss_bytes"] / 1e6 for p in chosen], marker="o", color=colour, label=keys)
         rate.set(xscale="log", ylim=(0, None), xlabel="users", ylabel="events per second")
         memory.set(xscale="log", yscale="log", xlabel="users", ylabel="RSS, MB")
         rate.legend()
@@ -75,7 +75,7 @@ def scale(points: Points) -> str:
 
 
 def overload(found: Mapping[str, Any]) -> str:
-    """What was ingested and scored, and how long the queue is, second by second."""
+    """How much was ingested and scored, and how long the longest wait was, second by second."""
 
     def draw(rate: Axes, wait: Axes) -> None:
         samples = found["samples"]
@@ -96,5 +96,5 @@ def _drawn(draw: Callable[..., None], *, height: float = 3.0, axes: int = 1) -> 
         draw(*(figure.add_subplot(1, axes, i + 1) for i in range(axes)))
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    # Path data ends its lines in blanks.
+    # matplotlib ends the lines of path data with blanks.
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"

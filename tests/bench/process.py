@@ -1,4 +1,4 @@
-"""One system in a process of its own, with the report that its meter writes."""
+"""System process: runs one system in a process of its own, and reads the report that its meter writes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ _TIMED: Final = ("valuestream_stage_seconds", "valuestream_checkpoint_seconds")
 
 
 class SystemProcess:
-    """Runs ``python -m`` with these arguments until the context ends; log and report lie in ``folder``."""
+    """Runs ``python -m`` with these arguments until the context ends. Its log and its report lie in ``folder``."""
 
     def __init__(
         self,
         arguments: Sequence[str],
         settings: Settings,
+        *,
         events: int,
         folder: Path,
         environment: Mapping[str, str],
@@ -44,7 +45,7 @@ class SystemProcess:
             old.unlink(missing_ok=True)
         self._name = arguments[0]
         names = ("bootstrap_servers", "app_id", "events_topic", "scores_topic", "alerts_topic", "dlq_topic", "data_dir")
-        given = {
+        environment_variables = {
             **{f"VALUESTREAM_{name.upper()}": str(getattr(settings, name)) for name in names},
             "VALUESTREAM_HTTP_PORT": str(self._port),
             "BENCH_EVENTS": str(events),
@@ -58,11 +59,11 @@ class SystemProcess:
             **environment,
         }
         with self._log.open("wb") as out:
-            # In a folder without a .env file: the settings are ours alone.
+            # The folder has no .env file, so nothing but these settings counts.
             self._process = subprocess.Popen(
                 [str(python), "-m", *arguments],
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(_ROOT), **given},
+                env={**os.environ, "PYTHONPATH": str(_ROOT), **environment_variables},
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
@@ -76,30 +77,30 @@ class SystemProcess:
             self._process.wait()
 
     def finished(self) -> bool:
-        """Whether the report is there; fails if the process ended without one, or with an error."""
+        """Whether the report is there. Fails if the process ended without a report or with an error."""
         ended, reported = self._process.poll(), self._report.exists()
-        assert ended is None or (ended == 0 and reported), f"{self._name} ended with {ended}:\n{self._words()}"
+        assert ended is None or (ended == 0 and reported), f"{self._name} ended with {ended}:\n{self._log_tail()}"
         return reported
 
     def running(self) -> bool:
-        """True; fails if the process ended."""
+        """Always true. Fails if the process has ended."""
         ended = self._process.poll()
-        assert ended is None, f"{self._name} ended with {ended}:\n{self._words()}"
+        assert ended is None, f"{self._name} ended with {ended}:\n{self._log_tail()}"
         return True
 
     def recovered(self) -> dict[str, Any] | None:
-        """What our worker's last recovery took; None before one has ended."""
+        """How long our worker's last recovery took; None before the first has ended."""
         found: dict[str, Any] | None = json.loads(self._recovery.read_text()) if self._recovery.exists() else None
         return found
 
     def report(self) -> dict[str, Any]:
-        """What its meter wrote."""
+        """The report of its meter."""
         report: dict[str, Any] = json.loads(self._report.read_text())
         return report
 
     def metrics(self) -> dict[str, float]:
-        """Our worker's metrics, each summed over its labels; nothing before it listens."""
-        return {name: sum(v for _, v in of) for name, of in self._samples().items()}
+        """Our worker's metrics, each summed over its labels; empty before the worker listens."""
+        return {name: sum(value for _, value in series) for name, series in self._samples().items()}
 
     def seconds_by_stage(self) -> dict[str, float]:
         """Seconds spent in each stage of our worker since its start, from its metrics."""
@@ -123,22 +124,22 @@ class SystemProcess:
         return samples
 
     def pause(self) -> None:
-        """Let it have no processor until :meth:`go_on`."""
+        """Stop the process until :meth:`go_on`."""
         self._process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """The end of a pause."""
+        """End a pause."""
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Ask it to end, which makes everything that it took in durable."""
+        """Ask it to end. A worker then makes everything that it took in durable."""
         self._process.terminate()
         self.wait_end()
 
     def wait_end(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
-        """Until it has ended, which it must without an error."""
+        """Wait until it has ended. It must end without an error."""
         ended = self._process.wait(timeout_s)
-        assert ended == 0, f"{self._name} ended with {ended}:\n{self._words()}"
+        assert ended == 0, f"{self._name} ended with {ended}:\n{self._log_tail()}"
 
-    def _words(self) -> str:
+    def _log_tail(self) -> str:
         return self._log.read_text()[-4_000:]

@@ -1,8 +1,12 @@
-"""Report: ``bench-results.json`` → ``docs/benchmarks.md`` and its plots; ``python -m tests.bench.report``."""
+"""Report: writes ``docs/benchmarks.md`` and its plots from ``bench-results.json``.
+
+Run ``python -m tests.bench.report``.
+"""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,16 +18,18 @@ from tests.bench.results import RESULTS
 __all__ = ["PAGE", "plots", "report", "write"]
 
 PAGE: Final = Path("docs/benchmarks.md")
-#: Plots by their file names: what they are made from, and how.
+#: File name of a plot → the results that it shows, and the function that draws it.
 _PLOTS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "scale": ("scale", scale),
     "curve": ("curve", curve),
     "overload": ("overload", overload),
 }
-#: What the issue asks of us, as the least ratio of ours over theirs.
+#: The ratio that we aim at: our events per second over theirs, at least.
 _TARGETS: Final = {"faust": 40.0, "quixstreams": 8.0, "bytewax": 3.0, "aiokafka_decode": 0.5}
-#: One for the loop of each worker, and two for the broker.
+#: One core for the loop of each worker, and two for the broker.
 _CORES_OF_TWO_WORKERS: Final = 4
+#: Longest line of prose, as in all Markdown here.
+_WIDTH: Final = 100
 Values = Mapping[str, Any]
 
 
@@ -34,18 +40,27 @@ def report(values: Values) -> str:
         _series(values, "recovery", "Recovery", _recovery),
         _series(values, "workers", "Two workers", _workers),
     ]
-    return "\n".join([INTRO, _comparison(values), PEERS, _latency(values), *series, LIMITS]).rstrip() + "\n"
+    page = "\n".join([INTRO, _comparison(values), PEERS, _latency(values), *series, LIMITS]).rstrip() + "\n"
+    return "\n".join(map(_wrapped, page.split("\n")))
+
+
+def _wrapped(line: str) -> str:
+    """A long line of prose as several lines; tables and pictures must stay on one."""
+    if len(line) <= _WIDTH or line.startswith(("|", "!")):
+        return line
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def plots(values: Values) -> dict[str, str]:
-    """File name → SVG, of what has been measured."""
+    """File name → SVG of everything that has been measured."""
     made = {f"{name}.svg": draw(values[key]) for name, (key, draw) in _PLOTS.items() if key in values}
     rates = {name: values[f"ingest.{name}.events_per_second"] for name in TITLES if _compared(values, name)}
     return {**({"ingest.svg": systems(rates)} if rates else {}), **made}
 
 
 def _compared(values: Values, name: str) -> bool:
-    """Whether these are results of this comparison: those of its forerunner did another job."""
+    """Whether the results hold this system in this comparison. An earlier benchmark did another job."""
     return "failures" in values and f"ingest.{name}.events_per_second" in values
 
 
@@ -65,8 +80,9 @@ def _comparison(values: Values) -> str:
     parts = [
         f"## Comparison\n\n{_plot('ingest', 'Events per second of every system')}",
         "\n".join([head, *rows]),
-        "*ours ×* is `valuestream` over that system; of the limits it is a share. *state* is what our columns hold; "
-        "*RSS growth* is what the process grew by from its first event on, per user of its events, caches included.",
+        "*ours ×* is the rate of `valuestream` over that of the system; for a limit it is the share that we reach. "
+        "*state* is the size of our columns. *RSS growth* is how much the memory of the process grew since its first "
+        "event, divided by the number of users, with caches.",
         "\n".join(failed),
         _machine(values["machine"], _loads(values["rounds"])),
         _stages(values),
@@ -109,12 +125,15 @@ def _loads(points: Sequence[Values]) -> str:
     return f"; load average before a run {min(loads):.1f} to {max(loads):.1f}" if loads else ""
 
 
-def _machine(of: Values, loads: str) -> str:
-    stolen = f"; its host gave {of['stolen_percent']} % of its time to others" if "stolen_percent" in of else ""
-    packages = ", ".join(f"{name} {version}" for name, version in of["packages"].items())
+def _machine(about: Values, loads: str) -> str:
+    stolen = (
+        f"; its host gave {about['stolen_percent']} % of the CPU time to others" if "stolen_percent" in about else ""
+    )
+    packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
     return (
-        f"Measured {of['began'][:10]} on {of['cores']} × {of['cpu']}, {of['memory_bytes'] / 2**30:.0f} GiB, "
-        f"{of['system']}; Python {of['python']}, Kafka {of['kafka']} on the same cores{loads}{stolen}. {packages}."
+        f"Measured on {about['began'][:10]} on {about['cores']} × {about['cpu']}, {about['memory_bytes'] / 2**30:.0f}"
+        f" GiB, {about['system']}; Python {about['python']}, Kafka {about['kafka']} on the same cores{loads}{stolen}."
+        f" {packages}."
     )
 
 
@@ -139,9 +158,10 @@ def _latency(values: Values) -> str:
     if "failures" in values and "latency.p50_ms" in values:
         at = values["latency"]
         parts.append(
-            f"Event → score at {at['events_per_second']:,.0f} events/s, shipped model, refresh interval 0, broker on"
-            f" the same cores, over {at['events']:,} events: **p50 {at['p50_ms']:.0f} ms, p99 {at['p99_ms']:.0f} ms**"
-            f" (target: 15 and 80), at most {at['max_ms']:,.0f} ms. Both times are the broker's.\n"
+            f"From an event to its score it takes **p50 {at['p50_ms']:.0f} ms, p99 {at['p99_ms']:.0f} ms** (target: 15"
+            f" and 80), at most {at['max_ms']:,.0f} ms: at {at['events_per_second']:,.0f} events/s, over"
+            f" {at['events']:,} events, with the shipped model, refresh interval 0, and the broker on the same cores."
+            " The broker stamps both times.\n"
         )
     if "curve" not in values:
         return "\n".join([*parts, _unmeasured("latency"), ""])
@@ -162,15 +182,16 @@ def _overload(values: Values) -> str:
     over = values["overload"]
     head = "| last event | events | p50 ms | p95 ms |\n|---|---|---|---|"
     rows = [
-        f"| {name} | {of['events']:,} | {of['p50_ms']:,.0f} | {of['p95_ms']:,.0f} |"
-        for name, of in over["by_priority"].items()
+        f"| {name} | {waits['events']:,} | {waits['p50_ms']:,.0f} | {waits['p95_ms']:,.0f} |"
+        for name, waits in over["by_priority"].items()
     ]
     return "\n".join(
         [
             "### Overload\n",
-            f"{over['events_per_second']:,.0f} events/s for {over['seconds']:.0f} s, each of which asks for a score."
-            " Below: what the worker ingested and scored second by second, how long the user who waits longest has"
-            " waited, and how long users waited by the priority of the event that made them wait.\n",
+            f"The worker gets {over['events_per_second']:,.0f} events/s for {over['seconds']:.0f} s, and each event"
+            " asks for a score. The plot shows how many events were ingested and scored in each second, and how long"
+            " the user who had waited longest had waited. The table shows how long users waited, by the priority of"
+            " the event that put them into the queue.\n",
             _plot("overload", "Ingested, scored and waiting, second by second"),
             "",
             "\n".join([head, *rows]),
@@ -180,12 +201,12 @@ def _overload(values: Values) -> str:
 
 
 def _series(values: Values, name: str, title: str, text: Callable[[Any], str]) -> str:
-    """What a series came to, and the machine that it was measured on."""
+    """The section of a series: its results, and the machine that it was measured on."""
     if name not in values:
         return f"## {title}\n\n{_unmeasured(name)}\n"
-    of = values[name]
-    loads = _loads(of) if isinstance(of, list) else ""
-    return f"## {title}\n\n{text(of)}\n\n{_machine(values[f'machine.{name}'], loads)}\n"
+    results = values[name]
+    loads = _loads(results) if isinstance(results, list) else ""
+    return f"## {title}\n\n{text(results)}\n\n{_machine(values[f'machine.{name}'], loads)}\n"
 
 
 def _unmeasured(name: str) -> str:
@@ -204,33 +225,33 @@ def _scale(points: Sequence[Values]) -> str:
         for p in points
     ]
     about = (
-        "Ingestion with changelog and local store, no scoring, the real worker on Kafka. Every user has sent one event"
-        " before the clock starts; Zipf keys have exponent 1.1. The more users there are, the fewer events share a"
-        f" changelog record. The median of {len(points[0]['rates'])} runs on one topic."
+        "The real worker ingests from Kafka with changelog and local store, without scoring. Every user has sent one"
+        " event before the clock starts. Zipf keys have exponent 1.1. The more users there are, the fewer events share"
+        f" a changelog record. Each row is the median of {len(points[0]['rates'])} runs on one topic."
     )
     plot = _plot("scale", "Events per second and memory over the number of users")
     return "\n".join([about, "", plot, "", head, *rows])
 
 
-def _recovery(of: Values) -> str:
+def _recovery(results: Values) -> str:
     def rate(name: str) -> str:
-        return f"{of[f'{name}_seconds']:.2f} s, {of[f'{name}_users_per_second']:,} users/s"
+        return f"{results[f'{name}_seconds']:.2f} s, {results[f'{name}_users_per_second']:,} users/s"
 
     return (
-        f"{of['users']:,} users. From the changelog, which names each"
-        f" {of['changelog_records'] / of['users']:.1f} times, with an empty data folder, into the local store"
-        f" and memory, since its first record came: {rate('changelog')} (target: 100,000). From the local store into"
-        f" memory, with the check that it is whole: {rate('local')} (target: 500,000)."
+        f"A worker reads {results['users']:,} users back. From the changelog into the local store and memory:"
+        f" {rate('changelog')} (target: 100,000), counted from the first record on, with an empty data folder; the"
+        f" changelog holds {results['changelog_records'] / results['users']:.1f} records of each user. From the local"
+        f" store into memory: {rate('local')} (target: 500,000), with the check that the store is whole."
     )
 
 
-def _workers(of: Values) -> str:
-    has_cores = of["cores"] >= _CORES_OF_TWO_WORKERS
-    shared = "" if has_cores else f"; here both and the broker share {of['cores']}"
+def _workers(results: Values) -> str:
+    has_cores = results["cores"] >= _CORES_OF_TWO_WORKERS
+    shared = "" if has_cores else f"; here the workers and the broker share {results['cores']} cores"
     return (
-        f"{of['events']:,} events of {of['users']:,} users wait in 4 partitions, ingestion without"
-        f" scores. One worker {of['one']:,} events/s, two {of['two']:,}: {of['ratio']:.2f} times as many (target: 1.7"
-        f" where each has a core and the broker its own{shared})."
+        f"{results['events']:,} events of {results['users']:,} users wait in 4 partitions and are ingested without"
+        f" scores. One worker does {results['one']:,} events/s, two do {results['two']:,}: {results['ratio']:.2f} times"
+        f" as many (target: 1.7 if each worker has a core and the broker has its own{shared})."
     )
 
 
@@ -239,7 +260,7 @@ def _plot(name: str, text: str) -> str:
 
 
 def write(root: Path) -> None:
-    """Write page and plots from the results; plots of what is not in them any more go."""
+    """Write the page and the plots from the results, and delete plots that the results no longer have."""
     values = json.loads((root / RESULTS).read_text())
     folder = root / PAGE.with_suffix("")
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,7 @@
-"""The results file: written after every step, so that what fails later loses nothing; and what machine it was."""
+"""Results: the results file, and the machine that the results were measured on.
+
+The file is written after every step, so that a later failure loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ _PEERS: Final = ("quixstreams", "bytewax", "confluent_kafka")
 
 
 class Results:
-    """All results there are; a series replaces its own part of them and leaves the rest."""
+    """All results in the file. A series replaces its own part of them and leaves the rest."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def put(self, values: Mapping[str, Any], replace: tuple[str, ...] = ()) -> None:
-        """Merge and write; before that, keys that begin with one of ``replace`` are dropped."""
+        """Drop the keys that begin with one of ``replace``, then merge the values in and write the file."""
         kept = {name: value for name, value in self.values.items() if not (replace and name.startswith(replace))}
         self.values = {**kept, **values}
         unfinished = self._path.with_suffix(".json.tmp")
@@ -38,13 +41,13 @@ class Results:
 
 
 class Machine:
-    """What numbers are measured on from here on, and how much of it we had."""
+    """The machine that measures from now on, and how much of its CPU time was taken away from it."""
 
     def __init__(self) -> None:
         self._about, self._ticks = _about(), _ticks()
 
     def so_far(self) -> dict[str, Any]:
-        """The machine, when we began, its load, and the share of its CPU time that its host gave to others since."""
+        """The machine, when it began, its load, and the share of CPU time that its host has given to others since."""
         stolen, ticks = (now - before for now, before in zip(_ticks(), self._ticks, strict=True))
         return {
             **self._about,
@@ -54,7 +57,7 @@ class Machine:
 
 
 def _ticks() -> tuple[int, int]:
-    """CPU time since the machine's start: what its host gave to others, and all; see proc(5)."""
+    """CPU time since the machine's start: the part that its host gave to others, and all of it. See proc(5)."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return 0, 0
@@ -80,7 +83,7 @@ def _about() -> dict[str, Any]:
 
 
 def _peers() -> dict[str, str]:
-    """Versions in the peers' environment, by the names of their folders there."""
+    """Versions of the peers in their environment, read from the names of their folders."""
     found = PEERS_PYTHON.parents[1].glob("lib/python*/site-packages/*.dist-info")
     named = dict(folder.name.removesuffix(".dist-info").split("-", 1) for folder in found)
     return {name: named[name] for name in _PEERS if name in named}

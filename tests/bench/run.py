@@ -1,8 +1,9 @@
-"""``make bench``: every system does the same job on the same topic in the same run, in turns; medians go into JSON.
+"""Run: the command behind ``make bench``. All systems do the same job on the same topic, one after the other.
 
-The job: decode JSON events of real size, drop repeats, keep for every user the last 64 events and the counts of
-four event-time windows by event type, durably, and send one record a second for every touched user. The final counts
-of every run are checked. ``--series`` measures other things, of our worker alone.
+The job: decode JSON events of real size, drop repeats, keep the last 64 events of every user and the counts of four
+event-time windows by event type, make them durable, and send one record a second for every user who had an event. The
+final counts of every run are checked, and the medians go into a JSON file. ``--series`` measures other things, of our
+worker alone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["choose", "run_bench", "run_series"]
 def run_bench(
     plan: Plan, systems: Sequence[System], bootstrap_servers: str, folder: Path, results: Results, say: Say
 ) -> dict[str, str]:
-    """Run all rounds and the latency, and put what there is into the results after each run. What failed, and why."""
+    """Run all rounds and the latency, and update the results after each run. Returns what failed → why."""
     machine, runs = Machine(), list[dict[str, Any]]()
     results.put(
         {"plan": asdict(plan), "machine": machine.so_far()}, replace=("ingest.", "latency", "rounds", "failures")
@@ -45,7 +46,7 @@ def run_bench(
         results.put({**summary(runs), "rounds": runs}, replace=("ingest.",))
 
     failures = rounds(plan, topic, systems, folder, say, done)
-    # Of a system that failed nothing is said, also where rounds before went well.
+    # A system that failed has no results, even if earlier rounds of it went well.
     sound = [run for run in runs if run["system"] not in failures]
     results.put({**summary(sound), "rounds": sound, "failures": failures}, replace=("ingest.",))
     if plan.latency_s:
@@ -71,7 +72,7 @@ def _latency(plan: Plan, topic: Any, folder: Path, results: Results, say: Say) -
 def run_series(
     name: str, plan: SeriesPlan, bootstrap_servers: str, folder: Path, results: Results, say: Say
 ) -> dict[str, str]:
-    """Run one series; what it has is in the results after each point."""
+    """Run one series. Each point is in the results as soon as it is measured."""
     machine = Machine()
 
     def put(values: dict[str, Any]) -> None:
@@ -86,7 +87,7 @@ def run_series(
 
 
 def choose(only: str, say: Say) -> list[System]:
-    """The systems by name, or all; those whose Python is not there are left out, aloud."""
+    """The systems of these names, or all. A system that is not installed is left out, and a line says so."""
     names = [name for name in only.split(",") if name] or [system.name for system in SYSTEMS]
     unknown = set(names) - {system.name for system in SYSTEMS}
     if unknown:
@@ -95,12 +96,12 @@ def choose(only: str, say: Say) -> list[System]:
     chosen = [system for system in SYSTEMS if system.name in names]
     for system in chosen:
         if not system.installed:
-            say(f"{system.name} is left out: {system.python.name} of .venv-bench is not there; `make bench` makes it")
+            say(f"{system.name} is left out: .venv-bench has no {system.python.name}; `make bench` makes it")
     return [system for system in chosen if system.installed]
 
 
 def table(values: dict[str, Any]) -> str:
-    """The comparison, for the terminal."""
+    """The comparison as a table for the terminal."""
     lines = [f"{'':<22}{'events/s':>12}{'CPU s per million':>20}{'peak RSS MB':>14}{'ours ×':>9}"]
     for name in (s.name for s in SYSTEMS if f"ingest.{s.name}.events_per_second" in values):
         rate, cpu, rss = (
@@ -115,20 +116,30 @@ def table(values: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.option("--series", type=click.Choice(["ingest", *SERIES]), default="ingest", show_default=True)
+@click.option(
+    "--series",
+    type=click.Choice(["ingest", *SERIES]),
+    default="ingest",
+    show_default=True,
+    help="What to measure; ingest is the comparison.",
+)
 @click.option("--events", default=Plan.events, show_default=True, help="Events in the topic.")
-@click.option("--users", default=Plan.users, show_default=True, help="Users who send them.")
-@click.option("--rounds", default=Plan.rounds, show_default=True, help="Runs of each system; the median counts.")
-@click.option("--only", default="", metavar="SYSTEM,SYSTEM", help="These systems only.")
-@click.option("--latency-seconds", "latency_s", default=Plan.latency_s, show_default=True, help="Length of that run.")
-@click.option("--skip-latency", is_flag=True, help="Ingestion only.")
-@click.option("--timeout", "run_timeout_s", default=Plan.run_timeout_s, show_default=True, help="Seconds for one run.")
-@click.option("--output", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--users", default=Plan.users, show_default=True, help="Users who send the events.")
+@click.option("--rounds", default=Plan.rounds, show_default=True, help="How often each system runs; the median counts.")
+@click.option("--only", default="", metavar="SYSTEM,SYSTEM", help="Run only these systems.")
+@click.option(
+    "--latency-seconds", "latency_s", default=Plan.latency_s, show_default=True, help="Length of the latency run."
+)
+@click.option("--skip-latency", is_flag=True, help="Measure ingestion only.")
+@click.option(
+    "--timeout", "run_timeout_s", default=Plan.run_timeout_s, show_default=True, help="Seconds that one run may take."
+)
+@click.option("--output", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results file.")
 def main(series: str, only: str, skip_latency: bool, output: Path, **plan: Any) -> None:
-    """Measure on a Kafka of its own, and write the results as they come."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # An end from outside ends the broker as well.
+    """Measure on a broker of its own, and write each result as soon as it is there."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So SIGTERM ends the broker as well.
     for name in [name for name in os.environ if name.startswith("VALUESTREAM_")]:
-        del os.environ[name]  # The developer's own settings stay out.
+        del os.environ[name]  # The developer's own settings must not count.
     began, results = time.monotonic(), Results(output)
 
     def say(text: str) -> None:
@@ -140,12 +151,12 @@ def main(series: str, only: str, skip_latency: bool, output: Path, **plan: Any) 
         folder = Path(made)
         with EmbeddedBroker(folder / "broker") as broker:
             broker.start(say)
-            at = broker.bootstrap_servers
+            servers = broker.bootstrap_servers
             if series == "ingest":
-                failures = run_bench(Plan(**plan), choose(only, say), at, folder, results, say)
+                failures = run_bench(Plan(**plan), choose(only, say), servers, folder, results, say)
                 click.echo(table(results.values))
             else:
-                failures = run_series(series, SeriesPlan(), at, folder, results, say)
+                failures = run_series(series, SeriesPlan(), servers, folder, results, say)
     say(f"written to {output}")
     if failures:
         raise click.ClickException("\n".join(f"{name}: {why[-2_000:]}" for name, why in failures.items()))

@@ -1,4 +1,4 @@
-"""Series beside the comparison: scale in users, latency over rates, recovery, two workers. Ours alone."""
+"""Series: measurements of our worker alone: scale in users, latency over rates, recovery, and two workers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Put = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class SeriesPlan:
-    """Sizes of the series. In ``scale`` every user has one event before ``scale_events`` more are measured."""
+    """Sizes of the series. In ``scale`` every user has sent one event before ``scale_events`` more are measured."""
 
     scale_users: tuple[int, ...] = (10_000, 100_000, 500_000, 2_000_000)
     scale_events: int = 1_000_000
@@ -59,7 +59,7 @@ class SeriesPlan:
 
 
 def scale(plan: SeriesPlan, bootstrap_servers: str, folder: Path, say: Say, put: Put) -> None:
-    """Events per second and memory by the number of users, for uniform and for Zipf keys: the median run of each."""
+    """Measure events per second and memory for each number of users, with uniform and Zipf keys; take median runs."""
     points: list[dict[str, Any]] = []
     for users in plan.scale_users:
         for keys in ("uniform", "zipf"):
@@ -85,7 +85,7 @@ def _population(plan: SeriesPlan, users: int, events: int, keys: str) -> Iterato
 
 
 def _stream_topic(messages: Iterator[Message], bootstrap_servers: str, folder: Path) -> Topic:
-    """A topic that is not kept in memory as well."""
+    """Write these events to a topic without keeping them in memory."""
     topic = Topic(bootstrap_servers, f"bench-{uuid.uuid4().hex[:8]}", {})
     settings = settings_for(topic, f"{topic.name}-producer", folder)
     ensure_topics(settings, harness.PARTITIONS)
@@ -102,7 +102,7 @@ def _scale_run(plan: SeriesPlan, users: int, topic: Topic, folder: Path) -> dict
     ensure_topics(settings, harness.PARTITIONS)
     with _worker(settings, users + plan.scale_events, folder, skip=users) as process:
         wait_for(f"all events of {users:,} users", process.finished, plan.run_timeout_s)
-        # Gauges are set once a second.
+        # The worker sets its gauges once a second.
         wait_for("the number of users", lambda: process.metrics().get("valuestream_state_users", 0) >= users)
         report, metrics = process.report(), process.metrics()
     shutil.rmtree(settings.data_dir)
@@ -119,7 +119,7 @@ def _scale_run(plan: SeriesPlan, users: int, topic: Topic, folder: Path) -> dict
 
 
 def _delete_topics(bootstrap_servers: str, names: list[str]) -> None:
-    """Give the memory that their files take back before the next run."""
+    """Delete topics at once, so that the memory of their files is free before the next run."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap_servers)
     at_once = {"file.delete.delay.ms": "1"}
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, at_once) for name in names])
@@ -129,16 +129,17 @@ def _delete_topics(bootstrap_servers: str, names: list[str]) -> None:
 
 def _worker(settings: Settings, events: int, folder: Path, skip: int = 0) -> SystemProcess:
     environment = {**INGEST.environment, "BENCH_SKIP": str(skip)}
-    return SystemProcess(INGEST.arguments, settings, events, folder / settings.app_id, environment)
+    own = folder / settings.app_id
+    return SystemProcess(INGEST.arguments, settings, events=events, folder=own, environment=environment)
 
 
 def latency(plan: SeriesPlan, bootstrap_servers: str, folder: Path, say: Say, put: Put) -> None:
-    """Event → score over rates up to saturation; then a rate above capacity, second by second."""
+    """Measure event → score at rates up to saturation, then a rate above capacity, second by second."""
     whole = Plan(events=plan.latency_events, users=plan.latency_users, seed=plan.seed)
     topic = write_topic(whole, bootstrap_servers, folder)
     points: list[dict[str, Any]] = []
     with live_worker(topic, plan.latency_users, folder) as live:
-        # A broker that has just started compiles itself, on our cores.
+        # The JVM of a broker that has just started compiles its code, on the cores that we measure.
         live.at(plan.latency_warm_rate, plan.latency_warm_s)
         for rate in plan.latency_rates:
             load = round(os.getloadavg()[0], 2)
@@ -150,12 +151,12 @@ def latency(plan: SeriesPlan, bootstrap_servers: str, folder: Path, say: Say, pu
                 break
         over = live.at(plan.overload_rate, plan.overload_s)
     put({"overload": {"offered": plan.overload_rate, "seconds": plan.overload_s, **over}})
-    said = ", ".join(f"{name} {of['p95_ms']:.0f} ms" for name, of in over["by_priority"].items())
+    said = ", ".join(f"{name} {waits['p95_ms']:.0f} ms" for name, waits in over["by_priority"].items())
     say(f"overload at {plan.overload_rate:,} events/s: p95 wait {said}")
 
 
 def recovery(plan: SeriesPlan, bootstrap_servers: str, folder: Path, say: Say, put: Put) -> None:
-    """Users per second read back, from the changelog with an empty data folder, and from the local store."""
+    """Measure how many users per second are read back: from the changelog, and from the local store."""
     messages = _population(plan, plan.recovery_users, plan.recovery_events, "uniform")
     topic = _stream_topic(messages, bootstrap_servers, folder)
     settings = settings_for(topic, f"recovery-{uuid.uuid4().hex[:8]}", folder)
@@ -166,9 +167,9 @@ def recovery(plan: SeriesPlan, bootstrap_servers: str, folder: Path, say: Say, p
     found: dict[str, list[dict[str, Any]]] = {"changelog": [], "local": []}
     for number in range(plan.recovery_times):
         shutil.rmtree(settings.data_dir)
-        for of in found.values():  # The first fills the local store for the second.
-            of.append(_start(settings, plan, folder))
-        said = ", ".join(f"{name} {of[-1]['seconds_to_recovered']:.1f} s" for name, of in found.items())
+        for runs in found.values():  # The recovery from the changelog fills the local store for the other one.
+            runs.append(_start(settings, plan, folder))
+        said = ", ".join(f"{name} {runs[-1]['seconds_to_recovered']:.1f} s" for name, runs in found.items())
         say(f"recovery {number + 1} of {plan.recovery_times}, since the start of the process: {said}")
         put({"recovery": _recovered(found, plan.recovery_users)})
 
@@ -183,11 +184,11 @@ def _start(settings: Settings, plan: SeriesPlan, folder: Path) -> dict[str, Any]
 
 
 def _recovered(found: dict[str, list[dict[str, Any]]], users: int) -> dict[str, Any]:
-    """From the changelog: since its first record came. From the local store: opening, checking and loading it."""
+    """Medians. Times from the changelog count from its first record; local ones are opening, checking and loading."""
     replay_s = statistics.median(run["changelog_seconds"] for run in found["changelog"])
     records = statistics.median(run["changelog_records"] for run in found["changelog"])
     load_s = statistics.median(run["open_seconds"] + run["load_seconds"] for run in found["local"])
-    short = [run["users"] for of in found.values() for run in of if run["users"] != users]
+    short = [run["users"] for runs in found.values() for run in runs if run["users"] != users]
     assert not short, f"recovered {short[0]} users, expected {users}"
     return {
         "users": users,
@@ -201,9 +202,9 @@ def _recovered(found: dict[str, list[dict[str, Any]]], users: int) -> dict[str, 
 
 
 def workers(plan: SeriesPlan, bootstrap_servers: str, folder: Path, say: Say, put: Put) -> None:
-    """One worker and two, on what waits for them."""
-    of = (plan.workers_events, plan.workers_users, plan.workers_rounds)
-    put({"workers": measure_workers(*of, bootstrap_servers, folder, say)})
+    """Measure one worker and two, on events that wait for them."""
+    sizes = (plan.workers_events, plan.workers_users, plan.workers_rounds)
+    put({"workers": measure_workers(*sizes, bootstrap_servers, folder, say)})
 
 
 SERIES: Final = {"scale": scale, "latency": latency, "recovery": recovery, "workers": workers}

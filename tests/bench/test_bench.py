@@ -1,4 +1,4 @@
-"""The benchmark itself, tiny: that it measures what it says, and notices a system that counts wrongly."""
+"""Tests of the benchmark, with tiny runs: it measures what it says, and notices a system that counts wrongly."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ TINY = Plan(events=3_000, users=40, rounds=1, run_timeout_s=120, latency_events_
 
 @pytest.mark.broker
 @pytest.mark.timeout(600)
-def test_every_system_comes_to_the_same_counts_and_has_its_keys_in_the_results(
-    broker: EmbeddedBroker, tmp_path: Path
-) -> None:
+def test_every_system_comes_to_the_same_counts_and_is_in_the_results(broker: EmbeddedBroker, tmp_path: Path) -> None:
     systems, results = choose("", print), Results(tmp_path / "results.json")
     failures = run_bench(TINY, systems, broker.bootstrap_servers, tmp_path, results, print)
     found = results.values
@@ -41,19 +39,19 @@ def test_every_system_comes_to_the_same_counts_and_has_its_keys_in_the_results(
     assert 0 <= found["latency.p50_ms"] <= found["latency.p99_ms"]
     assert set(found["latency"]["by_priority"]) == {"purchase", "cart", "other"}
     assert [r["system"] for r in found["rounds"]] == [system.name for system in systems]
-    kept = [r for r in found["rounds"] if r["users"]]
-    assert len(kept) == len(systems) - 3, "only the limits keep nothing"
-    assert all(r["users"] == 40 and r["users_wrong"] == 0 for r in kept)
-    assert all(sum(r["applied"].values()) == 3_000 for r in kept)
-    assert all(r["emitted"] >= 40 for r in kept if r["system"] != "valuestream_ingest")
+    with_users = [r for r in found["rounds"] if r["users"]]
+    assert len(with_users) == len(systems) - 3, "only the limits keep nothing"
+    assert all(r["users"] == 40 and r["users_wrong"] == 0 for r in with_users)
+    assert all(sum(r["applied"].values()) == 3_000 for r in with_users)
+    assert all(r["emitted"] >= 40 for r in with_users if r["system"] != "valuestream_ingest")
     assert json.loads((tmp_path / "results.json").read_text()) == found
     assert "faust" in table(found)
 
 
 @pytest.mark.broker
-def test_a_system_that_fails_is_named_and_takes_nobody_with_it(broker: EmbeddedBroker, tmp_path: Path) -> None:
+def test_a_system_that_fails_is_named_and_the_others_still_run(broker: EmbeddedBroker, tmp_path: Path) -> None:
     broken = replace(FAUST, name="broken", arguments=("tests.bench.peers.missing",))
-    wrong = replace(VALUESTREAM, name="wrong", kept=lambda _: ({}, {}))
+    wrong = replace(VALUESTREAM, name="wrong", durable_users=lambda _: ({}, {}))
     silent = replace(INGEST, name="silent", emits="last")
     limit = choose("aiokafka", print)[0]
     results = Results(tmp_path / "results.json")
@@ -77,7 +75,7 @@ def test_a_run_replaces_its_own_part_of_the_results_and_no_other(tmp_path: Path)
 def test_the_median_of_the_rounds_counts_and_a_ratio_is_ours_over_theirs() -> None:
     run = {"cpu_seconds_per_million_events": 1.0, "peak_rss_bytes": 1, "rss_grown_bytes": 10, "users": 5}
     rates = {"valuestream": (100, 300, 200), "faust": (10, 9, 50)}
-    runs = [{"system": name, "events_per_second": rate, **run} for name, of in rates.items() for rate in of]
+    runs = [{"system": name, "events_per_second": rate, **run} for name, three in rates.items() for rate in three]
     found = summary(runs)
     assert found["ingest.valuestream.events_per_second"] == 200
     assert found["ingest.ratio.faust"] == 20
@@ -85,7 +83,7 @@ def test_the_median_of_the_rounds_counts_and_a_ratio_is_ours_over_theirs() -> No
     assert "ingest.ratio.bytewax" not in found
 
 
-def test_the_workload_is_the_same_bytes_for_the_same_seed_and_holds_repeats_and_disorder() -> None:
+def test_one_seed_always_gives_the_same_bytes_with_repeats_and_disorder() -> None:
     messages = list(clicks(2_000, 50, seed=3, end=NOW))
     assert messages == list(clicks(2_000, 50, seed=3, end=NOW))
     assert messages != list(clicks(2_000, 50, seed=4, end=NOW))
@@ -96,29 +94,29 @@ def test_the_workload_is_the_same_bytes_for_the_same_seed_and_holds_repeats_and_
     assert 230 < sum(len(value or b"") for _, value in messages) / len(messages) < 330
 
 
-def test_everyone_sends_one_event_and_zipf_has_a_few_send_most_of_the_rest() -> None:
+def test_everyone_sends_one_event_and_with_zipf_a_few_users_send_most() -> None:
     assert len({key for key, _ in everyone(500, seed=1, end=NOW)}) == 500
     shares = sorted(zipf(1_000, seed=1) / zipf(1_000, seed=1).sum(), reverse=True)
     assert 0.5 < sum(shares[:20]) < 0.7
     assert zipf(1_000, seed=1, exponent=0.0).tolist() == [1.0] * 1_000
 
 
-def test_a_single_event_more_or_less_is_a_difference() -> None:
+def test_one_event_more_or_less_is_a_difference() -> None:
     messages = list(clicks(500, 5, seed=3, end=NOW, repeated=0))
-    wanted = counts.expected(messages)
-    assert counts.differences(wanted, counts.expected([*messages, messages[0]])) == []
-    assert len(counts.differences(counts.expected(messages[1:]), wanted)) == 1
-    assert len(counts.differences({}, wanted)) == 5
+    expected = counts.expected(messages)
+    assert counts.differences(expected, counts.expected([*messages, messages[0]])) == []
+    assert len(counts.differences(counts.expected(messages[1:]), expected)) == 1
+    assert len(counts.differences({}, expected)) == 5
 
 
-def test_a_slow_system_is_given_a_prefix_and_everyone_else_the_whole_topic() -> None:
+def test_slow_systems_read_a_prefix_and_the_others_the_whole_topic() -> None:
     plan = Plan(events=1_000_000)
-    given = {s.name: plan.events_for(s) for s in SYSTEMS}
-    assert given["valuestream"] == given["aiokafka"] == 1_000_000
-    assert given["faust"] == FAUST.events_max < given["quixstreams"] == given["bytewax"] < 1_000_000
+    events = {s.name: plan.events_for(s) for s in SYSTEMS}
+    assert events["valuestream"] == events["aiokafka"] == 1_000_000
+    assert events["faust"] == FAUST.events_max < events["quixstreams"] == events["bytewax"] < 1_000_000
 
 
-def test_the_ends_of_a_prefix_hold_so_many_records_in_all_partitions() -> None:
+def test_ends_of_a_prefix_add_up_to_its_number_of_records() -> None:
     topic = Topic("", "", {0: [(b"", b"")] * 70, 1: [(b"", b"")] * 30, 2: []})
     assert topic.ends(50) == {"0": 35, "1": 15, "2": 0}
     assert sum(topic.ends(33).values()) == 33

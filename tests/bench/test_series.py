@@ -1,4 +1,4 @@
-"""The series of the benchmark, tiny: each puts what it says into the results."""
+"""Tests of the series, with tiny runs: each series puts what it promises into the results."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_scale_has_a_point_for_each_number_of_users_and_kind_of_keys(broker: Emb
 
 
 @pytest.mark.broker
-def test_latency_has_a_curve_and_what_an_overload_did_to_each_priority(broker: EmbeddedBroker, tmp_path: Path) -> None:
+def test_latency_has_a_curve_and_the_waits_of_each_priority_under_overload(
+    broker: EmbeddedBroker, tmp_path: Path
+) -> None:
     found = _run("latency", broker, tmp_path)
     curve, overload = found["curve"], found["overload"]
     assert isinstance(curve, list)
@@ -81,7 +83,7 @@ def test_recovery_reads_all_users_from_the_changelog_and_from_the_local_store(
 
 
 @pytest.mark.broker
-def test_workers_are_measured_alone_and_together(broker: EmbeddedBroker, tmp_path: Path) -> None:
+def test_one_worker_and_two_are_measured(broker: EmbeddedBroker, tmp_path: Path) -> None:
     found = _run("workers", broker, tmp_path)["workers"]
     assert isinstance(found, dict)
     assert found["one"] > 0
@@ -89,7 +91,7 @@ def test_workers_are_measured_alone_and_together(broker: EmbeddedBroker, tmp_pat
     assert found["ratio"] == pytest.approx(found["two"] / found["one"], rel=0.01)
 
 
-def test_a_rate_is_past_saturation_where_scores_come_late_or_events_cannot_be_sent() -> None:
+def test_a_rate_is_past_saturation_if_scores_come_late_or_events_cannot_be_sent() -> None:
     assert not saturated({"p50_ms": 20.0, "events_per_second": 990.0}, 1_000)
     assert saturated({"p50_ms": 2_000.0, "events_per_second": 990.0}, 1_000)
     assert saturated({"p50_ms": 20.0, "events_per_second": 800.0}, 1_000)

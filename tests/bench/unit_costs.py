@@ -1,7 +1,7 @@
-"""``python -m tests.bench.unit_costs``: the unit costs of ``valuestream plan``, from bench-results.json.
+"""Unit costs: derives the unit costs of ``valuestream plan`` from bench-results.json.
 
-Times come from measured runs; sizes are counted here, on users whose events are made up, since they depend on nothing
-but the code. What was not measured stays unknown, and the plan says so.
+Run ``python -m tests.bench.unit_costs``. Times come from measured runs. Sizes are counted here on users with invented
+events, since they depend only on the code. A cost that was not measured stays unknown, and the plan says so.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ _COMMAND: Final = "python -m tests.bench.unit_costs"
 _BENCH: Final = "make bench"
 _SERIES: Final = 'make bench BENCH_ARGS="--series {}"'
 _ON_GPU: Final = "valuestream-model bench FOLDER --output FILE, on a machine with a GPU"
-#: What the names of its ways to run a model on a GPU hold.
+#: A way to run the model is on a GPU if its name holds one of these.
 _GPU_WAYS: Final = ("CUDA", "TensorRT")
-#: State grows by doubling, so that a power of two has no room to spare.
+#: State grows by doubling, so a power of two leaves no spare room.
 _USERS: Final = 2**15
-#: Events of one fetch, about as the worker takes them: temporary memory is by the fetch.
+#: Events of one fetch, about as many as the worker fetches: temporary memory depends on that.
 _FETCH: Final = 2**12
 _NOW: Final = 1_790_000_000
 _WINDOW_S: Final = 30 * DAY_S
 _PAST_HISTORY: Final = HISTORY_LEN + 36
-#: Parts of a score: around the model, and in it.
+#: Stages of a score besides inference.
 _AROUND: Final = ("features", "encode", "decide")
 
 
 class MissingError(Exception):
-    """What a figure is derived from is not in the results."""
+    """The results lack the runs from which a unit cost is derived."""
 
 
 @dataclass(frozen=True)
 class _From:
-    """How a figure comes out of the results; ``machine`` is the key under which they say what they ran on."""
+    """How a unit cost is derived from the results; ``machine`` is the key of the machine in the results."""
 
     unit: str
     source: str
@@ -65,7 +65,7 @@ class _From:
 
 
 def bench_load(users: int, events: int, rate: float) -> Load:
-    """A run of the benchmark as a load, at full speed; ``events`` are those that the users have in all."""
+    """The load of a benchmark run at full speed. ``events`` counts all events that the users have."""
     return Load(
         users=users,
         events_per_s=rate,
@@ -78,7 +78,7 @@ def bench_load(users: int, events: int, rate: float) -> Load:
 
 
 def derive(results: Results, sized: dict[str, UnitCost], inference: Results | None = None) -> dict[str, UnitCost]:
-    """All figures. One whose runs are missing has no value; ``inference`` is what ``valuestream-model bench`` wrote."""
+    """All unit costs. One without runs has no value. ``inference`` is the output of ``valuestream-model bench``."""
     figures = {**sized, "gpu_s": _on_gpu(inference or {})}
     for name, how in _derivations(sized).items():
         machine = results.get(how.machine, {})
@@ -137,7 +137,7 @@ def _derivations(sized: dict[str, UnitCost]) -> dict[str, _From]:
 
 
 def _on_gpu(inference: Results) -> UnitCost:
-    """Of the fastest way on a GPU."""
+    """The cost of a score with the fastest way on a GPU."""
     ways = [m for m in inference.get("measured", ()) if any(name in m["way"] for name in _GPU_WAYS)]
     unit, source = "seconds of a GPU per score", "users_per_second of the fastest way on a GPU"
     if not ways:
@@ -148,7 +148,7 @@ def _on_gpu(inference: Results) -> UnitCost:
 
 
 def _event_and_value(results: Results) -> tuple[float, float]:
-    """CPU of an event and of a changed user: what fits the runs with uniform keys best, by least squares."""
+    """CPU seconds of an event and of a changed user: the least-squares fit of the runs with uniform keys."""
     points = [p for p in results.get("scale", ()) if p["keys"] == "uniform"]
     if len(points) < 2:
         raise MissingError
@@ -187,25 +187,25 @@ def _rounds(results: Results, system: str) -> list[Any]:
     return [r for r in results.get("rounds", ()) if r["system"] == system]
 
 
-def _number(of: Mapping[str, Any], name: str) -> float:
-    if not of.get(name):
+def _number(values: Mapping[str, Any], name: str) -> float:
+    if not values.get(name):
         raise MissingError
-    return float(of[name])
+    return float(values[name])
 
 
 # -- sizes ------------------------------------------------------------------------------------------------
 
 
 def sizes() -> dict[str, UnitCost]:
-    """Of users in memory and of what is written of them, in bytes; counted, so the same on every machine."""
-    # Users of one event, with full histories, and with some of their events in buckets.
-    begun, full, past = (_State(n) for n in (1, HISTORY_LEN, _PAST_HISTORY))
-    per_event = (full.value_bytes - begun.value_bytes) / (HISTORY_LEN - 1)
+    """Sizes in bytes: of users in memory, and of the values written for them. They are the same on every machine."""
+    # Users with one event, with full histories, and with some of their events in buckets.
+    one_event, full, past = (_State(n) for n in (1, HISTORY_LEN, _PAST_HISTORY))
+    per_event = (full.value_bytes - one_event.value_bytes) / (HISTORY_LEN - 1)
     scores: Any = next(s for s in Workload().stages() if s.name == "to_json").prepare()()
     counted = {
         "user_bytes": (full.rss_bytes, f"resident memory of {_USERS:,} users with full histories, and their queue"),
         "buckets_bytes": (past.rss_bytes - full.rss_bytes, f"the same for {_PAST_HISTORY} events, less that"),
-        "value_bytes": (begun.value_bytes - per_event, "packed user of one event, less the event"),
+        "value_bytes": (one_event.value_bytes - per_event, "packed user of one event, less the event"),
         "value_event_bytes": (per_event, f"packed user of {HISTORY_LEN} events less that of one, per event"),
         "value_buckets_bytes": (
             past.value_bytes - full.value_bytes,
@@ -217,7 +217,7 @@ def sizes() -> dict[str, UnitCost]:
 
 
 class _State:
-    """Users with ``n`` events each over the longest window: memory, and size when packed, of each."""
+    """A state whose users have ``n`` events each over the longest window; memory and packed size per user."""
 
     def __init__(self, n: int) -> None:
         gc.collect()
@@ -234,11 +234,11 @@ class _State:
 
 
 def _batch(i: int, first: int, time: int) -> EventBatch:
-    """The ``i``-th event of as many users as are in a fetch."""
+    """The ``i``-th event of ``_FETCH`` users, the first of which is number ``first``."""
     rows = np.zeros(_FETCH, EVENT)
     rows["offset"] = rows["identity"] = np.arange(_FETCH) + i * _USERS + first + 1
     rows["time"], rows["type"], rows["category"], rows["item"] = time, 1, 1, 1
-    # Made anew each time, as decoding does it: the first of them stays with the state.
+    # Decoding makes new strings each time, and so does this: the state keeps the first string of each user.
     return EventBatch([f"{user:036d}" for user in range(first, first + _FETCH)], rows)
 
 
@@ -247,11 +247,13 @@ def _rss_bytes() -> int:
 
 
 @click.command()
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-@click.option("--inference", type=click.Path(path_type=Path, exists=True), help="What `valuestream-model bench` wrote.")
-@click.option("--allow-missing", is_flag=True, help="Leave unknown what was not measured on cores either.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Results of the bench."
+)
+@click.option("--inference", type=click.Path(path_type=Path, exists=True), help="Output of `valuestream-model bench`.")
+@click.option("--allow-missing", is_flag=True, help="Accept that costs on CPU cores are unknown as well.")
 def main(results: Path, inference: Path | None, allow_missing: bool) -> None:
-    """Write the unit costs that come with the package."""
+    """Write the unit costs that come with the package, and bring docs/capacity.md up to date."""
     if not results.exists():
         raise click.ClickException(f"found no {results}, expected the results of the benchmark; run `{_BENCH}`")
     on_gpu = msgspec.json.decode(inference.read_bytes()) if inference else None

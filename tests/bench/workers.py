@@ -1,4 +1,4 @@
-"""How much faster two workers are than one, where each has a core; on fewer cores they share what there is."""
+"""Workers: measures how much faster two workers are than one. On fewer than four cores they share what there is."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.broker.harness import wait_for
 __all__ = ["measure_workers"]
 
 _APPLIED: Final = "valuestream_events_total"
-#: They are stopped while the events are written, which must not end their membership.
+#: Workers are paused while the events are written, and that must not end their membership.
 _SESSION_S: Final = "60"
 
 
 def measure_workers(
     events: int, users: int, rounds: int, bootstrap_servers: str, folder: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Events per second of one worker and of two, in turns, with what waits for them; medians of the rounds."""
+    """Events per second of one worker and of two, in turns, on events that wait for them; medians of the rounds."""
     rates: dict[int, list[float]] = {1: [], 2: []}
     for number in range(rounds):
         for n in (1, 2) if number % 2 == 0 else (2, 1):
@@ -49,7 +49,7 @@ def measure_workers(
 
 
 def _rate(n_workers: int, events: int, users: int, bootstrap_servers: str, folder: Path) -> float:
-    """Events per second of so many workers that begin at the same time."""
+    """Events per second of ``n_workers`` workers that begin at the same time."""
     topic = Topic(bootstrap_servers, f"workers-{uuid.uuid4().hex[:8]}", {})
     settings = settings_for(topic, topic.name, folder)
     ensure_topics(settings, harness.PARTITIONS)
@@ -68,10 +68,9 @@ def _rate(n_workers: int, events: int, users: int, bootstrap_servers: str, folde
 
 def _worker(settings: Settings, number: int, folder: Path) -> SystemProcess:
     own = folder / settings.app_id / str(number)
-    given = {**INGEST.environment, "VALUESTREAM_SESSION_TIMEOUT_S": _SESSION_S}
-    return SystemProcess(
-        INGEST.arguments, settings.model_copy(update={"data_dir": own / "state"}), sys.maxsize, own, given
-    )
+    environment = {**INGEST.environment, "VALUESTREAM_SESSION_TIMEOUT_S": _SESSION_S}
+    own_settings = settings.model_copy(update={"data_dir": own / "state"})
+    return SystemProcess(INGEST.arguments, own_settings, events=sys.maxsize, folder=own, environment=environment)
 
 
 def _have_shares(workers: Sequence[SystemProcess]) -> bool:

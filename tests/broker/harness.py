@@ -104,6 +104,22 @@ def produce(settings: Settings, messages: Iterable[Message]) -> None:
     asyncio.run(send())
 
 
+def page(port: int, path: str) -> tuple[int, str]:
+    """Status and body of a page that a worker on this machine serves; status 0 while nothing listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def metric_sum(metrics_page: str, name: str) -> float:
+    """Sum of the series on a metrics page that start with this name, which may go on into the labels."""
+    return sum(float(line.rsplit(" ", 1)[1]) for line in metrics_page.splitlines() if line.startswith(name))
+
+
 class WorkerProcess:
     """A worker in a process of its own, as a person would start it."""
 
@@ -146,18 +162,11 @@ class WorkerProcess:
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of one of its pages; status 0 while nothing listens."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
+        return page(self.port, path)
 
     def metric(self, name: str) -> float:
-        """Sum of a metric's series whose name and labels start so."""
-        _, body = self.get("/metrics")
-        return sum(float(line.rsplit(" ", 1)[1]) for line in body.splitlines() if line.startswith(name))
+        """Sum of the series that start with this name, which may go on into the labels."""
+        return metric_sum(self.get("/metrics")[1], name)
 
     def wait_ready(self) -> None:
         def ready() -> bool:

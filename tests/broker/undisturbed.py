@@ -17,7 +17,7 @@ from stream.state.partition_state import PartitionState
 from tests.broker import harness
 from tests.broker.harness import Message, track
 
-__all__ = ["assert_as_undisturbed", "expected_states", "shoppers", "states_of"]
+__all__ = ["assert_as_undisturbed", "expected_states", "shoppers", "states_of", "without_scores"]
 
 NAMES = ("Product Viewed", "Product Viewed", "Products Searched", "Product Added", "Order Completed")
 #: Columns of USER that scoring writes; how often a user is scored on the way depends on the machine's speed.
@@ -44,24 +44,25 @@ def shoppers(n: int, users: int, seed: int = 1, repeat: float = 0.02) -> list[Me
 def states_of(settings: Settings) -> dict[str, bytes]:
     """Last changelog value of every user, with the columns that scoring writes set to nothing."""
     return {
-        user: _without_scores(value)
+        user: without_scores(value)
         for user, value in harness.last_values(harness.read_topic(settings, changelog_topic(settings))).items()
     }
 
 
 def expected_states(partitions: dict[int, PartitionState]) -> dict[str, bytes]:
     return {
-        user: _without_scores(value)
+        user: without_scores(value)
         for state in partitions.values()
         for user, value in zip(state.ids, changelog.pack(state, np.arange(len(state))), strict=True)
     }
 
 
-def _without_scores(value: bytes) -> bytes:
+def without_scores(value: bytes) -> bytes:
+    """A changelog value of this state version with the columns that scoring writes set to nothing."""
     head = np.frombuffer(value[1 : 1 + USER.itemsize], USER).copy()
     for name in SCORED:
         head[name] = 0
-    return head.tobytes() + value[1 + USER.itemsize :]
+    return value[:1] + head.tobytes() + value[1 + USER.itemsize :]
 
 
 def assert_as_undisturbed(settings: Settings, expected: harness.Oracle | None = None) -> None:

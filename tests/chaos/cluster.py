@@ -1,4 +1,4 @@
-"""Cluster: three Kafka nodes on loopback, whose topics have three replicas of which two must agree."""
+"""Cluster: runs three Kafka nodes on loopback. Topics have three replicas, and two of them must agree."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from tests.broker.harness import wait_for
 
 __all__ = ["Cluster", "Node"]
 
-#: What differs from a broker alone; the topic of offsets has as many replicas as ours.
+#: Properties that differ from those of a single broker. The topic of offsets has as many replicas as ours.
 _REPLICATED: Final = {
     "offsets.topic.replication.factor": "3",
     "leader.imbalance.check.interval.seconds": "5",
     "min.insync.replicas": "2",
-    # A node that died is out of the way after this time, and one that lags is no replica any more.
+    # After this time the cluster gives up on a node that died, and a replica that lags does not count any more.
     "broker.session.timeout.ms": "2000",
     "replica.lag.time.max.ms": "3000",
 }
 
 
-#: Three nodes share the machine with everything else. The second compiler and the parallel collector take two
-#: seconds of processor time at each start (measured: 5.0 s against 3.0 s), which so short a life does not earn back.
+#: Three nodes share the machine with everything else. The second compiler and the parallel collector take two seconds
+#: of processor time at each start (measured: 5.0 s against 3.0 s). The nodes do not live long enough to earn that back.
 _JVM_OPTIONS: Final = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 
 class Node(EmbeddedBroker):
-    """One node of a cluster: the first is its controller as well, and so is never to be ended while others run."""
+    """One node of a cluster. The first is also the controller, so it must not be ended while others run."""
 
     def __init__(self, directory: Path, number: int, controller: str) -> None:
         super().__init__(directory, properties=_REPLICATED, jvm_options=_JVM_OPTIONS)
         self.number, self._controller = number, controller
 
     def _write_configuration(self) -> None:
-        """The configuration of a broker alone, with the cluster's one controller in it."""
+        """Write the configuration of a single broker, with the one controller of the cluster in it."""
         super()._write_configuration()
         file = self.directory / "server.properties"
         own = dict(line.split("=", 1) for line in file.read_text().splitlines())
@@ -55,11 +55,11 @@ class Node(EmbeddedBroker):
 
     @property
     def runs(self) -> bool:
-        """Whether it was started and not ended since."""
+        """Whether the node runs."""
         return running(self.directory) is not None
 
     def join(self, first: Node) -> None:
-        """Become a node of the cluster that ``first`` was formatted for, without the seconds that formatting takes."""
+        """Join the cluster of ``first`` without formatting the storage, which would take seconds."""
         lines = (first.directory / "data" / "meta.properties").read_text().splitlines()
         cluster_id = next(line for line in lines if line.startswith("cluster.id="))
         own = self.directory / "data" / "meta.properties"
@@ -69,7 +69,7 @@ class Node(EmbeddedBroker):
 
 
 class Cluster:
-    """Three nodes; used as a context, it ends those that run."""
+    """Three nodes. As a context it ends the nodes that run."""
 
     def __init__(self, directory: Path) -> None:
         controller = f"{HOST}:{free_port()}"
@@ -82,11 +82,11 @@ class Cluster:
 
     @property
     def followers(self) -> list[Node]:
-        """The nodes that may be ended while others run: those that are not the controller."""
+        """The nodes that are not the controller: these may be ended while others run."""
         return self.nodes[1:]
 
     def start(self, progress: Callable[[str], None]) -> None:
-        """Start the nodes that do not run, and return once all answer."""
+        """Start the nodes that do not run, and return when all of them answer."""
         first = self.nodes[0]
         if not first.runs:
             first.start(progress)
@@ -97,8 +97,8 @@ class Cluster:
             list(threads.map(lambda node: node.start(progress), missing))
 
     def leader(self, topic: str, rng: random.Random) -> Node:
-        """One of the nodes that lead a partition of this topic, without the controller; who came back leads soon."""
-        leaders = wait_for("another than the controller to lead", lambda: self._leaders(topic) - {1})
+        """A node, not the controller, that leads a partition of this topic. A node that came back soon leads again."""
+        leaders = wait_for("a node that is not the controller to lead", lambda: self._leaders(topic) - {1})
         return self.nodes[rng.choice(sorted(leaders)) - 1]
 
     def _leaders(self, topic: str) -> set[int]:

@@ -1,4 +1,4 @@
-"""Judge: what the topics hold after the faults, against an undisturbed offline replay of the same events."""
+"""Judge: compares the topics after the faults with an undisturbed offline replay of the same events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Verdict", "judge", "newest_values"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """One run of one scenario. Counts are of events, users' last scores, and score ids."""
+    """The result of one run of a scenario. It counts events, last scores of users, and score ids."""
 
     scenario: str
     seed: int
@@ -33,9 +33,9 @@ class Verdict(msgspec.Struct, frozen=True):
     conflicting_duplicates: int
     recovery_seconds: float
     passed: bool
-    #: What else went wrong, in words; empty where nothing did.
+    #: What else went wrong, in words; empty if nothing did.
     problem: str = ""
-    #: What was measured on the way, by name with its unit; nothing is judged by it unless the scenario says so.
+    #: Name with unit → what was measured on the way. It does not count for the verdict, unless the scenario says so.
     measures: dict[str, float] = {}
 
 
@@ -48,7 +48,7 @@ def judge(
     measures: Mapping[str, float] = MappingProxyType({}),
     **oracle: Any,
 ) -> Verdict:
-    """Read the topics of ``settings`` to their ends and compare; ``oracle`` is passed on to the offline replay."""
+    """Read the topics of ``settings`` to their ends and compare. ``oracle`` goes to the offline replay."""
     expected = harness.oracle(settings, **oracle)
     found = _recovered(settings)
     lost = twice = 0
@@ -80,7 +80,7 @@ def judge(
 
 
 def newest_values(settings: Settings) -> dict[int, dict[str, bytes]]:
-    """Partition → user → value, as recovery reads the changelog: of two values the one that has seen more."""
+    """Partition → user → value as recovery reads the changelog: the value with the larger applied offset counts."""
     values: dict[int, dict[str, bytes]] = {number: {} for number in range(harness.PARTITIONS)}
     for record in harness.read_topic(settings, changelog_topic(settings)):
         users, user = values[record.partition], record.key.decode()
@@ -92,7 +92,7 @@ def newest_values(settings: Settings) -> dict[int, dict[str, bytes]]:
 
 
 def _recovered(settings: Settings) -> dict[int, PartitionState]:
-    """The states that a new worker would read back from the changelog."""
+    """The states that a new worker would read from the changelog."""
     states = {}
     for number, users in newest_values(settings).items():
         states[number] = PartitionState(settings.lateness_s)
@@ -101,7 +101,7 @@ def _recovered(settings: Settings) -> dict[int, PartitionState]:
 
 
 def _conflicts(records: Iterable[Any]) -> int:
-    """Score ids that came with more than one content; tombstones have none."""
+    """How many score ids came with more than one content."""
     by_id = defaultdict(set)
     for record in records:
         if record.value is not None:

@@ -1,7 +1,7 @@
-"""The limited worker: the ordinary command line, in a process that may write less than this machine's disk takes.
+"""Limited worker: the ordinary command line in a process that may not write large files, as if the disk were full.
 
-``CHAOS_FILE_BYTES_MAX`` is the most that a file may grow to: a disk that is full, for whoever runs the tests. Modes of
-files and directories bind it as well if it is run by root.
+``CHAOS_FILE_BYTES_MAX`` is the largest size of a file. It needs no special rights to run. If root runs it, the modes of
+files and directories count for the worker as well.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _CAP_DAC_OVERRIDE: Final = 1
 
 
 def main() -> None:
-    """Become the command line with what was given, under limits."""
-    most = os.environ.get("CHAOS_FILE_BYTES_MAX")
-    if most is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
+    """Set the limits, and become the command line with the same arguments."""
+    bytes_max = os.environ.get("CHAOS_FILE_BYTES_MAX")
+    if bytes_max is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(bytes_max), int(bytes_max)))
     if os.geteuid() == 0:
         ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
     os.execv(sys.executable, [sys.executable, "-m", "stream.commands.cli", *sys.argv[1:]])

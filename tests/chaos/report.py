@@ -1,9 +1,13 @@
-"""Report: ``chaos-results.json`` → ``docs/reliability.md``; ``python -m tests.chaos.report > docs/reliability.md``."""
+"""Report: prints ``docs/reliability.md`` from ``chaos-results.json``.
+
+Run ``python -m tests.chaos.report > docs/reliability.md``.
+"""
 
 from __future__ import annotations
 
 import statistics
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
@@ -19,43 +23,48 @@ __all__ = ["report"]
 _INTRO: Final = f"""\
 # Reliability
 
-What was done to it on a real Kafka, how often, and what came of it. Made from
-[chaos-results.json](../chaos-results.json) by `python -m tests.chaos.report > docs/reliability.md`; do not edit by
-hand.
+This page says which faults were caused on a real Kafka, how often, and what came of them. It is
+made from [chaos-results.json](../chaos-results.json) by
+`python -m tests.chaos.report > docs/reliability.md`; do not edit it by hand.
 
     make chaos                                                    # every scenario, three seeds
-    CHAOS_SEEDS=20 CHAOS_ONLY=kill_before_commit make chaos       # one of them, twenty seeds
-    CHAOS_SHORT=1 make chaos                                      # the short forms, as in `make test`
+    CHAOS_SEEDS=20 CHAOS_ONLY=kill_before_commit make chaos       # one scenario, twenty seeds
+    CHAOS_SHORT=1 make chaos                                      # short forms, as in `make test`
 
-**How a run is judged.** When the faults are over and the worker is at rest, its topics are read to their ends and
-compared with an undisturbed offline replay of the same records through the same state code: the state of every user
-must be equal to the byte (but for what scoring notes on its way), so must every user's last score, and no `score_id`
-may have come with two contents. *lost* and *twice* count events, *unscored* counts users whose last score differs.
-*Recovery* is from the fault's end, or the next worker's start, to readiness.
+**How a run is judged.** When the faults are over and the worker is idle, its topics are read to
+their ends and compared with an undisturbed offline replay of the same records through the same
+state code. The state of every user must be the same to the byte, without the columns that scoring
+writes. The last score of every user must be the same to the byte. No `score_id` may have come with
+two contents. *lost* and *twice* count events. *unscored* counts users with another last score than
+expected. *recovery* is the time from the end of the fault, or from the start of the next worker,
+until the worker is ready.
 
-The same protocol runs through thousands of seeded schedules on a fake broker, with kills at every step, in
-`tests/simulation` (`python -m tests.simulation.run --seed 0 --schedules 1000`); {len(SABOTAGES)} mutations of it are
-each noticed there.
+`tests/simulation` runs the same protocol through thousands of seeded schedules on a fake broker,
+with kills at every step (`python -m tests.simulation.run --seed 0 --schedules 1000`). There
+{len(SABOTAGES)} deliberate bugs are planted in the protocol, one at a time, and each of them is noticed.
 """
 _LIMITS: Final = """\
 ## What is not covered
 
-- A produce request that left the machine before a pause longer than the session can arrive after the successor's.
-  Recovery then keeps the value that has seen more; were the changelog compacted in between, it would be lost
+- A worker may pause for longer than its session after it has sent a produce request. That request
+  can arrive after those of its successor. Recovery then keeps the value with the larger applied
+  offset. If the changelog were compacted in between, that value would be lost
   ([0011](decisions/0011-membership-lease.md)).
-- For a score that the broker refuses, offsets may advance: the state says who is owed a score, and the score follows.
-- An event is known again among its user's last 64 accepted events. A sender that repeats one after more than that
-  counts twice.
-- Whether an event is *of the future* is judged by the clock when it is decoded; read again after a crash it may be
-  accepted.
-- Bit flips inside a packed user are noticed by the checksums of Kafka's batches and of the journal's blocks; the values
-  themselves carry none, so what happens to them in between is not, where it leaves their lengths right.
-- Not run again since the local store is a journal (2026-11-29): `cluster_loses_brokers`, `broker_paused`,
-  `input_disordered`, `output_too_large`, `output_topic_deleted` and the hour of `soak`. Their short forms are in `make
-  test`.
-- Deletion of the events topic under a running worker leaves a worker without partitions, which looks like an idle
-  spare; `valuestream topics check` says it. A topic that was made anew is refused as long as it is shorter than what
-  the state has seen.
+- If the broker refuses a score, offsets may advance all the same. The state says which users are
+  owed a score, and the score follows.
+- A repeated event is recognized among the last 64 accepted events of its user. If a sender repeats
+  an event later than that, it counts twice.
+- The clock at decoding decides whether an event is *of the future*. If the event is read again
+  after a crash, it may be accepted.
+- Checksums of Kafka's batches and of the journal's blocks notice bit flips inside a packed user.
+  The values themselves have no checksum. So damage that happens between the two is not noticed if
+  it leaves the lengths right.
+- Some scenarios have not been run again since the local store became a journal (2026-11-29):
+  `cluster_loses_brokers`, `broker_paused`, `input_disordered`, `output_too_large`,
+  `output_topic_deleted` and the hour of `soak`. Their short forms are part of `make test`.
+- If the events topic is deleted while a worker runs, the worker has no partitions and looks like an
+  idle spare. `valuestream topics check` reports it. A topic that was created again is refused as
+  long as it is shorter than what the state has seen.
 """
 
 
@@ -73,8 +82,8 @@ def report(verdicts: Iterable[Verdict]) -> str:
     measured = [line for name in SCENARIOS for line in _measures(runs[name])]
     failures = [
         f"- `{v.scenario}` seed {v.seed}: {' '.join(v.problem.split())[:300]}"
-        for of in runs.values()
-        for v in of
+        for same_scenario in runs.values()
+        for v in same_scenario
         if not v.passed
     ]
     parts = [_INTRO, "## Results\n", "\n".join([head, *lines]), "\n## Measured on the way\n", *measured]
@@ -96,7 +105,10 @@ def _row(name: str, runs: list[Verdict]) -> str:
 def _measures(runs: list[Verdict]) -> list[str]:
     names = sorted({name for v in runs for name in v.measures} - {"run_seconds"})
     said = [f"{name} {max(v.measures.get(name, 0.0) for v in runs):g}" for name in names]
-    return [f"- `{runs[0].scenario}` (largest of its runs): {', '.join(said)}"] if said else []
+    if not said:
+        return []
+    line = f"- `{runs[0].scenario}` (largest of its runs): {', '.join(said)}"
+    return [textwrap.fill(line, 100, subsequent_indent="  ", break_long_words=False)]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""``make chaos``: every scenario with every seed on real Kafka; verdicts go into JSON after each run, and into a table.
+"""Run: the command behind ``make chaos``. It plays every scenario with every seed on a real Kafka.
 
-Settings come from the environment: ``CHAOS_SEEDS`` (how many, default 3), ``CHAOS_ONLY`` (names of scenarios, with
-commas), ``CHAOS_SHORT=1`` (the short forms). The file's verdicts on scenarios that are not run are kept.
+Settings come from the environment: ``CHAOS_SEEDS`` (how many seeds, default 3), ``CHAOS_ONLY`` (names of scenarios,
+separated by commas), ``CHAOS_SHORT=1`` (the short forms). The verdicts are written to a JSON file after each run, and
+shown as a table in the end. The file keeps its verdicts on scenarios that are not played.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from tests.chaos.world import BROKER_PROPERTIES, SCENARIOS, Scenario, World
 __all__ = ["Plan", "failed", "play", "run_chaos", "table"]
 
 RESULTS: Final = Path("chaos-results.json")
-#: Logs and state of runs that failed stay here.
+#: Logs and state of failed runs stay here.
 FOLDER: Final = Path(".valuestream/chaos")
 _PROBLEM_MAX: Final = 4_000
 
@@ -39,12 +40,12 @@ Say = Callable[[str], None]
 
 
 class TookTooLong(BaseException):
-    """A run is over its bound; no Exception, so that no scenario takes it for an error of what it tests."""
+    """A run is over its time limit. It is no Exception, so that no scenario takes it for an error of what it tests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is run."""
+    """Which scenarios are played, with how many seeds, and in which form."""
 
     scenarios: Sequence[Scenario]
     seeds: int = 3
@@ -52,7 +53,7 @@ class Plan:
 
     @classmethod
     def from_environment(cls, env: dict[str, str]) -> Self:
-        """Read ``CHAOS_*``; ConfigError where a scenario is not known."""
+        """Read ``CHAOS_*``. Raises ConfigError if a scenario is not known."""
         names = [name for name in env.get("CHAOS_ONLY", "").split(",") if name] or list(SCENARIOS)
         unknown = [name for name in names if name not in SCENARIOS]
         if unknown:
@@ -71,7 +72,7 @@ class Plan:
 
 
 def run_chaos(plan: Plan, results: Path, folder: Path, say: Say) -> list[Verdict]:
-    """Run the plan and write ``results`` after each run; the verdicts of these runs."""
+    """Run the plan and write ``results`` after each run. Returns the verdicts of these runs."""
     verdicts: list[Verdict] = []
     played = {scenario.name for scenario in plan.scenarios}
     kept = [verdict for verdict in read_results(results) if verdict.scenario not in played]
@@ -84,21 +85,21 @@ def run_chaos(plan: Plan, results: Path, folder: Path, say: Say) -> list[Verdict
 
 
 def _run(scenario: Scenario, seed: int, short: bool, brokers: _Brokers, folder: Path) -> Verdict:
-    """One run within its bound; its folder stays where it failed."""
+    """One run within its time limit. If it fails, its folder stays."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        with _bound(scenario.bound_s), brokers.of(scenario, folder) as broker:
+        with _time_limit(scenario.timeout_s), brokers.broker_for(scenario, folder) as broker:
             verdict = play(scenario, broker, folder, seed, short)
     except TookTooLong:
-        verdict = failed(scenario.name, seed, f"took longer than {scenario.bound_s:.0f} s and was ended")
+        verdict = failed(scenario.name, seed, f"took longer than {scenario.timeout_s:.0f} s and was ended")
     if verdict.passed:
         shutil.rmtree(folder, ignore_errors=True)
     return verdict
 
 
 def play(scenario: Scenario, broker: EmbeddedBroker, folder: Path, seed: int, short: bool) -> Verdict:
-    """Run a scenario once on this broker; an error in it is a verdict too."""
+    """Play a scenario once on this broker. An error in it becomes a verdict as well."""
     started = time.monotonic()
     try:
         with World(broker, folder, seed, short) as world:
@@ -110,13 +111,13 @@ def play(scenario: Scenario, broker: EmbeddedBroker, folder: Path, seed: int, sh
 
 
 def failed(scenario: str, seed: int, problem: str) -> Verdict:
-    """The verdict on a run that came to no verdict of its own."""
+    """The verdict on a run that ended without one."""
     return Verdict(scenario, seed, 0, 0, 0, 0, 0, 0.0, passed=False, problem=problem[-_PROBLEM_MAX:])
 
 
 @contextmanager
-def _bound(seconds: float) -> Iterator[None]:
-    """Raise TookTooLong in whatever the main thread does then; contexts on the way end what they started."""
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise TookTooLong in the main thread after so many seconds. Open contexts then end what they started."""
 
     def expire(*_: Any) -> None:
         raise TookTooLong
@@ -132,14 +133,14 @@ def _bound(seconds: float) -> Iterator[None]:
 
 
 class _Brokers:
-    """One broker for all scenarios that leave it alone, started when the first of them comes; others get their own."""
+    """One shared broker for scenarios that do not harm it, started for the first of them; the others get their own."""
 
     def __init__(self, folder: Path, say: Say) -> None:
         self._folder, self._say = folder, say
         self._shared: EmbeddedBroker | None = None
 
     @contextmanager
-    def of(self, scenario: Scenario, folder: Path) -> Iterator[EmbeddedBroker]:
+    def broker_for(self, scenario: Scenario, folder: Path) -> Iterator[EmbeddedBroker]:
         """The broker for one run."""
         if not scenario.own_broker:
             self._shared = self._shared or self._start(self._folder)
@@ -169,12 +170,12 @@ class _Brokers:
 
 
 def read_results(path: Path) -> list[Verdict]:
-    """The verdicts of earlier runs; none where there is no file."""
+    """The verdicts of earlier runs; empty if there is no file."""
     return msgspec.json.decode(path.read_bytes(), type=list[Verdict]) if path.exists() else []
 
 
 def write_results(path: Path, verdicts: Iterable[Verdict]) -> None:
-    """Replace the file as a whole, so that an interruption leaves the one before."""
+    """Replace the file as a whole, so that an interruption leaves the old one."""
     order = list(SCENARIOS)
     ordered = sorted(verdicts, key=lambda v: (order.index(v.scenario) if v.scenario in order else -1, v.seed))
     new = path.with_suffix(".json.tmp")
@@ -187,7 +188,7 @@ def _line(v: Verdict) -> str:
 
 
 def table(verdicts: Iterable[Verdict]) -> Table:
-    """One line per scenario: how many runs passed, sums of what went wrong, and seconds of recovery."""
+    """One line per scenario: how many runs passed, how much went wrong in all, and seconds of recovery."""
     names = ("scenario", "passed", "events", "lost", "twice", "unscored", "conflicts", "median s", "max s")
     out = Table(*names, title="chaos")
     by_name: dict[str, list[Verdict]] = {}
@@ -211,8 +212,8 @@ def table(verdicts: Iterable[Verdict]) -> Table:
 
 
 def main() -> None:
-    """Run what the environment asks for; exit status 1 if any run failed."""
-    # As an interruption from the keyboard: whatever runs is ended on the way out.
+    """Play what the environment asks for. The exit status is 1 if any run failed."""
+    # SIGTERM works as an interruption from the keyboard: everything that was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     plan = Plan.from_environment(dict(os.environ))
     verdicts = run_chaos(plan, RESULTS, FOLDER, print)

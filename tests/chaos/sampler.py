@@ -1,4 +1,4 @@
-"""Sampler: what the topics and commits say while, and after, workers come and go."""
+"""Sampler: reads topics and commits while workers come and go, and after that."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["CommitSampler", "changelog_ends", "lacking", "scores_sent_twice", "s
 
 
 class CommitSampler:
-    """Watches that no commit is ahead of what the changelog has; sound where every event changes its user.
+    """Checks that no commit is ahead of the changelog. It needs traffic in which every event changes its user.
 
-    Commits are read first, and then the changelog to its end: what a commit stands for was there before it.
+    It reads the commits first, and then the changelog to its end: whatever a commit covers must have been there before.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -39,16 +39,17 @@ class CommitSampler:
         self.violations: list[str] = []
 
     def sample(self) -> None:
-        """Compare once, all partitions."""
+        """Compare all partitions once."""
         groups = self._admin.list_group_offsets(self._settings.app_id)
         self._read_changelog()
-        for tp, at in groups[self._settings.app_id].items():
+        for tp, commit in groups[self._settings.app_id].items():
             if tp.topic != self._settings.events_topic:
                 continue
             self.samples += 1
-            if at.offset > self._applied[tp.partition] + 1:
+            if commit.offset > self._applied[tp.partition] + 1:
+                applied = self._applied[tp.partition]
                 self.violations.append(
-                    f"partition {tp.partition} was committed to {at.offset}, applied to {self._applied[tp.partition]}"
+                    f"partition {tp.partition} was committed to {commit.offset}, applied to {applied}"
                 )
 
     def _read_changelog(self) -> None:
@@ -82,28 +83,31 @@ def changelog_ends(settings: Settings) -> dict[int, int]:
 
 
 def lacking(settings: Settings, ends: Mapping[int, int]) -> int:
-    """How many changelog records the local stores of a running worker lack of these partitions."""
+    """How many changelog records of these partitions the local stores of a running worker still lack."""
     return sum(end - 1 - _stored_offset(settings, number) for number, end in ends.items())
 
 
 def _stored_offset(settings: Settings, number: int) -> int:
-    """The changelog offset that a store has, -1 where there is none; read beside its owner, who holds the lock."""
-    have = -1
+    """The last changelog offset in a store; -1 if there is none. It reads the files, as the worker holds the lock."""
+    newest = -1
     for path in sorted(settings.data_dir.glob(f"**/users-{number}/*.segment")):
         with path.open("rb") as file:
-            have = max(have, *(block.offset for block in blocks(file, path.stat().st_size)), -1)
-    return have
+            newest = max(newest, *(block.offset for block in blocks(file, path.stat().st_size)), -1)
+    return newest
 
 
 def scores_sent_twice(settings: Settings) -> int:
-    """How many records of the scores topic repeat an earlier one's score id."""
+    """How many records of the scores topic repeat the score id of an earlier record."""
     records = harness.read_topic(settings, settings.scores_topic)
     ids = Counter(json.loads(record.value)["score_id"] for record in records if record.value is not None)
     return sum(count - 1 for count in ids.values())
 
 
 def stale_records(settings: Settings) -> dict[str, float]:
-    """Records that have seen less of their user than an earlier record of theirs, as a replaced worker would send."""
+    """Counts of records with a smaller applied offset than an earlier record of the same user.
+
+    A worker that was replaced but still sends would leave such records.
+    """
     changelog = harness.read_topic(settings, changelog_topic(settings))
     users = [r for r in changelog if r.value is not None and not Erasures.is_marker(r.key.decode())]
     scores = [r for r in harness.read_topic(settings, settings.scores_topic) if r.value is not None]
@@ -114,7 +118,7 @@ def stale_records(settings: Settings) -> dict[str, float]:
 
 
 def _backward(seen: Any) -> int:
-    """How many go behind the largest before them of the same key.
+    """How many numbers are smaller than an earlier number of the same key.
 
     >>> _backward([("a", 1), ("b", 9), ("a", 3), ("a", 2), ("a", 3)])
     1

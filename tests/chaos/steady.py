@@ -1,4 +1,4 @@
-"""Steady: events that keep coming while a scenario waits for something."""
+"""Steady: keeps sending events while a scenario waits for something."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _TICK_S: Final = 0.2
 
 
 class Steady:
-    """Traffic of up to 500 events a second, sent by whoever waits.
+    """Traffic of up to 500 events a second, which the waiting scenario itself sends.
 
-    None comes twice: where each event changes its user, the newest applied offset tells how far the source is applied.
+    No event comes twice. So each event changes its user, and the newest applied offset tells how far the source is
+    applied.
     """
 
     def __init__(self, settings: Settings, seed: int, watch: Callable[[], None] = lambda: None) -> None:
@@ -29,7 +30,7 @@ class Steady:
         self._next = time.monotonic()
 
     def tick(self, times: int = 1) -> None:
-        """Send some events and look whether all is well."""
+        """Send some events, and call ``watch``."""
         for _ in range(times):
             time.sleep(max(0.0, self._next - time.monotonic()))
             self._next = time.monotonic() + _TICK_S
@@ -37,10 +38,10 @@ class Steady:
             self._watch()
 
     def until(self, what: str, condition: Callable[[], bool]) -> None:
-        """Go on until the condition holds."""
+        """Send events until the condition holds."""
 
-        def ticked() -> bool:
+        def send_and_check() -> bool:
             self.tick()
             return condition()
 
-        wait_for(what, ticked)
+        wait_for(what, send_and_check)

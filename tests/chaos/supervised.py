@@ -1,4 +1,4 @@
-"""Supervised: what goes on while faults happen: shoppers who keep sending, and a worker that is started again."""
+"""Supervised: keeps shoppers sending and restarts the worker while faults happen."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from tests.chaos.world import World
 
 __all__ = ["Supervised", "Traffic"]
 
-#: At most 400 events a second: a fault lasts seconds, and afterwards everything is read back and compared.
+#: At most 400 events a second are sent. A fault lasts seconds, and afterwards everything is read back and compared.
 _CHUNK: Final = 100
 _CHUNK_EVERY_S: Final = 0.25
 _EVENTS_MAX: Final = 40_000
 
-#: How a reason is told: at once in the log, and in the end as the command's last line.
+#: A worker tells the reason of its end twice: at once in its log, and in the last line of the command.
 _ENDS: Final = "this worker ends: "
-_WORDS: Final = "valuestream: "
+_LAST_LINE: Final = "valuestream: "
 
 
 class Traffic:
-    """Shoppers in a thread of their own, from ``with`` to its end; what the broker does not take is sent again.
+    """Shoppers who send from a thread of their own while the context is open. Events that fail are sent again.
 
-    What is sent again may be there twice: the oracle reads the topic itself, so repeats are part of the test.
+    Events that are sent again may be in the topic twice. The oracle reads the topic itself, so such repeats are part of
+    the test.
     """
 
     def __init__(self, settings: Settings, seed: int, users: int = 300) -> None:
@@ -49,7 +50,7 @@ class Traffic:
         self.stop()
 
     def stop(self) -> None:
-        """Send no more, and wait until what was sent is with the broker."""
+        """Send no more, and wait until the broker has everything that was sent."""
         self._ended.set()
         self._thread.join(harness.WAIT_S)
         assert not self._thread.is_alive(), f"the shoppers did not end within {harness.WAIT_S:.0f} s"
@@ -66,12 +67,12 @@ class Traffic:
 
 
 class Supervised:
-    """A worker that is started again whenever it fails, as systemd and Kubernetes do; ``with`` ends it for good."""
+    """A worker that is started again whenever it fails, as systemd and Kubernetes do; the context ends it."""
 
     def __init__(self, world: World, settings: Settings, **env: str) -> None:
         self._world, self._settings, self._env = world, settings, env
         self._worker = world.worker(settings, **env)
-        #: The reason that each worker gave that failed.
+        #: The reason that each failed worker gave.
         self.failures: list[str] = []
 
     def __enter__(self) -> Self:
@@ -84,7 +85,7 @@ class Supervised:
 
     @property
     def worker(self) -> WorkerProcess:
-        """The worker that runs now; one that failed is replaced first."""
+        """The worker that runs now. A failed worker is replaced first."""
         if self._failed():
             self.failures.append(self._reason())
             self._worker = self._world.worker(self._settings, **self._env)
@@ -92,16 +93,16 @@ class Supervised:
 
     @property
     def measures(self) -> dict[str, float]:
-        """How often it was started again, for the verdict."""
+        """For the verdict: how often the worker was started again."""
         return {"restarts": float(len(self.failures))}
 
     def alive(self) -> bool:
-        """Whether the worker runs still; where it failed it is replaced."""
+        """Whether the worker still runs. If it has failed, it is replaced."""
         before = self._worker
         return self.worker is before
 
     def wait_failure(self) -> str:
-        """Until the worker has failed; the reason it gave. The next time it is asked for it is replaced."""
+        """Wait until the worker has failed, and return its reason. The next use of ``worker`` replaces it."""
         wait_for("the worker to fail", self._failed)
         return self._reason()
 
@@ -111,23 +112,23 @@ class Supervised:
         return status is not None
 
     def _reason(self) -> str:
-        """What it said of its end."""
+        """The reason that the worker gave for its end."""
         lines = self._worker.log().splitlines()
-        return next((line for line in reversed(lines) if line.startswith(_WORDS) or _ENDS in line), "nothing")
+        return next((line for line in reversed(lines) if line.startswith(_LAST_LINE) or _ENDS in line), "nothing")
 
     def wait_ready(self) -> None:
-        """Until a worker is ready, whichever it is."""
+        """Wait until a worker is ready, be it this one or its replacement."""
         wait_for("a worker to be ready", lambda: self.worker.get("/health/ready")[0] == 200)
 
     def wait_more(self) -> float:
-        """Until a worker has committed more than the broker has now; returns how many seconds that took."""
+        """Wait until everything that the broker has now is committed. Returns the seconds that it took."""
         started, ends = time.monotonic(), harness.end_offsets(self._settings)
         wait_for(f"commits up to {ends}", lambda: self.alive() and _committed(self._settings, ends))
         return time.monotonic() - started
 
 
 def _committed(settings: Settings, ends: dict[int, int]) -> bool:
-    """Whether these offsets are committed; a broker that has just come back does not know its groups yet."""
+    """Whether these offsets are committed. A broker that has just come back does not know its groups yet."""
     try:
         found = harness.committed(settings)
     except KafkaError:

@@ -1,4 +1,4 @@
-"""The judge must be able to condemn: on topics that were written without a worker."""
+"""Tests of the judge: it must notice what is wrong. The topics are written by hand, without a worker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(settings: Settings, topic: str, messages: list[Message]) -> None:
 
 
 def undisturbed(settings: Settings) -> tuple[list[Message], list[Message]]:
-    """Changelog and scores of a run without faults."""
+    """Changelog and scores of an undisturbed run."""
     oracle = harness.oracle(settings)
     values = [
         (user.encode(), value)
@@ -34,7 +34,7 @@ def undisturbed(settings: Settings) -> tuple[list[Message], list[Message]]:
     return list(values), [(user.encode(), score) for user, score in oracle.scores.items()]
 
 
-def test_what_is_missing_twice_or_contradictory_is_counted(settings: Settings) -> None:
+def test_lost_events_missing_scores_and_conflicting_scores_are_counted(settings: Settings) -> None:
     harness.produce(settings, shoppers(200, users=20, repeat=0))
     before, _ = undisturbed(settings)
     harness.produce(settings, shoppers(100, users=20, seed=2, repeat=0))
@@ -50,7 +50,7 @@ def test_what_is_missing_twice_or_contradictory_is_counted(settings: Settings) -
     write(settings, settings.scores_topic, scores)
     assert judge("whole", 1, settings).passed
     write(settings, changelog_topic(settings), before)
-    assert judge("stale values, which recovery does not take", 1, settings).passed
+    assert judge("stale values, which recovery ignores", 1, settings).passed
 
     key, value = scores[0]
     other = msgspec.structs.replace(msgspec.json.decode(value or b"", type=Score), n_events=9_999)
@@ -59,7 +59,7 @@ def test_what_is_missing_twice_or_contradictory_is_counted(settings: Settings) -
     assert (verdict.conflicting_duplicates, verdict.scores_missing, verdict.passed) == (1, 0, False)
 
 
-def test_an_event_counted_twice_is_seen(settings: Settings) -> None:
+def test_an_event_that_was_counted_twice_is_noticed(settings: Settings) -> None:
     harness.produce(settings, shoppers(300, users=2, repeat=0))
     values, scores = undisturbed(settings)
     oracle = harness.oracle(settings)

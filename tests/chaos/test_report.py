@@ -1,4 +1,4 @@
-"""The page on reliability says what the results say."""
+"""Tests of the report: the page on reliability says what the results say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.chaos.run import read_results
 ROOT = Path(__file__).parents[2]
 
 
-def test_page_is_what_the_results_say() -> None:
+def test_committed_page_is_made_from_the_committed_results() -> None:
     page = report(read_results(ROOT / "chaos-results.json"))
     assert (ROOT / "docs" / "reliability.md").read_text() == page, (
         "run: python -m tests.chaos.report > docs/reliability.md"

@@ -1,4 +1,4 @@
-"""The runner: it goes on after failures and hangs, and an interruption loses no verdict."""
+"""Tests of the runner: it goes on after failures and hangs, and an interruption loses no verdict."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def hangs(world: World) -> Verdict:
     raise AssertionError("nobody ended it")
 
 
-def scenario(play: Any, bound_s: float = 30.0, seeds_max: int = 9) -> Scenario:
-    return Scenario(play.__name__, play, own_broker=False, bound_s=bound_s, seeds_max=seeds_max)
+def scenario(play: Any, timeout_s: float = 30.0, seeds_max: int = 9) -> Scenario:
+    return Scenario(play.__name__, play, own_broker=False, timeout_s=timeout_s, seeds_max=seeds_max)
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +38,8 @@ def _no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run._Brokers, "_start", lambda *_: None)
 
 
-def test_a_run_that_fails_or_hangs_is_a_verdict_and_the_next_is_made(tmp_path: Path) -> None:
-    plan = Plan([scenario(breaks), scenario(hangs, bound_s=0.05, seeds_max=1), scenario(passes)], seeds=2)
+def test_a_run_that_fails_or_hangs_gets_a_verdict_and_the_next_run_follows(tmp_path: Path) -> None:
+    plan = Plan([scenario(breaks), scenario(hangs, timeout_s=0.05, seeds_max=1), scenario(passes)], seeds=2)
     verdicts = run_chaos(plan, tmp_path / "results.json", tmp_path / "runs", lambda _: None)
     assert [(v.scenario, v.seed, v.passed) for v in verdicts] == [
         ("breaks", 1, False),
@@ -55,7 +55,7 @@ def test_a_run_that_fails_or_hangs_is_a_verdict_and_the_next_is_made(tmp_path: P
     assert table(verdicts).row_count == 3
 
 
-def test_an_interruption_keeps_the_verdicts_that_were_reached(tmp_path: Path) -> None:
+def test_an_interruption_keeps_the_verdicts_so_far(tmp_path: Path) -> None:
     def interrupted(world: World) -> Verdict:
         raise KeyboardInterrupt
 
@@ -65,7 +65,7 @@ def test_an_interruption_keeps_the_verdicts_that_were_reached(tmp_path: Path) ->
     assert [v.scenario for v in read_results(tmp_path / "results.json")] == ["passes"]
 
 
-def test_a_run_keeps_the_verdicts_on_other_scenarios_and_replaces_those_on_its_own(tmp_path: Path) -> None:
+def test_a_run_replaces_its_own_verdicts_and_keeps_those_on_other_scenarios(tmp_path: Path) -> None:
     for play, seeds in ((breaks, 1), (passes, 3), (passes, 2)):
         run_chaos(Plan([scenario(play)], seeds=seeds), tmp_path / "results.json", tmp_path / "runs", lambda _: None)
     found = sorted((v.scenario, v.seed) for v in read_results(tmp_path / "results.json"))

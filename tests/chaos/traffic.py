@@ -1,4 +1,4 @@
-"""Traffic: shoppers' events of any time, sent at a rate, one by one or in transactions."""
+"""Traffic: makes events of shoppers, and sends them at a rate or in transactions."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from tests.broker.undisturbed import NAMES
 
 __all__ = ["Shop", "Transaction", "send_steadily", "send_transactions"]
 
-#: How often a steady sender looks what is due.
+#: How often a steady sender sends the events that are due.
 _TICK_S: Final = 0.05
 
 
 class Shop:
-    """Where events come from: the same seed and calls give the same events, and no two have the same id."""
+    """Makes events. The same seed and calls give the same events, and no two events have the same id."""
 
     def __init__(self, seed: int, users: int) -> None:
         self._seed, self._users, self._made = seed, users, 0
         self.rng = random.Random(seed)
 
     def anyone(self) -> str:
-        """Any of its users."""
+        """A random user of the shop."""
         return f"user-{self.rng.randrange(self._users)}"
 
     def event(self, user: str, at: float) -> Message:
-        """What a user does at this time (seconds since 1970)."""
+        """An event of this user at this time (seconds since 1970)."""
         self._made += 1
         name, number = self.rng.choice(NAMES), f"{self._seed}-{self._made}"
         extra = {"total": 20.5, "order_id": f"o{number}"} if name == "Order Completed" else {}
@@ -53,21 +53,21 @@ def send_steadily(
     *,
     per_s: float,
     seconds: float,
-    observe: Callable[[float], object] = lambda _: None,
+    sample: Callable[[float], object] = lambda _: None,
     every_s: float = 5.0,
 ) -> None:
-    """Send events of now at a fixed rate, and let ``observe`` know the seconds since the start now and then."""
+    """Send events of now at a fixed rate. Call ``sample`` every ``every_s`` with the seconds since the start."""
     producer = KafkaProducer(**kafka_python_config(settings), acks="all", linger_ms=5)
-    started, sent, observed = time.monotonic(), 0, 0.0
+    started, sent, next_sample_s = time.monotonic(), 0, 0.0
     try:
         while (elapsed := time.monotonic() - started) < seconds:
             for _ in range(int(elapsed * per_s) - sent):
                 key, value = event(time.time())
                 producer.send(settings.events_topic, key=key, value=value, partition=_partition(key))
                 sent += 1
-            if elapsed >= observed:
-                observe(elapsed)
-                observed += every_s
+            if elapsed >= next_sample_s:
+                sample(elapsed)
+                next_sample_s += every_s
             time.sleep(_TICK_S)
         producer.flush(timeout=60)
     finally:
@@ -81,9 +81,9 @@ Transaction = tuple[Sequence[Message], bool]
 def send_transactions(
     settings: Settings, transactions: Sequence[Transaction], before_the_end: Callable[[], object] = lambda: None
 ) -> None:
-    """Send each in a transaction of its own, and commit or abort it once the broker has its messages.
+    """Send each transaction, and commit or abort it when the broker has its messages.
 
-    ``before_the_end`` of each is called while it is open.
+    ``before_the_end`` is called while each transaction is open.
     """
 
     async def send() -> None:

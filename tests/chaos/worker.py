@@ -1,7 +1,7 @@
-"""The crashing worker: the ordinary command line, but it kills itself at the Nth passage of a named point.
+"""Crashing worker: the ordinary command line, which kills itself when it passes a named point for the Nth time.
 
-``CHAOS_POINT`` names the point, ``CHAOS_PASSAGE`` is N, and ``CHAOS_MARK`` the file that says that it died there.
-Production code knows nothing of this: its functions are wrapped from outside.
+``CHAOS_POINT`` names the point and ``CHAOS_PASSAGE`` is N. The worker creates the file ``CHAOS_MARK`` just before it
+dies there. Production code knows nothing of this: its functions are wrapped from outside.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from stream.score.inference import Inference
 __all__ = ["POINTS"]
 
 Die = Callable[[], None]
-#: A journal of the traffic of these scenarios is long after a part of it.
+#: A journal of this size is merged. A part of the traffic of these scenarios is enough for that.
 _LONG_BYTES: Final = 8 * 1024
 
 
 class Countdown:
-    """Kills this process, as ``kill -9`` from outside would, when it is called for the Nth time."""
+    """Kills this process at the Nth call, as ``kill -9`` from outside would."""
 
     def __init__(self, passage: int, mark: Path) -> None:
         self._left, self._mark = passage, mark
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
-        """Pass once."""
+        """Count one passage."""
         with self._lock:
             self._left -= 1
             if self._left == 0:
@@ -58,7 +58,7 @@ def _after_decode(die: Die) -> None:
 
 
 def _after_send(topic_setting: str, suffix: str = "") -> Callable[[Die], None]:
-    """Records of this topic are acknowledged, and we have not heard of it yet."""
+    """Die when records of this topic are acknowledged, before the worker learns of it."""
 
     def install(die: Die) -> None:
         send, topic = Publisher.send, os.environ[topic_setting] + suffix
@@ -75,7 +75,7 @@ def _after_send(topic_setting: str, suffix: str = "") -> Callable[[Die], None]:
 
 
 def _at_checkpoints(die: Die) -> Die:
-    """Die only in what a checkpoint writes to the store: recovery writes in the same way."""
+    """A ``die`` that works only while a checkpoint writes to the store. Recovery writes in the same way."""
     write = UserStore.write
     checkpointing = threading.Event()
     restoring = _while(UserStore, "_restore")
@@ -90,9 +90,9 @@ def _at_checkpoints(die: Die) -> Die:
     return lambda: die() if checkpointing.is_set() else None
 
 
-def _while(of: Any, name: str) -> threading.Event:
-    """Set while this method runs."""
-    method, running = getattr(of, name), threading.Event()
+def _while(owner: Any, name: str) -> threading.Event:
+    """An event that is set while this method of ``owner`` runs."""
+    method, running = getattr(owner, name), threading.Event()
 
     def flagged(self: Any, *args: Any) -> Any:
         running.set()
@@ -100,7 +100,7 @@ def _while(of: Any, name: str) -> threading.Event:
         running.clear()
         return result
 
-    setattr(of, name, flagged)
+    setattr(owner, name, flagged)
     return running
 
 
@@ -125,7 +125,7 @@ def _after_store_write(die: Die) -> None:
 
 
 def _in_store_write(die: Die) -> None:
-    """Half of the block of a checkpoint is in the file."""
+    """Die when half of a checkpoint's block is in the file."""
     write, die = journal._write, _at_checkpoints(die)
 
     def dying(file: Any, data: bytes) -> None:
@@ -149,7 +149,7 @@ def _before_commit(die: Die) -> None:
 
 
 def _mid_inference(die: Die) -> None:
-    """The model has run for a batch, on the loop or beside it."""
+    """Die when the model has run for a batch, in the event loop or in the inference thread."""
     run = Inference.run
 
     async def dying(self: Any, *args: Any) -> Any:
@@ -161,7 +161,7 @@ def _mid_inference(die: Die) -> None:
 
 
 def _mid_changelog(die: Die) -> None:
-    """While the changelog is applied to the store."""
+    """Die while the changelog is applied to the store."""
     restore = UserStore._restore
 
     def dying(self: Any, *args: Any) -> None:
@@ -172,7 +172,7 @@ def _mid_changelog(die: Die) -> None:
 
 
 def _mid_load(die: Die) -> None:
-    """While the state is built from what the store has; a passage is a user."""
+    """Die while the state is loaded from the store. Each user is a passage."""
     load = store._load
 
     def dying(state: Any, users: Any) -> None:
@@ -184,7 +184,7 @@ def _mid_load(die: Die) -> None:
 
 
 def _mid_merge(die: Die) -> None:
-    """While the segments of a journal are merged, which is done early."""
+    """Die while the files of a journal are merged. Journals are merged early here."""
     merging = Journal.merging
 
     def dying(self: Any) -> Iterator[None]:
@@ -196,7 +196,7 @@ def _mid_merge(die: Die) -> None:
     journal._BYTES_MIN = _LONG_BYTES  # type: ignore[misc]
 
 
-#: Name of a crash point → what makes the worker die there.
+#: Name of a crash point → the function that makes the worker die there.
 POINTS: Final[dict[str, Callable[[Die], None]]] = {
     "after_decode": _after_decode,
     "before_store_write": _before_store_write,

@@ -1,4 +1,4 @@
-"""World: what a scenario has to work with: a real broker, topics of its own, workers as processes, and a size."""
+"""World: gives a scenario a real broker, topics of its own, workers as processes, and a size."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tests.chaos.judge import Verdict, newest_values
 
 __all__ = ["BROKER_PROPERTIES", "SCENARIOS", "Scenario", "World", "scenario", "wait_settled"]
 
-#: Kafka refuses sessions of less than 6 s by default; scenarios that wait for one to end would take as much longer.
-#: A topic is compacted when a scenario asks for it, not up to 15 s later.
+#: By default Kafka refuses sessions of less than 6 s, and scenarios would have to wait so long for one to end.
+#: With the short back-off a topic is compacted when a scenario asks for it, not up to 15 s later.
 BROKER_PROPERTIES: Final = {"group.min.session.timeout.ms": "1000", "log.cleaner.backoff.ms": "500"}
 
 
 @dataclass(frozen=True)
 class World:
-    """One run of one scenario. ``short`` asks for the form that is part of ``make test``: a few seconds.
+    """One run of one scenario. ``short`` asks for the form in ``make test``, which takes a few seconds.
 
-    Used as a context, it ends the workers that the scenario left.
+    As a context it ends the workers that the scenario left running.
     """
 
     broker: EmbeddedBroker
@@ -44,7 +44,7 @@ class World:
     _workers: list[WorkerProcess] = field(default_factory=list)
 
     def settings(self, *, replication: int = 1, **overrides: Any) -> Settings:
-        """Settings of one worker: all of a run share topics and app id, each has a data directory of its own."""
+        """Settings of one worker. Workers of a run share topics and app id, but each has its own data directory."""
         if not self._names:
             unique = uuid.uuid4().hex[:10]
             topics = {
@@ -63,7 +63,7 @@ class World:
         return settings
 
     def worker(self, settings: Settings, module: str = "stream.commands.cli", **env: str) -> WorkerProcess:
-        """Start a worker with a log of its own; use it as a context where it is to end before the scenario does."""
+        """Start a worker with its own log. Use it as a context if it is to end before the scenario does."""
         log = self.folder / f"worker-{len(self._workers)}.log"
         self._workers.append(WorkerProcess(settings, log, module=module, **env))
         return self._workers[-1]
@@ -80,43 +80,43 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One way to go wrong. ``play`` does it and judges; ``own_broker`` where it harms the broker.
+    """One kind of fault. ``play`` causes it and judges. ``own_broker`` is set if it harms the broker.
 
-    A run that takes longer than ``bound_s`` has failed; ``seeds_max`` bounds how often a long one is run.
+    A run that takes longer than ``timeout_s`` has failed. ``seeds_max`` limits how often a long scenario is played.
     """
 
     name: str
     play: Callable[[World], Verdict]
     own_broker: bool
-    bound_s: float
+    timeout_s: float
     seeds_max: int
 
 
-#: Name → scenario, in the order of their table; filled by :func:`scenario`.
+#: Name → scenario, in the order of the table. :func:`scenario` fills it.
 SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    name: str, *, own_broker: bool = False, bound_s: float = 300.0, seeds_max: int = 1_000
+    name: str, *, own_broker: bool = False, timeout_s: float = 300.0, seeds_max: int = 1_000
 ) -> Callable[[Callable[[World], Verdict]], Callable[[World], Verdict]]:
-    """Register a function as the scenario of this name; see :class:`Scenario`."""
+    """Register a function as the scenario with this name; see :class:`Scenario`."""
 
     def register(play: Callable[[World], Verdict]) -> Callable[[World], Verdict]:
-        SCENARIOS[name] = Scenario(name, play, own_broker, bound_s, seeds_max)
+        SCENARIOS[name] = Scenario(name, play, own_broker, timeout_s, seeds_max)
         return play
 
     return register
 
 
 class Living(Protocol):
-    """A worker, or what stands for one."""
+    """A worker, or an object that stands for one."""
 
     def alive(self) -> bool:
-        """Whether it runs; AssertionError where it does not and should."""
+        """Whether it runs. Raises AssertionError if it should run and does not."""
 
 
 def wait_settled(settings: Settings, *workers: Living, timeout_s: float = harness.WAIT_S) -> None:
-    """Until all events are committed and the changelog says of every user that the broker has their score."""
+    """Wait until all events are committed and, by the changelog, the broker has the score of every user."""
 
     def settled() -> bool:
         alive = all(worker.alive() for worker in workers)

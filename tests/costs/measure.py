@@ -1,6 +1,7 @@
-"""``python -m tests.costs.measure``: what the pure stages cost now, beside the baseline that CI holds them to.
+"""Measure: counts what the pure stages cost now, and compares it with the baseline that CI checks.
 
-``--write`` makes what was found the baseline; ``--instructions`` counts machine instructions, where valgrind is there.
+Run ``python -m tests.costs.measure``. With ``--write`` the present costs become the baseline. With ``--instructions``
+it counts machine instructions, which needs valgrind.
 """
 
 from __future__ import annotations
@@ -27,29 +28,29 @@ BASELINE: Final = Path(__file__).parent / "baseline.json"
 WRITE: Final = "python -m tests.costs.measure --write"
 #: A stage may cost this much more or less than the baseline ...
 TOLERANCE: Final = 0.05
-#: ... or this much, whichever is more: below it a cost is that of a batch and not of its events.
+#: ... or this much, whichever is more: smaller costs belong to the batch and not to its events.
 SLACK: Final = Cost(bytecodes=1.0, python_calls=0.1, c_calls=0.1, array_bytes=32.0)
-#: Whose own Python code and calls are in the counts.
+#: The counts include Python code and calls of these packages.
 _COUNTED: Final = ("numpy", "msgspec", "xxhash", "prometheus-client")
 _ROOT: Final = Path(__file__).parents[2]
-#: The counts do not depend on it; of machine instructions a few in a thousand do.
+#: The counts do not depend on the hash seed, but a few in a thousand machine instructions do.
 _ENVIRONMENT: Final = {"PYTHONHASHSEED": "0"}
 _TIMEOUT_S: Final = 600
 
 
 def made_with() -> dict[str, str]:
-    """The Python and the packages that counts are of; a patch release of Python has the bytecodes of its minor one."""
+    """Versions of Python and of the packages in the counts. All patch releases of a Python have the same bytecodes."""
     return {"python": f"{sys.version_info.major}.{sys.version_info.minor}", **{p: version(p) for p in _COUNTED}}
 
 
 def measured() -> dict[str, Any]:
-    """Counted in a process of its own, which nothing else has warmed or traces: stage → per, and its costs."""
+    """Stage → its unit ("per") and its costs, counted in a fresh process that nothing has warmed up or traces."""
     counted: dict[str, Any] = json.loads(run_python("-m", "tests.costs.meter"))
     return counted
 
 
 def differences(found: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
-    """What the baseline does not allow, in words; empty where every stage costs what it did."""
+    """A line for each cost that the baseline does not allow; empty if every stage costs what it did."""
     lines = [
         f"stage {name} is in {'the baseline' if name in baseline else 'the workload'} alone; {WRITE}"
         for name in sorted(found.keys() ^ baseline.keys())
@@ -58,11 +59,11 @@ def differences(found: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
         per, was = found[name]["per"], baseline[name]
         for what, slack in SLACK._asdict().items():
             before = was.get(what, 0.0)
-            off, allowed = found[name][what] - before, max(TOLERANCE * before, slack)
-            if abs(off) > allowed:
+            change, allowed = found[name][what] - before, max(TOLERANCE * before, slack)
+            if abs(change) > allowed:
                 lines.append(
                     f"{name}: found {found[name][what]:,.5g} {what} per {per},"
-                    f" allowed {before:,.5g} ± {allowed:,.3g}; {_next_step(off > 0)}"
+                    f" allowed {before:,.5g} ± {allowed:,.3g}; {_next_step(change > 0)}"
                 )
     return lines
 
@@ -74,7 +75,7 @@ def _next_step(dearer: bool) -> str:
 
 
 def run_python(*arguments: str, under: Sequence[str] = ()) -> str:
-    """What a process of its own prints, under this command if there is one."""
+    """The output of a Python process with these arguments, started by the command ``under`` if there is one."""
     done = subprocess.run(
         [*under, sys.executable, *arguments],
         cwd=_ROOT,
@@ -89,7 +90,7 @@ def run_python(*arguments: str, under: Sequence[str] = ()) -> str:
 
 
 def instructions() -> dict[str, float]:
-    """Machine instructions per event or user of each stage, the interpreter's and numpy's included, by callgrind."""
+    """Machine instructions per event or user of each stage, counted by callgrind, with interpreter and numpy."""
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise click.ClickException("found no valgrind, expected it on the PATH; install it (Debian: valgrind)")
@@ -97,7 +98,7 @@ def instructions() -> dict[str, float]:
         out = Path(folder) / "out"
         under = [valgrind, "--tool=callgrind", "--dump-before=getppid", f"--callgrind-out-file={out}"]
         stages = json.loads(run_python("-m", "tests.costs.meter", "--laps", under=under))
-        # Dump 1 ends where the first stage begins, dump 2 where it ends.
+        # Dump 1 ends at the start of the first stage, dump 2 at its end.
         laps = [_total(Path(f"{out}.{2 * i}")) for i in range(1, len(stages) + 1)]
     return {name: round(lap / n, 1) for (name, _, n), lap in zip(stages, laps, strict=True)}
 
@@ -122,10 +123,12 @@ def _change(now: float, was: float) -> str:
 
 
 @click.command()
-@click.option("--write", is_flag=True, help="Make this the baseline.")
-@click.option("--instructions", "by_valgrind", is_flag=True, help="Count machine instructions instead; takes a minute.")
+@click.option("--write", is_flag=True, help="Make the present costs the baseline.")
+@click.option(
+    "--instructions", "by_valgrind", is_flag=True, help="Count machine instructions instead, which takes a minute."
+)
 def main(write: bool, by_valgrind: bool) -> None:
-    """What the pure stages cost per event or user, and by how much that is not the baseline."""
+    """Show what the pure stages cost per event or user, and how much that differs from the baseline."""
     if by_valgrind:
         for name, count in instructions().items():
             click.echo(f"{name:<12}{count:>12,.0f} instructions")

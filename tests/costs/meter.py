@@ -1,7 +1,7 @@
-"""What a stage costs, counted instead of timed, so that neither the machine nor its load changes the figure.
+"""Meter: counts what a stage costs. Costs are not timed, so neither the machine nor its load changes them.
 
-Run as a module, in a process of its own: it prints the costs of all stages as JSON. With ``--laps`` it counts nothing
-but marks where each stage begins and ends, for valgrind, which counts machine instructions.
+Run as a module, in a process of its own, it prints the costs of all stages as JSON. With ``--laps`` it counts nothing,
+but marks the start and end of each stage for valgrind, which counts machine instructions.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from tests.costs.workload import Stage, Workload
 
 __all__ = ["BLOCK_BYTES", "ROOM_BYTES", "Cost", "cost_of", "measure"]
 
-#: Smaller allocations are Python objects, which the bytecodes stand for.
+#: Smaller allocations are Python objects. The count of bytecodes covers them.
 BLOCK_BYTES: Final = 1024
-#: Larger ones are room for users to come, which costs nothing until it is written to; no batch here needs as much.
+#: Larger ones are room for future users. That costs nothing until it is written to, and no batch here needs so much.
 ROOM_BYTES: Final = 8 * 2**20
 
 
 class Cost(NamedTuple):
-    """Of one event or user.
+    """The cost of one event or user.
 
-    ``bytecodes`` that the interpreter executes and ``python_calls`` stand for Python code, ``c_calls`` for what a
-    bytecode hides, ``array_bytes``, allocated in blocks of :data:`BLOCK_BYTES` to :data:`ROOM_BYTES`, for vectorised
-    code, where one call does the work for a whole batch.
+    ``bytecodes`` that the interpreter executes and ``python_calls`` measure Python code. ``c_calls`` measure the work
+    that a bytecode hides. ``array_bytes`` measure vectorised code, where one call works for a whole batch: they are the
+    bytes allocated in blocks of :data:`BLOCK_BYTES` to :data:`ROOM_BYTES`.
     """
 
     bytecodes: float
@@ -40,7 +40,7 @@ class Cost(NamedTuple):
 
 
 class _Operations:
-    """A trace and a profile function that count."""
+    """A trace function and a profile function that count."""
 
     def __init__(self) -> None:
         self.bytecodes = self.python_calls = self.c_calls = 0
@@ -57,7 +57,7 @@ class _Operations:
 
 
 class _Allocations:
-    """A trace function that adds up what each bytecode allocates, freed at once or not."""
+    """A trace function that adds up the bytes that each bytecode allocates, even if they are freed at once."""
 
     def __init__(self) -> None:
         self.bytes = self._before = 0
@@ -74,15 +74,16 @@ class _Allocations:
 
 
 def measure() -> dict[str, Any]:
-    """The cost of each stage per event or user, by name."""
+    """Stage → its cost per event or user."""
     return {s.name: {"per": s.per, **cost_of(s)._asdict()} for s in Workload().stages()}
 
 
 def cost_of(stage: Stage) -> Cost:
-    """Of one event or user of a stage. The first call is not counted: in it caches fill and modules are imported."""
+    """The cost of one event or user of a stage. The first call does not count: it fills caches and imports modules."""
     stage.prepare()()
-    found = _operations(stage.prepare())
-    counts = found.bytecodes, found.python_calls, found.c_calls, _allocated(stage.prepare())
+    operations = _operations(stage.prepare())
+    allocated = _allocated(stage.prepare())
+    counts = operations.bytecodes, operations.python_calls, operations.c_calls, allocated
     return Cost(*(round(count / stage.n, 3) for count in counts))
 
 
@@ -115,7 +116,7 @@ def _allocated(call: Callable[[], object]) -> int:
 
 
 def _laps() -> None:
-    """Run each stage between two calls of ``getppid``, at which callgrind writes down its counts since the last."""
+    """Run each stage between two calls of ``getppid``. At each call callgrind writes its counts since the last one."""
     stages = Workload().stages()
     for stage in stages:
         stage.prepare()()

@@ -1,4 +1,4 @@
-"""Every pure stage costs what the baseline says: counted, not timed, so a loaded machine changes nothing."""
+"""Tests of costs: every pure stage costs what the baseline says. Costs are counted, so load changes nothing."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ COSTS = {"per": "event", **Cost(bytecodes=100.0, python_calls=10.0, c_calls=20.0
 def baseline() -> dict[str, Any]:
     written = json.loads(BASELINE.read_text())
     if written["made_with"] != made_with():
-        pytest.skip(f"the baseline counts {written['made_with']}, here is {made_with()}: counts do not compare")
+        pytest.skip(f"the baseline was made with {written['made_with']}, here is {made_with()}: they do not compare")
     return dict(written["stages"])
 
 
 def decode(workload: Workload) -> Stage:
-    """Of a tenth of the events, as tracing is slow."""
+    """The stage "decode" with a fifth of the events, as tracing is slow."""
     workload.fetch = workload.fetch[:200]
     return next(stage for stage in workload.stages() if stage.name == "decode")
 
@@ -36,8 +36,8 @@ def test_no_stage_costs_more_or_less_than_the_baseline_allows(baseline: dict[str
     assert not found, "\n".join(found)
 
 
-def test_the_baseline_counts_the_packages_that_ci_installs() -> None:
-    """Else the check above would be skipped for ever once a package is upgraded."""
+def test_the_baseline_was_made_with_the_packages_that_ci_installs() -> None:
+    """Otherwise the check above would be skipped for ever after a package was upgraded."""
     pins = re.findall(r"^(\S+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     for package, counted in json.loads(BASELINE.read_text())["made_with"].items():
         if package != "python":
@@ -47,8 +47,8 @@ def test_the_baseline_counts_the_packages_that_ci_installs() -> None:
             )
 
 
-def test_a_stage_costs_the_same_whoever_counts_it_and_however_often() -> None:
-    # In processes of their own: threads that other tests left behind would allocate as well.
+def test_a_stage_costs_the_same_in_every_process_and_every_time() -> None:
+    # This needs processes of its own, because threads that other tests left behind would allocate as well.
     code = (
         "from tests.costs.test_costs import Workload, cost_of, decode; stage = decode(Workload());"
         " print(cost_of(stage), cost_of(stage), cost_of(decode(Workload())), sep='\\n')"
@@ -59,7 +59,7 @@ def test_a_stage_costs_the_same_whoever_counts_it_and_however_often() -> None:
 
 @dataclass
 class SlowRecord(Record):
-    """Reading a record costs one more Python call."""
+    """A record that costs one more Python call to read."""
 
     def __getattribute__(self, name: str) -> Any:
         return object.__getattribute__(self, name)
@@ -82,7 +82,7 @@ def test_one_more_copy_of_the_histories_per_user_is_noticed() -> None:
     assert any("array_bytes per user" in line for line in differences(slower, as_is))
 
 
-def test_a_difference_says_what_was_found_what_is_allowed_and_what_to_do() -> None:
+def test_a_difference_names_the_cost_the_allowed_range_and_the_next_step() -> None:
     dearer = differences({"decode": {**COSTS, "c_calls": 22.0}}, {"decode": COSTS})
     assert dearer == [
         "decode: found 22 c_calls per event, allowed 20 ± 1; make it cheaper, or say in the commit why it must cost"
@@ -94,7 +94,7 @@ def test_a_difference_says_what_was_found_what_is_allowed_and_what_to_do() -> No
     assert len(differences({"decode": COSTS}, {"state": COSTS})) == 2
 
 
-def test_what_a_batch_costs_once_is_not_held_against_its_events() -> None:
+def test_small_costs_of_a_batch_do_not_count_as_costs_of_its_events() -> None:
     small = {**COSTS, **Cost(bytecodes=0.4, python_calls=0.04, c_calls=0.04, array_bytes=10.0)._asdict()}
     assert differences({"queue": {**small, "bytecodes": 1.3, "array_bytes": 40.0}}, {"queue": small}) == []
     assert differences({"queue": {**small, "bytecodes": 1.5}}, {"queue": small})

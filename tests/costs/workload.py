@@ -1,4 +1,4 @@
-"""The pure stages at work on events of a fixed seed: a partition whose users have histories, and one more fetch."""
+"""Workload: the pure stages on events from a fixed seed: a partition of users with histories, and one more fetch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from stream.state.partition_state import PartitionState
 
 __all__ = ["Record", "Stage", "Workload"]
 
-#: Enough for histories that are full and buckets in use, few enough to be counted in seconds.
+#: These are enough for full histories and used buckets, and few enough to be counted in seconds.
 _USERS: Final = 200
 _EVENTS_BEFORE: Final = 8_000
 _FETCH: Final = 1_000
@@ -49,7 +49,7 @@ _MODEL: Final = Path(stream.__file__).parent / "models" / "demo"
 
 @dataclass
 class Record:
-    """A consumer record, as far as the stages read it."""
+    """A consumer record with the fields that the stages read."""
 
     offset: int
     key: bytes
@@ -60,7 +60,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: ``prepare`` makes ready a call of it that does ``n`` events or users, the same work each time."""
+    """One stage. ``prepare`` returns a call that processes ``n`` events or users, with the same work each time."""
 
     name: str
     per: str
@@ -69,14 +69,14 @@ class Stage:
 
 
 class _Acknowledging:
-    """A broker that takes everything at once."""
+    """A broker that acknowledges everything at once."""
 
     async def send(self, _topic: str, _partition: int, records: Iterable[OutgoingLike]) -> int | None:
         return len(list(records))
 
 
 class Workload:
-    """The stages, and what they work on; everything is made from one seed."""
+    """The stages and their input, all made from one seed."""
 
     def __init__(self) -> None:
         records = _records(_EVENTS_BEFORE + _FETCH)
@@ -90,7 +90,7 @@ class Workload:
         self._as_of = self._state.users["last_time"][self._rows].astype(np.int64)
 
     def stages(self) -> list[Stage]:
-        """Every stage, in the order of the way of an event."""
+        """Every stage, in the order in which an event passes them."""
         users, events = len(self._rows), len(self.fetch)
         return [
             Stage("decode", "event", events, self.decoding),
@@ -108,7 +108,7 @@ class Workload:
         ]
 
     def decoding(self) -> Callable[[], object]:
-        """The fetch through the decoder, which has met the names in it."""
+        """Decode the fetch. The decoder already knows its names."""
         return lambda: self.decoder.decode(self.fetch, _NOW)
 
     def _applying(self) -> Callable[[], object]:
@@ -167,7 +167,7 @@ class Workload:
 
     @cached_property
     def _raw(self) -> RawScores:
-        """What a model could say: about one user in forty has log-odds above 2."""
+        """Possible outputs of a model: about one user in forty has log-odds above 2."""
         rng = np.random.default_rng(2)
         n, horizons = len(self._rows), len(self._manifest.labels.purchase_days)
         shapes = (n,), (n, horizons), (n, 2), (n, len(self._manifest.categories))
@@ -213,7 +213,7 @@ def _event(i: int, user: int, kind: int, time: float, item: int, cents: int) -> 
 
 
 def _at_once(work: Coroutine[Any, Any, object]) -> None:
-    """Run what never waits without an event loop, whose own work is not ours to count."""
+    """Run a coroutine that never waits, without an event loop, because a loop's own work must not count."""
     try:
         work.send(None)
     except StopIteration:

@@ -1,4 +1,4 @@
-"""What must hold whatever comes in: promises checked by hypothesis in the suite and by atheris in ``make fuzz``."""
+"""Promises: what must hold for any input. Hypothesis checks it in the suite, atheris in ``make fuzz``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 @dataclass(frozen=True)
 class Record:
-    """A consumer record, as aiokafka gives it."""
+    """A consumer record as aiokafka gives it."""
 
     value: bytes | None
     offset: int = 0
@@ -59,7 +59,7 @@ def decoder(preset: str, bytes_max: int = BYTES_MAX) -> Decoder:
 
 
 def outcome(one: Decoder, value: bytes | None, now: float = NOW) -> str:
-    """What becomes of one value: ``event``, ``ignored``, or the reason of its dead letter."""
+    """The outcome of one value: ``event``, ``ignored``, or the reason of its dead letter."""
     out = one.decode([Record(value)], now)
     assert (len(out.records) + len(out.dead) + out.n_ignored, out.erasures) == (1, [])
     assert len(out.batch.users) == len(out.batch.rows) == len(out.records)
@@ -77,7 +77,7 @@ def _good(preset: str) -> bytes:
 def check_decode(
     preset: str, values: Sequence[bytes | None], headers: Headers = (), one: Decoder | None = None
 ) -> None:
-    """Each value becomes one thing, and the good events around it are what they are alone."""
+    """Each value has exactly one outcome, and it does not change the good events around it."""
     one, good = one or decoder(preset), _good(preset)
     around: list[bytes | None] = [good, *(v for value in values for v in (value, good))]
     records = [Record(value, offset, headers=headers) for offset, value in enumerate(around)]
@@ -97,7 +97,7 @@ def check_decode(
 
 
 def check_events(out: Decoded) -> None:
-    """Rows are within the bounds that the state relies on."""
+    """Rows keep within the limits that the state relies on."""
     rows = out.batch.rows
     assert ((rows["time"] >= 1) & (rows["time"] <= NOW + SKEW_S)).all()
     assert ((rows["type"] >= 1) & (rows["type"] <= max(EventType))).all()
@@ -108,7 +108,7 @@ def check_events(out: Decoded) -> None:
 
 
 def check_users(out: Decoded) -> None:
-    """Every consumer of a user id takes it: state, changelog and its keys, scores, the terminal."""
+    """Everything that uses a user id accepts it: state, changelog and its keys, scores, and the terminal."""
     users = set(out.batch.users) - {"good"}
     for user in users:
         assert 1 <= len(user) <= 256
@@ -125,7 +125,7 @@ def check_users(out: Decoded) -> None:
 
 
 def check_changelog(values: Sequence[bytes], *, must_be_read: bool = False) -> bool:
-    """Values are refused in words, or read to users who are packed and read again as the same; whether they were."""
+    """Values are refused with a message, or read into users that can be packed and read again. Returns whether read."""
     users = [f"u{i}" for i in range(len(values))]
     state = PartitionState(lateness_s=0)
     try:
@@ -142,7 +142,7 @@ def check_changelog(values: Sequence[bytes], *, must_be_read: bool = False) -> b
 
 
 def check_dead_letter(dead: DeadLetter) -> Outgoing:
-    """It has a known reason, each of our headers once, and fits its topic."""
+    """A dead letter has a known reason, has each of our headers once, and fits its topic."""
     assert dead.reason in REASONS
     made = dead_letter(dead, "events", 3)
     names = [name for name, _ in made.headers]

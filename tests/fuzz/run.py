@@ -1,6 +1,7 @@
-"""Run every atheris target for a share of the time, from seeds of real events; ends with 1 where a promise was broken.
+"""Run: runs every atheris target for its share of the time, from seeds of real events.
 
-What breaks one is kept as a file under ``.valuestream/fuzz``; ``python -m tests.fuzz.target NAME FILE`` runs it again.
+The exit status is 1 if a promise was broken. The input that broke it is kept as a file under ``.valuestream/fuzz``, and
+``python -m tests.fuzz.target NAME FILE`` runs it again.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from tests.decode.makers import BROKEN, ISO, MAKERS, TIME
 from tests.fuzz.inputs import TARGETS
 
 FOLDER = Path(".valuestream/fuzz")
-#: One input that takes longer or more is a hang or a blow-up; an honest one takes 1 ms.
+#: An input that takes more time or memory than this has made the code hang or blow up. A normal one takes 1 ms.
 TIMEOUT_S, MEMORY_MB, BYTES_MAX = 10, 2_048, 70_000
-#: What mutation would be long in finding.
-WORDS = (
+#: Mutation would take long to find these.
+DICTIONARY = (
     *("NaN", "Infinity", "1e999", "-1e308", "null", "true", '""', "[", "{", '"products"', '"price"', '"quantity"'),
     *('"timestamp"', '"ts"', '"userId"', '"user_id"', '"anonymousId"', '"currency"', '"EUR"', '"BIG"', '"revenue"'),
     *('"value"', '"total"', '"order_id"', '"messageId"', '"event_id"', '"review_body"', '"text"', '"item_id"'),
@@ -33,7 +34,7 @@ WORDS = (
 
 
 def seeds(target: str) -> Iterator[bytes]:
-    """Good events of every kind, the broken ones of the suite, and packed users of every state version."""
+    """Seeds: good events of every kind, broken events of the test suite, or packed users of every state version."""
     if target == "changelog":
         for version in USER_BYTES:
             lines = Path(make_state.__file__).with_name(f"state-v{version}.jsonl").read_text(encoding="utf-8")
@@ -51,21 +52,26 @@ def seeds(target: str) -> Iterator[bytes]:
 
 
 def prepare(target: str) -> Path:
-    """The folder of a target with its seeds, beside what earlier runs found."""
+    """Write the seeds into the folder of a target, which keeps the inputs that earlier runs found."""
     corpus = FOLDER / target
     corpus.mkdir(parents=True, exist_ok=True)
     for i, seed in enumerate(seeds(target)):
         (corpus / f"seed-{i:03}").write_bytes(seed)
-    lines = ('"' + "".join(f"\\x{byte:02x}" for byte in word.encode()) + '"' for word in WORDS)
+    lines = ('"' + "".join(f"\\x{byte:02x}" for byte in word.encode()) + '"' for word in DICTIONARY)
     (FOLDER / "words.dict").write_text("\n".join(lines) + "\n")
     return corpus
 
 
 @click.command()
-@click.option("--seconds", default=60.0, show_default=True, help="For all targets together.")
-@click.option("--seed", default=1, show_default=True, help="Of the mutations; with the same corpus it finds the same.")
+@click.option("--seconds", default=60.0, show_default=True, help="Time for all targets together.")
+@click.option(
+    "--seed",
+    default=1,
+    show_default=True,
+    help="Seed of the mutations. The same seed and corpus give the same findings.",
+)
 def main(seconds: float, seed: int) -> None:
-    """Fuzz decode, dead letters and changelog values."""
+    """Fuzz the decoder, dead letters and changelog values."""
     if importlib.util.find_spec("atheris") is None:
         raise click.ClickException("atheris is not installed; `make setup` brings it along on Linux")
     failed = [target for target in TARGETS if _fuzz(target, seconds / len(TARGETS), seed)]

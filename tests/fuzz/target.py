@@ -1,4 +1,7 @@
-"""One atheris target: ``python -m tests.fuzz.target NAME CORPUS [libFuzzer flags]``; see :mod:`tests.fuzz.run`."""
+"""Target: runs one atheris target. See :mod:`tests.fuzz.run`.
+
+Usage: ``python -m tests.fuzz.target NAME CORPUS [libFuzzer flags]``.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ import sys
 
 
 def main(name: str) -> None:
-    """Fuzz until a flag ends it; never returns.
+    """Fuzz until a flag ends it. It never returns.
 
-    atheris measures the coverage of what is imported under it, so the code under test is imported here. msgspec is C
-    and not measured; what our code does with what it gives is.
+    atheris measures the coverage of modules that are imported under it, so the code under test is imported here.
+    msgspec is C code and is not measured, but our code that uses its results is.
     """
     import atheris
 
-    # What it instruments it names on stderr, module by module.
+    # atheris names each module that it instruments on stderr.
     with contextlib.redirect_stderr(io.StringIO()), atheris.instrument_imports(include=["stream"]):
         from tests.fuzz.inputs import TARGETS
     atheris.Setup(sys.argv, TARGETS[name])

@@ -1,7 +1,7 @@
-"""``make audit``: known vulnerabilities in what constraints.txt pins, asked of PyPI, else of OSV, by pip-audit.
+"""Audit: the command behind ``make audit``. pip-audit looks for known vulnerabilities in what constraints.txt pins.
 
-A finding fails. Where no source of advisories can be reached nothing was audited, and it says so: pip-audit itself
-reports "No known vulnerabilities found" where it could look up none of the packages.
+It asks PyPI, and OSV if PyPI does not answer. A finding is a failure. If no source of advisories can be reached,
+nothing was audited, and the report says so. pip-audit itself reports "No known vulnerabilities found" in that case.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 SOURCES = ("pypi", "osv")
-#: PyPI is asked for each package, four answers a second at worst.
+#: pip-audit asks PyPI for each package, and gets at least four answers a second.
 TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What one source knew of the packages: those it has findings for, how many it looked up, and those it did not."""
+    """The answer of one source: its findings, how many packages it looked up, and which ones it skipped."""
 
     findings: tuple[str, ...]
     audited: int
@@ -31,7 +31,7 @@ class Audit:
 
 
 def read_report(stdout: str, stderr: str) -> Audit:
-    """Read pip-audit's JSON; where it ended without, the last line of what it said is the trouble."""
+    """Read pip-audit's JSON. If there is none, the last line of its stderr is the trouble."""
     try:
         packages: list[dict[str, Any]] = json.loads(stdout)["dependencies"]
     except (ValueError, KeyError, TypeError):
@@ -46,7 +46,7 @@ def read_report(stdout: str, stderr: str) -> Audit:
 
 
 def ask(source: str) -> Audit:
-    """One run of pip-audit over the constraints; nothing is installed."""
+    """Run pip-audit once over the constraints. Nothing is installed."""
     command = [sys.executable, "-m", "pip_audit", "-r", CONSTRAINTS, "--disable-pip", "--progress-spinner", "off"]
     try:
         done = subprocess.run(
@@ -62,7 +62,7 @@ def ask(source: str) -> Audit:
 
 
 def audit(arguments: Sequence[str], ask: Callable[[str], Audit] = ask) -> tuple[int, str]:
-    """Exit status and report: 1 for a finding, and with ``--required`` also where nothing could be audited."""
+    """Exit status and report. The status is 1 for a finding, and with ``--required`` also if nothing was audited."""
     troubles = []
     for source in SOURCES:
         found = ask(source)
@@ -74,9 +74,9 @@ def audit(arguments: Sequence[str], ask: Callable[[str], Audit] = ask) -> tuple[
         if found.skipped:
             lines.append(f"  not looked up: {', '.join(found.skipped)} ({found.trouble})")
         return int(bool(found.findings)), "\n".join(lines)
-    refused = "--required" in arguments
-    head = "audit: NOTHING WAS AUDITED, as no source of advisories could be reached from this machine"
-    return int(refused), "\n".join([head, *troubles, "  run `make audit` where PyPI's JSON API or OSV can be reached"])
+    required = "--required" in arguments
+    head = "audit: NOTHING WAS AUDITED, because this machine could reach no source of advisories"
+    return int(required), "\n".join([head, *troubles, "  run `make audit` where PyPI's JSON API or OSV can be reached"])
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+"""Fixtures of the security tests: a broker with users, certificates and access rights."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from tests.security.secured import Secured, make_certificates
 
 @pytest.fixture(scope="session")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """The broker of all tests of this folder; its users are ``worker`` and some others, all without rights."""
+    """The broker for all tests in this folder. It has the user ``worker`` and some others, all without rights."""
     folder = tmp_path_factory.mktemp("secured")
     secured = Secured(folder / "broker", make_certificates(folder))
     with secured.broker as broker:

@@ -1,7 +1,7 @@
-"""A broker that asks who you are and what you may do: TLS and SASL listeners, and KRaft's StandardAuthorizer.
+"""Secured: a broker that checks identities and rights, with TLS and SASL listeners and KRaft's StandardAuthorizer.
 
-Its plaintext listener belongs to the super user (as the anonymous user of loopback), which the tests use to give
-rights and to take them away.
+Clients of its plaintext listener are the anonymous user of loopback, which is the super user here. The tests use it to
+give rights and to take them away.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.broker.harness import WorkerProcess
 
 __all__ = ["PASSWORD", "Certificates", "Secured", "make_certificates"]
 
-#: Of every SCRAM user; no log and no answer may show it.
+#: Every SCRAM user has this password. No log and no answer may show it.
 PASSWORD = "correct-horse-4711"
 MECHANISMS = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
@@ -49,7 +49,7 @@ _AUTHORIZER = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM files: our CA, one that the broker does not know, the broker's key and certificate, and a client's."""
+    """PEM files: our CA, a CA that the broker does not know, and key with certificate of the broker and of a client."""
 
     ca: Path
     stranger_ca: Path
@@ -58,7 +58,7 @@ class Certificates:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """Certificates that are valid for 127.0.0.1 and for no other name of this machine."""
+    """Make certificates. That of the broker is valid for 127.0.0.1, and for no other name of this machine."""
     ca, stranger = trustme.CA(), trustme.CA()
     ca.cert_pem.write_to_path(folder / "ca.pem")
     stranger.cert_pem.write_to_path(folder / "stranger.pem")
@@ -68,18 +68,18 @@ def make_certificates(folder: Path) -> Certificates:
 
 
 def _write(path: Path, leaf: trustme.LeafCert) -> None:
-    """Key and chain in one file; the key in PKCS 8, which is the only form that Kafka reads."""
+    """Write key and chain into one file. The key is in PKCS 8, the only form that Kafka reads."""
     key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
     pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(pkcs8 + b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    path.write_bytes(pkcs8 + b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
 
 
 class Secured:
-    """The started broker, its listeners by protocol, and the rights of its users."""
+    """The broker, its listeners by protocol, and the rights of its users."""
 
     def __init__(self, folder: Path, certificates: Certificates) -> None:
         self.certificates = certificates
-        #: MTLS is TLS that asks for the client's certificate, too.
+        #: MTLS is TLS that also asks for a certificate of the client.
         self.address = {name: f"{HOST}:{free_port()}" for name in ("SASL_PLAINTEXT", "SSL", "SASL_SSL", "MTLS")}
         self.broker = EmbeddedBroker(folder, properties=self._properties())
 
@@ -106,10 +106,10 @@ class Secured:
         return properties
 
     def add_user(self, name: str) -> None:
-        """A SCRAM user, with :data:`PASSWORD` and no right at all."""
+        """Add a SCRAM user with :data:`PASSWORD` and without any right."""
         with closing(connect(self.as_super_user())) as admin:
             for mechanism in MECHANISMS:
-                # A user may stand in one request only once.
+                # Kafka accepts a user only once in a request.
                 added = UserScramCredentialUpsertion(name, mechanism, PASSWORD)
                 assert admin.alter_user_scram_credentials([added]) == {name: None}
 
@@ -119,15 +119,15 @@ class Secured:
             admin.create_acls([_acl(ACL, user, right) for right in rights])
 
     def forbid(self, user: str, rights: Iterable[Right]) -> None:
-        """Take these rights back."""
+        """Take these rights away from the user."""
         with closing(connect(self.as_super_user())) as admin:
             admin.delete_acls([_acl(ACLFilter, user, right) for right in rights])
 
     def as_super_user(self, **names: Any) -> Settings:
-        """Settings of one who may do everything."""
+        """Settings of the super user."""
         return Settings(bootstrap_servers=self.broker.bootstrap_servers, **names)
 
-    def as_user(self, name: str, protocol: str = "SASL_SSL", **given: Any) -> Settings:
+    def as_user(self, name: str, protocol: str = "SASL_SSL", **overrides: Any) -> Settings:
         """Settings of a SCRAM user, or of the owner of the client certificate (MTLS)."""
         values: dict[str, Any] = {
             "bootstrap_servers": self.address[protocol],
@@ -139,16 +139,16 @@ class Secured:
             values |= {"ssl_certfile": self.certificates.client, "ssl_keyfile": self.certificates.client}
         if protocol.startswith("SASL"):
             values |= {"sasl_mechanism": "SCRAM-SHA-512", "sasl_username": name, "sasl_password": PASSWORD}
-        return Settings(**{**values, **given})
+        return Settings(**{**values, **overrides})
 
     def env(self, settings: Settings) -> dict[str, str]:
-        """How a process of its own is told who it is."""
-        given = {f"VALUESTREAM_{name.upper()}": getattr(settings, name) for name in _IDENTITY}
-        given["VALUESTREAM_SASL_PASSWORD"] = settings.sasl_password.get_secret_value()
-        return {name: str(value) for name, value in given.items() if value}
+        """Environment variables with the identity in these settings."""
+        values = {f"VALUESTREAM_{name.upper()}": getattr(settings, name) for name in _IDENTITY}
+        values["VALUESTREAM_SASL_PASSWORD"] = settings.sasl_password.get_secret_value()
+        return {name: str(value) for name, value in values.items() if value}
 
     def worker(self, settings: Settings, log: Path, **env: str) -> WorkerProcess:
-        """A worker as this user."""
+        """Start a worker as this user."""
         return WorkerProcess(settings, log, **self.env(settings), **env)
 
 

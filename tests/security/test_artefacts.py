@@ -1,4 +1,4 @@
-"""A model folder from a stranger: what was altered, is not signed, or reaches out of the folder is not served."""
+"""Tests of model folders from a stranger: no altered, unsigned or outside file is served."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ Graph = Callable[[Any], object]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the shipped model to spoil."""
+    """A copy of the shipped model that a test may damage."""
     return Path(shutil.copytree(DEMO_MODEL, tmp_path / "model"))
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
-    """The manifest with the hashes of the files as they are now: what one who may write the folder can do."""
+    """Write the hashes of the present files into the manifest, as anybody with write access to the folder can."""
     path = folder / MANIFEST_FILE
     manifest = json.loads(path.read_bytes()) | changes
     manifest["files"] = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in manifest["files"]}
@@ -55,7 +55,7 @@ def put_model(folder: Path, change: Graph) -> None:
 
 
 def refused(call: Callable[[], object], error: type[ValuestreamError], *says: str) -> None:
-    """It ends in one line that says all of this."""
+    """The call fails with one line that holds all of these texts."""
     with pytest.raises(error) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -66,18 +66,18 @@ def refused(call: Callable[[], object], error: type[ValuestreamError], *says: st
 # Files ------------------------------------------------------------------------------------------------
 
 
-def test_every_file_of_the_shipped_folder_is_vouched_for() -> None:
+def test_manifest_lists_every_file_of_the_shipped_folder() -> None:
     listed = json.loads((DEMO_MODEL / MANIFEST_FILE).read_bytes())["files"].keys()
     assert {path.name for path in DEMO_MODEL.iterdir()} - {MANIFEST_FILE, SIGNATURE} == set(listed)
 
 
-def test_link_out_of_the_folder_is_refused_even_where_the_hash_is_right(folder: Path) -> None:
+def test_link_out_of_the_folder_is_refused_even_if_the_hash_is_right(folder: Path) -> None:
     (folder / MODEL_FILE).rename(folder.parent / "elsewhere")
     (folder / MODEL_FILE).symlink_to(folder.parent / "elsewhere")
     refused(lambda: Scorer(folder), ContractError, MODEL_FILE, "is a link out of its folder")
 
 
-def test_links_inside_the_folder_serve_as_kubernetes_mounts_them(folder: Path) -> None:
+def test_links_inside_the_folder_work_as_kubernetes_mounts_them(folder: Path) -> None:
     (folder / "..data").mkdir()
     for path in [p for p in folder.iterdir() if p.is_file()]:
         path.rename(folder / "..data" / path.name)
@@ -91,14 +91,14 @@ def test_file_larger_than_any_model_is_refused_before_it_is_read(folder: Path, m
     refused(lambda: Scorer(folder), ContractError, "is larger than 1,000 bytes")
 
 
-def test_manifest_larger_than_any_is_refused(folder: Path) -> None:
+def test_manifest_larger_than_any_manifest_is_refused(folder: Path) -> None:
     with (folder / MANIFEST_FILE).open("ab") as file:
         file.write(b" " * 5 * 1024**2)
     refused(lambda: Scorer(folder), ContractError, MANIFEST_FILE, "is larger than 4,194,304 bytes")
 
 
 def test_file_that_changes_after_it_was_checked_is_not_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What onnxruntime gets are the bytes whose hash was compared, so there is no moment to slip others in."""
+    """onnxruntime gets the very bytes that were hashed, so nobody can exchange the file in between."""
     handed_over = []
 
     def spy(path: Path, graph: bytes, *how: Any) -> Any:
@@ -115,7 +115,7 @@ def test_file_that_changes_after_it_was_checked_is_not_loaded(folder: Path, monk
 
 
 def outside(location: str) -> Any:
-    """A tensor of four numbers that lie in another file."""
+    """A tensor with four numbers in another file."""
     tensor = TensorProto(name="outside", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
     for key, value in (("location", location), ("offset", "0"), ("length", "16")):
         tensor.external_data.add(key=key, value=value)
@@ -127,7 +127,7 @@ def constant(tensor: Any) -> Any:
 
 
 def nested(model: Any) -> None:
-    """A tensor two subgraphs deep."""
+    """Put such a tensor two subgraphs deep."""
     inner = helper.make_graph([constant(outside("x"))], "inner", [], [])
     middle = helper.make_graph([helper.make_node("If", ["b"], [], then_branch=inner, else_branch=inner)], "m", [], [])
     model.graph.node.append(helper.make_node("If", ["b"], [], then_branch=middle, else_branch=middle))
@@ -139,7 +139,7 @@ def in_function(model: Any) -> None:
 
 
 def without_location(model: Any) -> None:
-    """Names a file, but does not say that the numbers are there."""
+    """Name a file, but do not say that the numbers are there."""
     tensor = outside("x")
     tensor.ClearField("data_location")
     model.graph.initializer.append(tensor)
@@ -159,7 +159,7 @@ def without_location(model: Any) -> None:
     ],
     ids=["upwards", "absolute", "beside", "constant", "sparse", "nested", "function", "without location"],
 )
-def test_numbers_in_another_file_are_refused_before_onnxruntime_could_open_it(
+def test_numbers_in_another_file_are_refused_before_onnxruntime_can_open_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, change: Graph
 ) -> None:
     put_model(folder, change)
@@ -167,8 +167,10 @@ def test_numbers_in_another_file_are_refused_before_onnxruntime_could_open_it(
     refused(lambda: Scorer(folder), ContractError, MODEL_FILE, "external data", "do not serve it")
 
 
-def test_onnxruntime_itself_opens_no_file_that_bytes_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second line of defence, in case a way to a tensor was forgotten."""
+def test_onnxruntime_itself_opens_no_file_that_a_model_in_memory_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This is the second line of defence, in case our check has forgotten a place for tensors."""
     (tmp_path / "numbers").write_bytes(np.arange(4, dtype=np.float32).tobytes())
     monkeypatch.chdir(tmp_path)
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
@@ -181,8 +183,8 @@ def test_onnxruntime_itself_opens_no_file_that_bytes_name(tmp_path: Path, monkey
         refused(lambda data=data: open_session(Path("m"), data, "cpu", 1), ContractError, "cannot be loaded")
 
 
-def test_every_way_to_a_tensor_that_onnx_has_is_looked_at() -> None:
-    """onnx's own description of its format is the oracle; a release that adds a way fails here."""
+def test_our_check_knows_every_place_for_tensors_in_the_onnx_format() -> None:
+    """onnx's own description of its format is the oracle. A release that adds a place for tensors fails here."""
     messages = onnx.ModelProto.DESCRIPTOR.file.message_types_by_name
     leading = {"TensorProto"}
     for _ in messages:
@@ -199,7 +201,7 @@ def test_shipped_models_are_self_contained() -> None:
         check_self_contained(path, path.read_bytes())
 
 
-def test_operation_that_onnxruntime_does_not_have_is_refused(folder: Path) -> None:
+def test_operation_that_onnxruntime_does_not_know_is_refused(folder: Path) -> None:
     def change(model: Any) -> None:
         model.opset_import.append(helper.make_opsetid("stranger", 1))
         model.graph.node.append(helper.make_node("RunThis", ["features"], ["out"], domain="stranger"))
@@ -209,8 +211,8 @@ def test_operation_that_onnxruntime_does_not_have_is_refused(folder: Path) -> No
     refused(lambda: Scorer(folder), ContractError, "cannot be loaded", "stranger:RunThis")
 
 
-def test_model_that_wants_more_memory_than_there_is_is_refused(folder: Path) -> None:
-    """A few bytes can ask for four terabytes: the golden cases find it before anything is served."""
+def test_model_that_needs_more_memory_than_the_machine_has_is_refused(folder: Path) -> None:
+    """A few bytes can ask for four terabytes. The golden cases notice that before anything is served."""
 
     def change(model: Any) -> None:
         (first,) = [node for node in model.graph.node if "churn" in node.output]
@@ -257,20 +259,20 @@ def sign(folder: Path, key: Path) -> None:
     assert done.output == f"wrote {folder / SIGNATURE}\n"
 
 
-def test_signed_folder_serves_and_without_a_key_signatures_do_not_matter(folder: Path, keys: tuple[Path, Path]) -> None:
+def test_signed_folder_is_served_and_without_a_key_signatures_do_not_matter(
+    folder: Path, keys: tuple[Path, Path]
+) -> None:
     sign(folder, keys[0])
     assert Scorer(folder, verify=verifier(keys[1])).sha256 == Scorer(DEMO_MODEL).sha256
     (folder / SIGNATURE).write_bytes(b"nonsense")
     assert Scorer(folder, verify=verifier(None)).sha256 == Scorer(DEMO_MODEL).sha256
 
 
-def test_unsigned_folder_is_refused_where_a_key_is_set(folder: Path, keys: tuple[Path, Path]) -> None:
+def test_unsigned_folder_is_refused_if_a_key_is_set(folder: Path, keys: tuple[Path, Path]) -> None:
     refused(lambda: Scorer(folder, verify=verifier(keys[1])), ContractError, "is not signed", SIGNATURE)
 
 
-def test_folder_whose_hashes_were_made_to_fit_is_refused_by_its_signature(
-    folder: Path, keys: tuple[Path, Path]
-) -> None:
+def test_altered_folder_with_matching_hashes_is_refused_by_its_signature(folder: Path, keys: tuple[Path, Path]) -> None:
     sign(folder, keys[0])
     rewrite(folder, version="forged")
     Scorer(folder)
@@ -296,7 +298,7 @@ def test_public_key_that_cannot_be_used_is_refused_at_start(tmp_path: Path, keys
         refused(lambda path=path: verifier(path), ConfigError, str(path), "cannot be read", "--model-public-key")
 
 
-def test_sign_key_that_cannot_be_used_is_one_line(folder: Path, tmp_path: Path, keys: tuple[Path, Path]) -> None:
+def test_sign_refuses_an_unusable_key_in_one_line(folder: Path, tmp_path: Path, keys: tuple[Path, Path]) -> None:
     ec = write_private(tmp_path / "ec.key", generate_private_key(SECP256R1()))
     for path in (ec, keys[1], tmp_path / "none.key"):
         done = CliRunner().invoke(cli, ["sign", str(folder), "--key", str(path)])
@@ -304,7 +306,7 @@ def test_sign_key_that_cannot_be_used_is_one_line(folder: Path, tmp_path: Path, 
         assert "expected an Ed25519 key in PEM" in str(done.exception)
 
 
-def test_without_cryptography_a_key_names_what_to_install_and_no_key_needs_nothing(
+def test_only_a_key_needs_cryptography_and_without_it_the_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, keys: tuple[Path, Path]
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
@@ -312,6 +314,6 @@ def test_without_cryptography_a_key_names_what_to_install_and_no_key_needs_nothi
     verifier(None)
 
 
-def test_worker_refuses_an_unsigned_model_before_it_asks_for_a_broker(folder: Path, keys: tuple[Path, Path]) -> None:
+def test_worker_refuses_an_unsigned_model_before_it_connects_to_a_broker(folder: Path, keys: tuple[Path, Path]) -> None:
     ended = valuestream("worker", "--model-dir", folder, "--model-public-key", keys[1])
     assert_one_line(ended, f"valuestream: {folder / MANIFEST_FILE} is not signed")

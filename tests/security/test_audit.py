@@ -1,4 +1,4 @@
-"""The audit fails on a finding, and never calls a look-up that did not happen a clean one."""
+"""Tests of the audit: it fails on a finding, and never reports a failed look-up as a clean result."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def report(*packages: dict[str, Any]) -> Audit:
     return read_report(json.dumps({"dependencies": packages, "fixes": []}), "No known vulnerabilities found")
 
 
-def test_a_finding_fails_and_is_named_with_its_fix() -> None:
+def test_audit_with_a_finding_fails_and_names_the_fix() -> None:
     status, text = audit([], lambda source: report(CLEAN, FOUND))
     assert status == 1
     assert "2 packages looked up at pypi, 1 findings\n  old 1.0: PYSEC-1, fixed in 1.1" in text
 
 
-def test_no_finding_passes_and_names_what_was_not_looked_up() -> None:
+def test_audit_without_findings_passes_and_names_skipped_packages() -> None:
     status, text = audit([], lambda source: report(CLEAN, SKIPPED))
     assert status == 0
     assert "1 packages looked up at pypi, 0 findings" in text
     assert "not looked up: torch" in text
 
 
-def test_where_every_package_was_skipped_the_other_source_is_asked() -> None:
+def test_second_source_is_asked_if_the_first_skipped_every_package() -> None:
     status, text = audit([], lambda source: report(SKIPPED) if source == "pypi" else report(FOUND))
     assert status == 1
     assert "looked up at osv" in text
 
 
-def test_where_no_source_answers_it_says_so_and_fails_only_if_required() -> None:
+def test_audit_without_an_answer_says_so_and_fails_only_if_required() -> None:
     unreachable = [report(SKIPPED), read_report("", "Traceback\nConnectionError: no such host\n"), report()]
     for found in unreachable:
         status, text = audit([], lambda source, found=found: found)

@@ -1,6 +1,6 @@
-"""TLS, mutual TLS and SCRAM against a real broker: who is let in, and that all else ends in one line.
+"""Tests of connections by TLS, mutual TLS and SCRAM to a real broker: who is let in, and how a refusal reads.
 
-Whole workers run over SASL_SSL in test_secrecy.py, over SASL_PLAINTEXT and with a client certificate in test_rights.py.
+test_secrecy.py runs a whole worker over SASL_SSL, test_rights.py over SASL_PLAINTEXT and with a client certificate.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ async def test_both_kafka_clients_are_let_in(secured: Secured, protocol: str, ho
 
 
 def refusal(settings: Any) -> str:
-    """The one line that a command ends with."""
+    """The one line with which the connection is refused."""
     with pytest.raises(ConfigError) as caught:
         connect(settings).close()
     assert "\n" not in str(caught.value)
@@ -58,13 +58,13 @@ def test_wrong_password_names_the_user_and_the_mechanism(secured: Secured, proto
 
 
 @pytest.mark.parametrize("protocol", ["SSL", "SASL_SSL", "MTLS"])
-def test_broker_whose_certificate_we_do_not_trust_is_refused(secured: Secured, protocol: str) -> None:
+def test_broker_with_an_untrusted_certificate_is_refused(secured: Secured, protocol: str) -> None:
     line = refusal(secured.as_user("worker", protocol, ssl_cafile=secured.certificates.stranger_ca))
     assert "CERTIFICATE_VERIFY_FAILED" in line
     assert "--ssl-cafile" in line
 
 
-def test_certificate_of_another_host_is_refused_with_the_name_that_we_asked_for(secured: Secured) -> None:
+def test_certificate_of_another_host_is_refused_with_the_expected_name(secured: Secured) -> None:
     other_name = secured.address["SSL"].replace("127.0.0.1", "localhost")
     line = refusal(secured.as_user("worker", "SSL", bootstrap_servers=other_name))
     assert "Hostname mismatch, certificate is not valid for 'localhost'" in line
@@ -86,13 +86,13 @@ def test_worker_with_a_wrong_password_ends_in_one_line_that_does_not_show_it(
     assert "hunter2" not in ended.stderr
 
 
-def test_a_secret_that_cannot_be_used_is_not_shown() -> None:
+def test_refusal_of_an_unusable_secret_does_not_show_it() -> None:
     with pytest.raises(ConfigError, match="setting sasl_password: found a secret, input should be") as caught:
         load_settings(sasl_password=["hunter2"])
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_password_is_in_no_text_of_the_settings(secured: Secured) -> None:
+def test_password_is_in_no_text_form_of_the_settings(secured: Secured) -> None:
     settings = secured.as_user("worker")
     with closing(connect(settings)):
         assert PASSWORD not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"

@@ -1,4 +1,4 @@
-"""Least privilege, against Kafka's own authorizer: all that docs/security.md lists is needed, and it is enough."""
+"""Tests of least privilege with Kafka's own authorizer: docs/security.md lists all needed rights and no other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.broker
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "security.md"
 NAMES = {"app_id": "shop", "events_topic": "ev", "scores_topic": "sc", "alerts_topic": "al", "dlq_topic": "dl"}
 WORKER = worker_rights(Settings(**NAMES))
-#: Where a request of a running worker is refused, and whether it takes events to find out: produce, commit, fetch.
+#: A right for each request of a running worker (produce, commit, fetch), and whether only events show its loss.
 LOST = [
     (Right("topic", "shop-users-changelog", "Write"), True),
     (Right("group", "shop", "Read"), True),
@@ -42,7 +42,7 @@ LOST = [
 
 @pytest.fixture(scope="module")
 def prepared(secured: Secured) -> Secured:
-    """Topics that exist, and a worker that has all its rights."""
+    """A broker with all topics, and the worker's user with all its rights."""
     ensure_topics(secured.as_super_user(**NAMES), harness.PARTITIONS)
     secured.allow("worker", WORKER)
     wait_for(
@@ -53,22 +53,22 @@ def prepared(secured: Secured) -> Secured:
 
 @pytest.fixture
 def without(prepared: Secured) -> Iterator[Callable[[Right], None]]:
-    """Take a right from the worker, until the end of the test."""
-    taken: list[Right] = []
+    """A function that takes a right from the worker until the end of the test."""
+    forbidden: list[Right] = []
 
-    def take(right: Right) -> None:
-        taken.append(right)
+    def forbid(right: Right) -> None:
+        forbidden.append(right)
         prepared.forbid("worker", [right])
 
-    yield take
-    prepared.allow("worker", taken)
+    yield forbid
+    prepared.allow("worker", forbidden)
     wait_for(
         "the rights to hold", lambda: not line_of(lambda: check_rights(prepared.as_user("worker", **NAMES), WORKER))
     )
 
 
 def line_of(call: Callable[[], object]) -> str:
-    """The one line that it ends with; empty where it goes well."""
+    """The one line with which the call fails; empty if it succeeds."""
     try:
         call()
     except ConfigError as error:
@@ -78,7 +78,7 @@ def line_of(call: Callable[[], object]) -> str:
 
 
 def refused(call: Callable[[], object]) -> str:
-    """The line that it ends with as soon as the broker has heard of the change."""
+    """The line with which the call fails, as soon as the broker knows of the change."""
     line: str = wait_for("a refusal", lambda: line_of(call))
     return line
 
@@ -98,7 +98,7 @@ def test_worker_without_one_right_does_not_start_and_names_it(
     assert f"--allow-principal User:worker --operation {right.operation} --{right.resource} {right.name}" in line
 
 
-def test_user_without_any_right_is_told_of_all_that_bring_the_others(secured: Secured) -> None:
+def test_user_without_any_right_is_told_all_rights_that_must_be_given(secured: Secured) -> None:
     settings = secured.as_user("operator", **NAMES)
     line = refused(lambda: check_rights(settings, worker_rights(settings)))
     for right in worker_rights(settings):
@@ -106,7 +106,7 @@ def test_user_without_any_right_is_told_of_all_that_bring_the_others(secured: Se
 
 
 @pytest.mark.parametrize(("right", "with_events"), LOST, ids=[" ".join(right) for right, _ in LOST])
-def test_worker_that_loses_a_right_in_mid_stream_ends_with_its_name_and_commits_nothing_past_it(
+def test_worker_that_loses_a_right_while_it_runs_names_it_and_commits_nothing_more(
     prepared: Secured, without: Callable[[Right], None], tmp_path: Path, right: Right, with_events: bool
 ) -> None:
     settings = prepared.as_user("worker", "SASL_PLAINTEXT", **NAMES, data_dir=tmp_path / "state")
@@ -116,12 +116,12 @@ def test_worker_that_loses_a_right_in_mid_stream_ends_with_its_name_and_commits_
         worker.wait_idle(over_all)
         before = harness.committed(over_all)
         without(right)
-        # The broker has to know it before the first event comes.
+        # The broker must know of the change before the first event comes.
         refused(lambda: check_rights(settings, [right]))
         harness.produce(over_all, events() if with_events else [])
         wait_for("the worker to end", lambda: worker.process.poll() is not None)
         assert worker.process.returncode
-        # An end that had to be forced, as closing Faust may hang, has said it too.
+        # The log has the line even if the end had to be forced, as closing Faust may hang.
         assert said(right) in worker.log()
         assert harness.committed(over_all) == before
 
@@ -131,8 +131,8 @@ def events() -> list[harness.Message]:
     return [(b"user-%d" % i, harness.track(f"user-{i}", "Product Viewed", at, f"m-{at}-{i}")) for i in range(20)]
 
 
-def test_worker_that_got_its_rights_back_goes_on_where_it_was(prepared: Secured, tmp_path: Path) -> None:
-    """After the tests above, with a client certificate this time; the oracle reads every event of all of them."""
+def test_worker_that_got_its_rights_back_goes_on_where_it_stopped(prepared: Secured, tmp_path: Path) -> None:
+    """It follows the tests above, with a client certificate now. The oracle reads the events of all of them."""
     settings, over_all = (
         prepared.as_user("worker", "MTLS", **NAMES, data_dir=tmp_path / "state"),
         prepared.as_super_user(**NAMES),
@@ -147,9 +147,7 @@ def test_worker_that_got_its_rights_back_goes_on_where_it_was(prepared: Secured,
 # Operators --------------------------------------------------------------------------------------------
 
 
-def test_operator_creates_topics_with_the_rights_of_the_table_and_not_without_create(
-    secured: Secured, topic_names: dict[str, Any]
-) -> None:
+def test_operator_needs_the_documented_rights_to_create_topics(secured: Secured, topic_names: dict[str, Any]) -> None:
     settings = secured.as_user("operator", **topic_names)
     names = [spec.name for spec in required_topics(settings, 0)]
     looking, creating = topic_check_rights(settings), [Right("topic", name, "Create") for name in names]
@@ -166,7 +164,7 @@ def test_operator_creates_topics_with_the_rights_of_the_table_and_not_without_cr
 
 
 @pytest.mark.parametrize("missing", [changelog_topic(Settings(**NAMES)), "sc"])
-def test_reader_of_users_needs_read_on_the_changelog_and_the_scores(prepared: Secured, missing: str) -> None:
+def test_reading_users_needs_the_right_to_read_changelog_and_scores(prepared: Secured, missing: str) -> None:
     settings = prepared.as_user("reader", **NAMES)
     both = [changelog_topic(settings), "sc"]
     prepared.allow("reader", [Right("topic", name, "Read") for name in both])
@@ -178,7 +176,7 @@ def test_reader_of_users_needs_read_on_the_changelog_and_the_scores(prepared: Se
     assert said(Right("topic", missing, "Read")) in line
 
 
-def test_replay_of_dead_letters_needs_read_there_and_write_on_their_source(prepared: Secured) -> None:
+def test_replay_of_dead_letters_needs_read_on_them_and_write_on_their_source(prepared: Secured) -> None:
     dead, back = Right("topic", "dl", "Read"), Right("topic", "ev", "Write")
     origin = {"topic": b"ev", "partition": b"0", "offset": b"0"}
     headers = [("valuestream.error.reason", b"schema"), *((f"valuestream.source.{k}", v) for k, v in origin.items())]
@@ -201,7 +199,7 @@ def test_replay_of_dead_letters_needs_read_there_and_write_on_their_source(prepa
     assert said(back) in wait_for("a refusal", replay)
 
 
-def test_senders_are_told_beforehand_that_they_may_not_write(prepared: Secured) -> None:
+def test_sender_without_the_right_to_write_is_told_before_it_sends(prepared: Secured) -> None:
     settings, right = prepared.as_user("sender", **NAMES), Right("topic", "ev", "Write")
 
     def send() -> None:
@@ -215,7 +213,7 @@ def test_senders_are_told_beforehand_that_they_may_not_write(prepared: Secured) 
 # The table --------------------------------------------------------------------------------------------
 
 
-def test_the_documented_table_of_the_worker_is_the_one_that_is_checked() -> None:
+def test_documented_table_lists_the_rights_that_the_worker_checks() -> None:
     placeholders = {"ev": "events", "sc": "scores", "al": "alerts", "dl": "events-dlq", "shop": "valuestream"}
     ours = {(r.resource, placeholders.get(r.name, "valuestream-users-changelog"), r.operation) for r in WORKER}
     rows = re.findall(r"^\| worker \| (\w+) `([\w-]+)` \| ([\w, ]+) \|", DOCUMENTED.read_text(encoding="utf-8"), re.M)
@@ -223,12 +221,12 @@ def test_the_documented_table_of_the_worker_is_the_one_that_is_checked() -> None
     assert documented == ours
 
 
-def test_the_documented_commands_give_the_worker_just_these_rights() -> None:
+def test_documented_commands_give_the_worker_exactly_these_rights() -> None:
     text = DOCUMENTED.read_text(encoding="utf-8").replace("\\\n", " ")
-    given = set()
+    granted = set()
     for line in re.findall(r"kafka-acls\.sh.*--allow-principal User:worker .*", text):
         operations = re.findall(r"--operation (\w+)", line)
         for resource, name in re.findall(r"--(topic|group) ([\w-]+)", line):
-            given |= {(resource, name, operation) for operation in operations}
+            granted |= {(resource, name, operation) for operation in operations}
     expected = worker_rights(Settings(_env_file=None))
-    assert given == {tuple(right) for right in expected}
+    assert granted == {tuple(right) for right in expected}

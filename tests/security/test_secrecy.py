@@ -1,4 +1,4 @@
-"""A full run that says nothing: no user, payload or password in any log line or HTTP answer, at the chattiest level."""
+"""Tests of secrecy: even at debug level no log line and no HTTP answer shows a user, a payload or a password."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.security.secured import PASSWORD, Secured
 
 pytestmark = pytest.mark.broker
 
-#: In every user id, and in every text of every event; nothing that may be seen contains them.
+#: Every user id holds the one, every text of every event the other. No output may hold either.
 USER, PAYLOAD = "usr4711x", "payload4711x"
 NAMES = frozenset({"app_id", "events_topic", "scores_topic", "alerts_topic", "dlq_topic"})
 PAGES = ("/", "/metrics", "/health/live", "/health/ready", "/health/startup", "/health", "/docs", "/table", "/router")
 
 
 def messages(now: float) -> list[Message]:
-    """Events that score and alert, late and future ones, and dead letters of many reasons."""
+    """Events that lead to scores and alerts, late and future events, and dead letters for many reasons."""
     users = [f"{USER}-{i}" for i in range(12)]
     good = [
         (user.encode(), track(user, name, now - 600 + i, f"{PAYLOAD}-{user}-{i}", **properties(i)))
@@ -65,7 +65,7 @@ def properties(i: int) -> dict[str, Any]:
 
 @pytest.fixture
 def settings(secured: Secured, topic_names: dict[str, Any], tmp_path: Path) -> Settings:
-    """A worker that logs in over TLS with a password, on topics of its own."""
+    """Settings of a worker that logs in over TLS with a password, with topics of its own."""
     how = {"sasl_mechanism": "SCRAM-SHA-256", "data_dir": tmp_path / "state"}
     settings = secured.as_user("worker", "SASL_SSL", **topic_names, **how)
     ensure_topics(secured.as_super_user(**topic_names), harness.PARTITIONS)
@@ -74,8 +74,8 @@ def settings(secured: Secured, topic_names: dict[str, Any], tmp_path: Path) -> S
 
 
 def pages(worker: WorkerProcess) -> str:
-    """Every answer there is, and those to questions that stock Faust answers with the state of users."""
-    asked = [
+    """The answers to all paths that are served, and to paths where stock Faust would show the state of users."""
+    paths = [
         *PAGES,
         "/table/users",
         f"/table/users/{USER}-0",
@@ -83,8 +83,8 @@ def pages(worker: WorkerProcess) -> str:
         f"/x?user={USER}-0",
         "/../../etc/passwd",
     ]
-    answers = [worker.get(path) for path in asked]
-    assert {path for path, (status, _) in zip(asked, answers, strict=True) if status != 404} == {
+    answers = [worker.get(path) for path in paths]
+    assert {path for path, (status, _) in zip(paths, answers, strict=True) if status != 404} == {
         "/metrics",
         "/health/live",
         "/health/ready",
@@ -93,7 +93,7 @@ def pages(worker: WorkerProcess) -> str:
     return "\n".join(body for _, body in answers)
 
 
-def test_a_run_over_every_kind_of_event_shows_no_user_no_payload_and_no_password(
+def test_run_with_every_kind_of_event_shows_no_user_payload_or_password(
     secured: Secured, settings: Settings, tmp_path: Path
 ) -> None:
     over_all = secured.as_super_user(**{name: getattr(settings, name) for name in settings.model_fields_set & NAMES})
@@ -112,7 +112,7 @@ def test_a_run_over_every_kind_of_event_shows_no_user_no_payload_and_no_password
         assert worker.metric("valuestream_dead_letters_total") >= 8
         assert worker.metric('valuestream_events_total{outcome="late"}') == 1
         shown = pages(worker)
-        # The rest of its life in words: a topic that is gone ends it with a traceback or a line.
+        # The way it fails must not show anything either, so take its rights away to end it.
         secured.forbid("worker", worker_rights(settings))
         harness.produce(over_all, messages(time.time() + 1))
         wait_for("the worker to end", lambda: worker.process.poll() is not None)

@@ -1,4 +1,4 @@
-"""Nothing phones home: onnxruntime's telemetry is off before onnxruntime is first imported."""
+"""Tests of telemetry: that of onnxruntime is off before onnxruntime is first imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOAD_THE_MODEL = "from stream.score.scorer import DEMO_MODEL, Scorer; Scorer(DE
 
 
 def _run(code: str, home: Path) -> None:
-    """Run this in a process of its own, without the switch in its environment."""
+    """Run this code in a process of its own. The switch is not in its environment."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
     subprocess.run([sys.executable, "-c", code], env=env | {"HOME": str(home)}, check=True)
 
@@ -23,12 +23,12 @@ def test_a_session_leaves_no_telemetry_id_in_the_home_folder(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_switch_a_session_leaves_one(tmp_path: Path) -> None:
-    """What the test above looks for is what onnxruntime does: if it stops doing it, that test needs another sign."""
+def test_without_the_switch_a_session_leaves_a_telemetry_id(tmp_path: Path) -> None:
+    """The test above looks for such a file. If onnxruntime stops writing it, that test needs another sign."""
     _run("import onnxruntime; onnxruntime.get_available_providers()", tmp_path)
     assert list(tmp_path.rglob("*onnxruntime*"))
 
 
 @pytest.mark.parametrize("package", ["stream", "model_export"])
-def test_the_switch_is_set_by_importing_the_package(package: str, tmp_path: Path) -> None:
+def test_importing_the_package_sets_the_switch(package: str, tmp_path: Path) -> None:
     _run(f"import {package}, os; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'", tmp_path)

@@ -1,4 +1,4 @@
-"""What lives long is left out of collections, and what is garbage by then is not kept by that."""
+"""Tests of garbage collection: it spares objects that live long, and still frees them when they become garbage."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ def thawed() -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_what_is_alive_is_not_looked_at_by_later_collections() -> None:
-    alive = [Cycle() for _ in range(1_000)]
+def test_later_collections_do_not_look_at_spared_objects() -> None:
+    spared = [Cycle() for _ in range(1_000)]
     spare_the_living()
-    looked_at = {id(found) for found in gc.get_objects()}
-    assert not [one for one in alive if id(one) in looked_at]
+    looked_at = {id(thing) for thing in gc.get_objects()}
+    assert not [cycle for cycle in spared if id(cycle) in looked_at]
 
 
-def test_cycles_that_were_spared_and_are_garbage_now_go_when_nothing_is_spared() -> None:
+def test_spared_cycles_that_become_garbage_are_freed_when_nothing_is_spared() -> None:
     cycle = Cycle()
-    gone = weakref.ref(cycle)
+    reference = weakref.ref(cycle)
     spare_the_living()
     del cycle
     gc.collect()
-    assert gone() is not None
+    assert reference() is not None
     spare_nothing()
     spare_the_living()
-    assert gone() is None
+    assert reference() is None
 
 
-def test_fetch_is_read_without_a_look_at_what_is_new() -> None:
+def test_objects_of_one_fetch_start_no_collection() -> None:
     before = gc.get_threshold()
     try:
         collect_rarely()
         gc.collect()
-        seen = gc.get_stats()[0]["collections"]
-        kept = [[] for _ in range(4_000)]  # type: ignore[var-annotated]
-        assert gc.get_stats()[0]["collections"] == seen
-        assert len(kept) == 4_000
+        before_fetch = gc.get_stats()[0]["collections"]
+        objects = [[] for _ in range(4_000)]  # type: ignore[var-annotated]
+        assert gc.get_stats()[0]["collections"] == before_fetch
+        assert len(objects) == 4_000
     finally:
         gc.set_threshold(*before)

@@ -1,3 +1,5 @@
+"""Tests of health: when a worker is started, live and ready, and what it serves over HTTP."""
+
 from __future__ import annotations
 
 import json
@@ -15,14 +17,14 @@ LONG_S = 10 * STALL_TIMEOUT_S
 
 
 class Worker:
-    """A health with its clock, and the steps of a worker's life."""
+    """The health of a worker, with its clock, and the steps of the worker's life."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.health = Health(self.clock)
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass in a loop that turns."""
+        """Let time pass while the event loop runs."""
         self.clock.advance(seconds=seconds)
         self.health.beat()
 
@@ -42,7 +44,7 @@ def answers(health: Health) -> tuple[bool, bool, bool]:
     return health.startup().ok, health.live().ok, health.ready().ok
 
 
-def test_a_worker_that_loads_its_model_is_live_and_nothing_else(worker: Worker) -> None:
+def test_a_worker_that_loads_its_model_is_live_but_neither_started_nor_ready(worker: Worker) -> None:
     worker.clock.advance(seconds=LONG_S)
     assert answers(worker.health) == (False, True, False)
 
@@ -57,7 +59,7 @@ def test_a_recovered_worker_with_partitions_is_ready(worker: Worker) -> None:
     assert answers(worker.serving().health) == (True, True, True)
 
 
-def test_recovery_is_not_ready_and_never_a_liveness_failure(worker: Worker) -> None:
+def test_a_worker_in_recovery_is_live_but_not_ready(worker: Worker) -> None:
     worker.serving()
     worker.health.recovered(False)
     worker.health.lag(1_000_000)
@@ -66,7 +68,7 @@ def test_recovery_is_not_ready_and_never_a_liveness_failure(worker: Worker) -> N
     assert "recovering" in worker.health.ready().detail
 
 
-def test_after_a_long_recovery_the_first_commit_has_its_full_time(worker: Worker) -> None:
+def test_after_a_long_recovery_the_first_commit_still_has_its_full_time(worker: Worker) -> None:
     worker.serving()
     worker.health.recovered(False)
     worker.health.lag(5)
@@ -78,7 +80,7 @@ def test_after_a_long_recovery_the_first_commit_has_its_full_time(worker: Worker
     assert not worker.health.live().ok
 
 
-def test_a_loop_that_no_longer_turns_is_not_live(worker: Worker) -> None:
+def test_a_worker_with_a_blocked_loop_is_not_live(worker: Worker) -> None:
     worker.serving()
     worker.clock.advance(seconds=BEAT_TIMEOUT_S)
     assert worker.health.live().ok
@@ -87,14 +89,14 @@ def test_a_loop_that_no_longer_turns_is_not_live(worker: Worker) -> None:
     assert "11 s ago" in worker.health.live().detail
 
 
-def test_a_loop_that_no_longer_turns_in_recovery_is_not_live(worker: Worker) -> None:
+def test_a_worker_with_a_blocked_loop_in_recovery_is_not_live(worker: Worker) -> None:
     worker.health.started()
     worker.health.assigned(2)
     worker.clock.advance(seconds=BEAT_TIMEOUT_S + 1)
     assert not worker.health.live().ok
 
 
-def test_a_worker_that_never_turns_after_its_start_is_not_live(worker: Worker) -> None:
+def test_a_worker_with_a_loop_that_blocks_after_its_start_is_not_live(worker: Worker) -> None:
     worker.health.started()
     worker.clock.advance(seconds=BEAT_TIMEOUT_S + 1)
     assert not worker.health.live().ok
@@ -109,7 +111,7 @@ def test_lag_without_commits_is_not_live(worker: Worker) -> None:
     assert worker.health.live().detail == "7 records wait and nothing was committed for 61 s"
 
 
-def test_lag_with_commits_is_live_however_long(worker: Worker) -> None:
+def test_lag_with_commits_is_live_for_any_time(worker: Worker) -> None:
     worker.serving()
     for _ in range(20):
         worker.health.lag(1_000)
@@ -189,12 +191,12 @@ async def test_nothing_can_be_changed_over_http(server: RunningServer) -> None:
         assert (await get(server, "/health/live", method))[0] == 405
 
 
-async def test_a_port_in_use_is_refused_with_the_next_step(server: RunningServer, worker: Worker) -> None:
+async def test_a_port_in_use_is_refused_with_what_to_do(server: RunningServer, worker: Worker) -> None:
     with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{server.port}: the port is in use.*--http-port"):
         await serve("127.0.0.1", server.port, worker.health, Metrics())
 
 
-async def test_a_host_that_is_not_ours_is_refused_with_the_next_step(worker: Worker) -> None:
+async def test_a_host_that_is_not_ours_is_refused_with_what_to_do(worker: Worker) -> None:
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1:0: .*--http-host"):
         await serve("192.0.2.1", 0, worker.health, Metrics())
 
@@ -207,7 +209,7 @@ async def test_a_closed_server_frees_its_port(worker: Worker) -> None:
     await second.close()
 
 
-def test_worker_that_stalls_is_not_ready_before_it_is_not_live(worker: Worker) -> None:
+def test_a_stalled_worker_is_first_not_ready_and_later_not_live(worker: Worker) -> None:
     worker.serving().health.lag(5)
     worker.pass_time(STALL_TIMEOUT_S / 2 + 1)
     assert answers(worker.health) == (True, True, False)
@@ -216,8 +218,8 @@ def test_worker_that_stalls_is_not_ready_before_it_is_not_live(worker: Worker) -
 
 
 @pytest.mark.parametrize("silent", ["fetch_age_s", "heartbeat_age_s"])
-def test_broker_that_answers_no_more_is_seen_without_any_lag(worker: Worker, silent: str) -> None:
-    """A fetcher that died quietly knows of no new records, so lag alone would not show it."""
+def test_a_broker_that_stops_answering_is_noticed_without_any_lag(worker: Worker, silent: str) -> None:
+    """A fetcher that has died knows of no new records, so the lag alone would not show it."""
     worker.serving()
     for _ in range(2):
         worker.pass_time(STALL_TIMEOUT_S)
@@ -228,7 +230,7 @@ def test_broker_that_answers_no_more_is_seen_without_any_lag(worker: Worker, sil
     assert silent.split("_")[0] in worker.health.live().detail
 
 
-def test_fetches_that_wait_for_slow_work_are_no_stall_while_it_commits(worker: Worker) -> None:
+def test_old_fetches_are_no_stall_while_the_worker_commits(worker: Worker) -> None:
     worker.serving()
     for _ in range(5):
         worker.pass_time(STALL_TIMEOUT_S / 2)

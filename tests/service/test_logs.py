@@ -1,3 +1,5 @@
+"""Tests of logs: their formats and levels, and that no log line shows a payload or a user id."""
+
 from __future__ import annotations
 
 import json
@@ -35,8 +37,8 @@ def _logging_as_before() -> Iterator[None]:
     sys.excepthook = hook
 
 
-def settings(**given: Any) -> Settings:
-    return Settings(_env_file=None, **given)
+def settings(**values: Any) -> Settings:
+    return Settings(_env_file=None, **values)
 
 
 def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -50,7 +52,7 @@ def fail() -> None:
         LOG.exception("lost it", extra={"partition": 3})
 
 
-def test_a_json_line_has_time_level_logger_message_and_extras(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_line_has_time_level_logger_message_and_extras(capsys: pytest.CaptureFixture[str]) -> None:
     logs.setup(settings(log_format="json"))
     LOG.info("committed %d\nrecords", 7, extra={"partition": 3, "lag": np.int64(5), "dir": Path("state")})
     (line,) = json_lines(capsys)
@@ -74,7 +76,7 @@ def test_an_exception_is_one_field_of_one_json_line(capsys: pytest.CaptureFixtur
     assert line["partition"] == 3
 
 
-def test_an_extra_cannot_overwrite_what_the_line_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_extra_field_cannot_overwrite_a_field_of_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.setup(settings(log_format="json"))
     LOG.info("true", extra={"level": "forged", "time": 0})
     (line,) = json_lines(capsys)
@@ -82,7 +84,7 @@ def test_an_extra_cannot_overwrite_what_the_line_says(capsys: pytest.CaptureFixt
     assert line["time"] != 0
 
 
-def test_a_number_that_json_lacks_still_makes_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_and_infinity_still_make_a_json_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.setup(settings(log_format="json"))
     LOG.info("scored", extra={"loss": float("nan"), "wait": np.float64("inf")})
     (line,) = json_lines(capsys)
@@ -129,7 +131,7 @@ def test_a_long_text_keeps_its_end(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "name", ["faust.tables.recovery", "mode.services", "aiokafka.consumer", "kafka.conn", "asyncio", "any.other"]
 )
-def test_libraries_are_heard_from_warnings_up(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_of_libraries_appear_from_warnings_up(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.setup(settings(log_level="debug"))
     logging.getLogger(name).info("banner")
     logging.getLogger(name).warning("trouble")
@@ -138,7 +140,7 @@ def test_libraries_are_heard_from_warnings_up(name: str, capsys: pytest.CaptureF
     assert "trouble" in written
 
 
-def test_faust_does_not_speak_in_our_name_below_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_faust_logs_nothing_below_warnings_under_our_logger(capsys: pytest.CaptureFixture[str]) -> None:
     app = FetchingApp("name", store="memory://")
     logs.setup(settings(log_level="debug"))
     assert FetchingApp.logger.name.startswith(logs.OURS)
@@ -151,7 +153,7 @@ def test_faust_does_not_speak_in_our_name_below_warnings(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize("error", [KeyError("user-4711"), EventError("value", "amount is 4711"), ValueError(b"4711")])
-def test_an_error_that_may_quote_an_event_shows_its_kind_and_where_but_not_its_text(
+def test_an_error_that_may_quote_an_event_shows_its_kind_and_place_but_not_its_text(
     log_format: str, error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.setup(settings(log_format=log_format, log_level="debug"))
@@ -196,10 +198,10 @@ def test_a_python_warning_is_a_log_line(capsys: pytest.CaptureFixture[str]) -> N
     assert json_lines(capsys)[-1]["logger"] == "py.warnings"
 
 
-def test_library_that_repeats_itself_is_heard_once_in_ten_seconds_and_we_always(
+def test_repeated_lines_of_a_library_appear_once_in_ten_seconds_and_ours_always(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A Kafka client whose broker is away says so a hundred times a second."""
+    """A Kafka client that has lost its broker logs that a hundred times a second."""
     logs.setup(settings(log_format="json"))
     for node in range(50):
         logging.getLogger("aiokafka.conn").error("no connection to node %d", node)

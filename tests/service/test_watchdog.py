@@ -1,3 +1,5 @@
+"""Tests of the watchdog: it ends a worker that is stuck, and leaves all others alone."""
+
 from __future__ import annotations
 
 import itertools
@@ -11,7 +13,7 @@ WAIT_S = 10.0
 
 
 class Watched:
-    """A watchdog of a worker that serves, and what it has done."""
+    """The watchdog of a worker that serves, and what it has done."""
 
     def __init__(self, grace_s: float = WAIT_S) -> None:
         self.clock = ManualClock()
@@ -29,7 +31,7 @@ class Watched:
         self.told.set()
 
 
-def test_worker_that_commits_nothing_while_records_wait_is_told_why_it_ends() -> None:
+def test_worker_that_commits_nothing_while_records_wait_is_ended_with_the_reason() -> None:
     watched = Watched()
     watched.health.lag(7)
     watched.clock.advance(seconds=STALL_TIMEOUT_S + 1)
@@ -40,14 +42,14 @@ def test_worker_that_commits_nothing_while_records_wait_is_told_why_it_ends() ->
     assert not watched.killed.is_set()
 
 
-def test_worker_whose_loop_is_blocked_is_killed_after_the_grace() -> None:
+def test_worker_with_a_blocked_loop_is_killed_after_the_grace() -> None:
     watched = Watched(grace_s=0.001)
     watched.clock.advance(seconds=11)
     assert watched.killed.wait(WAIT_S)
     assert watched.reasons == ["the loop last turned 11 s ago, expected each second"]
 
 
-def test_worker_that_ends_by_itself_too_slowly_is_killed_and_not_called_stuck() -> None:
+def test_worker_that_ends_too_slowly_is_killed_but_not_reported_as_stuck() -> None:
     watched = Watched(grace_s=0.001)
     watched.dog.ending()
     assert watched.killed.wait(WAIT_S)
@@ -63,7 +65,7 @@ def test_worker_that_ends_in_time_is_left_alone() -> None:
     assert not watched.killed.is_set()
 
 
-def test_worker_that_was_paused_is_not_stuck_when_its_loop_turns_again() -> None:
+def test_worker_that_was_paused_is_not_stuck_when_its_loop_runs_again() -> None:
     watched = Watched()
     answers = itertools.chain([Check(False, "the loop last turned 3600 s ago")] * 2, itertools.repeat(Check(True, "")))
     looks = threading.Semaphore(0)

@@ -1,4 +1,4 @@
-"""A Kafka broker's logs, as far as the protocol can tell: append, read, and compaction."""
+"""Broker: stands for a Kafka broker's logs, with all that the protocol can notice: append, read, compaction."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class Stored:
 
 
 class Broker:
-    """Topics as lists of records per partition; offsets have gaps where compaction or a transaction left them."""
+    """Topics as lists of records per partition. Offsets have gaps, as compaction and transactions leave them."""
 
     def __init__(self) -> None:
         self.logs: dict[tuple[str, int], list[Stored]] = defaultdict(list)
 
     def append(self, topic: str, partition: int, records: Sequence[Outgoing], now: float, *, skip: int = 0) -> int:
-        """Append a batch, ``skip`` offsets behind the last record; returns its first offset."""
+        """Append a batch after a gap of ``skip`` offsets. Returns its first offset."""
         log, first = self.logs[topic, partition], self.end(topic, partition) + skip
         for offset, r in enumerate(records, start=first):
             log.append(Stored(topic, partition, offset, int(now * 1000), r.key, r.value, r.headers))
         return first
 
     def read(self, topic: str, partition: int, offset: int, records_max: int) -> list[Stored]:
-        """Up to so many records from ``offset`` on."""
+        """Up to ``records_max`` records from ``offset`` on."""
         log = self.logs[topic, partition]
         first = next((i for i, r in enumerate(log) if r.offset >= offset), len(log))
         return log[first : first + records_max]
@@ -53,7 +53,7 @@ class Broker:
         return log[-1].offset + 1 if log else 0
 
     def compact(self, topic: str, partition: int, rng: random.Random) -> None:
-        """Remove records that a later one of the same key supersedes, in the head of the log."""
+        """Remove records from the head of the log if a later record there has the same key."""
         log = self.logs[topic, partition]
         head = rng.randrange(len(log) + 1)
         last = {r.key: r.offset for r in log[:head]}

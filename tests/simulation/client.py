@@ -1,4 +1,4 @@
-"""The clients of one simulated process: the real commits and the real publisher, on requests of the network."""
+"""Client: the Kafka clients of one simulated process. Real commits and a real publisher send simulated requests."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Consumer", "Producer"]
 
-#: Records in one produce request: the users of a checkpoint go out in more than one.
+#: Records in one produce request. It is so small that a checkpoint needs several requests for its users.
 _BATCH_RECORDS_MAX = 2
 _PUBLISH_TIMEOUT_S = 20.0
 
 
 class Consumer(PositionConsumer):
-    """Which positions are committed, and when, is decided by the real consumer; Faust and aiokafka are not there."""
+    """The real consumer decides which positions are committed, and when. Faust and aiokafka are left out."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -39,14 +39,14 @@ class Consumer(PositionConsumer):
         self._thread: Any = SimpleNamespace(
             call_thread=self._call, earliest_offsets=self._earliest, _ensure_consumer=lambda: self, next_offsets={}
         )
-        #: What the real consumer asks of aiokafka's.
+        #: The part of aiokafka's consumer that the real consumer uses.
         self._coordinator: Any = SimpleNamespace(fetch_committed_offsets=self._fetch_committed)
 
     def assignment(self) -> set[TP]:
         return {TP(EVENTS, number) for number in self._process.numbers}
 
     async def commit(self, *_: Any, **__: Any) -> bool:
-        """As Faust's: one commit at a time, and who finds another under way leaves it at that."""
+        """Commit as Faust does: one commit at a time. If one is under way, a second does nothing."""
         if self._committing:
             return False
         self._committing = True
@@ -60,12 +60,12 @@ class Consumer(PositionConsumer):
 
     async def perform_seek(self) -> None:
         self._delivered.clear()
-        for tp, at in self._resumed.items():
+        for tp, position in self._resumed.items():
             if tp in self.assignment():
-                await self.seek(tp, at.offset)
+                await self.seek(tp, position.offset)
 
     def forget(self) -> None:
-        """What the real consumer does when its partitions were revoked."""
+        """Forget the partitions, as the real consumer does when they are revoked."""
         self._positions.clear()
         self._committed.clear()
         self.fetch_at, self.active = {}, set()
@@ -77,11 +77,11 @@ class Consumer(PositionConsumer):
 
     async def _commit(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         process = self._process
-        said = {tp.partition: (at.offset, at.metadata) for tp, at in offsets.items()}
+        positions = {tp.partition: (at.offset, at.metadata) for tp, at in offsets.items()}
         member, generation = process.member, process.generation
         await process.call(
-            f"commit {' '.join(f'{n}:{o}' for n, (o, _) in said.items())}",
-            lambda reply: process.world.commit(process, member, generation, said, reply),
+            f"commit {' '.join(f'{n}:{o}' for n, (o, _) in positions.items())}",
+            lambda reply: process.world.commit(process, member, generation, positions, reply),
         )
 
     async def _fetch_committed(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
@@ -94,7 +94,7 @@ class Consumer(PositionConsumer):
 
 
 class _Batch:
-    """aiokafka's batch builder: it is full after so many records."""
+    """Stands for aiokafka's batch builder. It is full after ``_BATCH_RECORDS_MAX`` records."""
 
     def __init__(self) -> None:
         self.records: list[Outgoing] = []
@@ -115,7 +115,7 @@ class _Batch:
 
 
 class Producer(Publisher):
-    """The real publisher; its batches are requests."""
+    """The real publisher. Each of its batches is a simulated request."""
 
     def __init__(self, lease: Lease, process: Process) -> None:
         super().__init__(lease, _PUBLISH_TIMEOUT_S, CHANGELOG)

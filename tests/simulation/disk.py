@@ -1,4 +1,4 @@
-"""A local disk with the store of users: it outlives its process, and may have lost its last writes, or all."""
+"""Disk: a local disk with the store of users. It outlives its process, and may lose its last writes or all of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MERGES_SHARE = 0.1
 
 
 class Disk(UserStore):
-    """The real store on real files, whose journals are merged whenever the seed says so; no Faust is around it."""
+    """The real store on real files, without Faust around it. The seed decides when its journals are merged."""
 
     def __init__(self, seed: int = 0) -> None:
         self.table: Any = SimpleNamespace(lateness_s=LATENESS_S)
@@ -34,7 +34,7 @@ class Disk(UserStore):
         self.open()
 
     def open(self) -> None:
-        """A process starts with it; that before it let go of its files when it died."""
+        """Open the disk for a process that starts. The process before it released its files when it died."""
         for partition in list(self._journals):
             self._close(partition)
         self._one_merge = asyncio.Lock()
@@ -42,7 +42,7 @@ class Disk(UserStore):
     def recover(self, partition: int, records: Sequence[Stored]) -> None:
         """Apply one fetch of the changelog, as Faust's recovery does."""
         message = SimpleNamespace(tp=TP(CHANGELOG, partition), partition=partition, offset=records[-1].offset)
-        self._recovering = self._rng.random() < 0.8  # Else as a standby.
+        self._recovering = self._rng.random() < 0.8  # Otherwise it applies them as a standby.
         self.apply_changelog_batch([SimpleNamespace(message=message, value=records)], None, None)
         self._recovering = False
 
@@ -58,7 +58,7 @@ class Disk(UserStore):
         return self._recovering
 
     def lose_writes(self) -> None:
-        """The machine lost power: of the last segment of each partition the end is missing, or a byte is another."""
+        """Lose power: in the last journal file of each partition the end is missing, or a byte has another value."""
         self.open()
         for partition in Path(self._folder.name).iterdir():
             last = max(partition.glob("*.segment"), default=None)
@@ -72,7 +72,7 @@ class Disk(UserStore):
                     last.write_bytes(data)
 
     def lose(self) -> None:
-        """The disk is a new one."""
+        """Replace the disk by an empty one."""
         self.open()
         self._folder.cleanup()
         self._folder = tempfile.TemporaryDirectory(prefix="valuestream-simulated-")

@@ -1,4 +1,4 @@
-"""What may go wrong, and how often."""
+"""Faults: what may go wrong in a schedule, and how often."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["ALWAYS", "FAULTS"]
 
 
 def kill(world: World) -> None:
-    """kill -9."""
+    """Kill a process with -9."""
     if world.processes:
         world.kill(world.rng.choice(world.processes))
 
 
 def restart(world: World) -> None:
-    """A worker starts, with the disk it had, with one that lost its last writes, or with a new one."""
+    """Start a worker: with the disk it had, with a disk that lost its last writes, or with an empty one."""
     slot = world.rng.randrange(len(world.disks))
     if any(p.name.startswith(f"w{slot}.") for p in world.processes):
         return
@@ -37,7 +37,7 @@ def restart(world: World) -> None:
 
 
 def stop(world: World) -> None:
-    """SIGTERM."""
+    """Send SIGTERM to a process."""
     process = world.rng.choice(world.processes) if world.processes else None
     if process is not None and not process.stopping:
         world.note(f"stop {process.name}")
@@ -45,7 +45,7 @@ def stop(world: World) -> None:
 
 
 def pause(world: World) -> None:
-    """SIGSTOP."""
+    """Send SIGSTOP to a process."""
     running = [p for p in world.processes if not p.paused]
     if running:
         process = world.rng.choice(running)
@@ -54,7 +54,7 @@ def pause(world: World) -> None:
 
 
 def go_on(world: World) -> None:
-    """SIGCONT."""
+    """Send SIGCONT to a paused process."""
     paused = [p for p in world.processes if p.paused]
     if paused:
         process = world.rng.choice(paused)
@@ -63,16 +63,16 @@ def go_on(world: World) -> None:
 
 
 def stall(world: World) -> None:
-    """A long time in which nothing happens: sessions end, leases end."""
+    """Let a long time pass in which nothing happens, so that sessions and leases end."""
     seconds = world.rng.choice((2.0, 4.8, 5.6, 7.0))
     world.note(f"{seconds} s pass")
     world.advance(seconds)
 
 
 def lose(world: World) -> None:
-    """A connection breaks, before a request arrives or before its answer does."""
+    """Break a connection before a request or its answer arrives."""
     under_way = [r for r in (*world.network.sent, *world.network.answered) if r.lane != WITHIN]
-    # Most requests are heartbeats and fetches, of which there will be more.
+    # Prefer produce requests: most requests are heartbeats and fetches, and these are repeated anyway.
     under_way = [r for r in under_way if r.name.startswith("append")] or under_way
     if under_way:
         request = world.rng.choice(under_way)
@@ -81,7 +81,7 @@ def lose(world: World) -> None:
 
 
 def refuse(world: World) -> None:
-    """The broker refuses a produce or a commit."""
+    """Let the broker refuse a produce request or a commit."""
     asked = [r for r in world.network.sent if r.name.startswith(("append", "commit"))]
     if asked:
         request = world.rng.choice(asked)
@@ -91,19 +91,19 @@ def refuse(world: World) -> None:
 
 
 def compact(world: World) -> None:
-    """The broker compacts a changelog."""
+    """Let the broker compact a changelog."""
     world.broker.compact(CHANGELOG, world.rng.randrange(2), world.rng)
 
 
 def fail_inference(world: World) -> None:
-    """A model cannot be run."""
+    """Let an inference fail."""
     busy = [p for p in world.processes if p.loop.jobs]
     if busy:
         process = world.rng.choice(busy)
         process.loop.finish(world.rng.choice(process.loop.jobs), ScoringError("not now"))
 
 
-#: Fault → how often it is chosen, against the others.
+#: Fault → its weight when one is chosen.
 FAULTS: Final[dict[Callable[[World], None], int]] = {
     kill: 3,
     stop: 1,
@@ -114,5 +114,5 @@ FAULTS: Final[dict[Callable[[World], None], int]] = {
     compact: 1,
     fail_inference: 1,
 }
-#: What every schedule has: else its workers would soon be gone.
+#: Every schedule has these. Without them no worker would be left soon.
 ALWAYS: Final[dict[Callable[[World], None], int]] = {restart: 8, go_on: 6}

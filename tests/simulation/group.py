@@ -1,4 +1,4 @@
-"""The consumer group's coordinator: members, sessions, generations, and offsets that only members commit."""
+"""Group: stands for the coordinator of a consumer group, with members, sessions, generations and commits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Group"]
 
 @dataclass(slots=True)
 class Member:
-    """One member; ``joining`` answers its JoinGroup request once the generation is complete."""
+    """One member. ``joining`` answers its JoinGroup request when the generation is complete."""
 
     process: Process
     instance: str
@@ -33,9 +33,10 @@ class Member:
 
 
 class Group:
-    """Eager rebalances as in Kafka's GroupCoordinator; a static member that comes back keeps its partitions.
+    """Rebalances eagerly, as Kafka's GroupCoordinator does. A static member that comes back keeps its partitions.
 
-    ``on_generation`` is called when a generation is complete, before anyone hears of it, with the partitions' owners.
+    When a generation is complete, ``on_generation`` is called with the partitions' owners, before any member learns of
+    it.
     """
 
     def __init__(
@@ -58,13 +59,13 @@ class Group:
 
     @property
     def owned(self) -> dict[int, Process]:
-        """Partition → the process that it belongs to."""
+        """Partition → the process that owns it."""
         return {number: self.members[id].process for number, id in self.owners.items() if id in self.members}
 
     # -- requests -------------------------------------------------------------------------------------------
 
     def join(self, process: Process, member: int | None, instance: str, reply: Reply) -> None:
-        """JoinGroup: answers (member id, generation) when all members have joined."""
+        """JoinGroup: answer with (member id, generation) when all members have joined."""
         before = self._id_of(instance)
         if member is None and before is not None and self._rebalancing_since is None:
             self._replace(before, Member(process, instance, self._clock.monotonic()), reply)
@@ -80,7 +81,7 @@ class Group:
         self.tick()
 
     def sync(self, member: int, generation: int, reply: Reply) -> None:
-        """SyncGroup: answers the member's partitions."""
+        """SyncGroup: answer with the member's partitions."""
         if (error := self._refusal(member, generation)) is not None:
             reply(None, error)
             return
@@ -88,7 +89,7 @@ class Group:
         reply([number for number, id in self.owners.items() if id == member], None)
 
     def heartbeat(self, member: int, generation: int, reply: Reply) -> None:
-        """Heartbeat: whether the member is to join again."""
+        """Heartbeat: answer whether the member must join again."""
         if (error := self._refusal(member, generation)) is not None:
             reply(None, error)
             return
@@ -96,7 +97,7 @@ class Group:
         reply(self._rebalancing_since is not None, None)
 
     def commit(self, member: int, generation: int, offsets: Mapping[int, tuple[int, str]], reply: Reply) -> None:
-        """OffsetCommit: refused where the member or its generation is not of the group any more."""
+        """OffsetCommit: refuse it if the member or its generation is out of date."""
         if (error := self._refusal(member, generation, rebalancing=True)) is not None:
             reply(None, error)
             return
@@ -104,7 +105,7 @@ class Group:
         reply(None, None)
 
     def leave(self, member: int, reply: Reply) -> None:
-        """LeaveGroup."""
+        """LeaveGroup: remove the member."""
         self._remove(member)
         self.tick()
         reply(None, None)
@@ -112,14 +113,14 @@ class Group:
     # -- time -----------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Remove members whose session has ended or who joined too late, and complete a generation that is ready."""
+        """Remove members that lost their session or did not join in time, and complete a generation that is ready."""
         now = self._clock.monotonic()
-        parked = {id for id, m in self.members.items() if m.joining is not None and m.process.alive}
+        joining = {id for id, m in self.members.items() if m.joining is not None and m.process.alive}
         late = self._rebalancing_since is not None and now - self._rebalancing_since > self._rebalance_s
         for id, member in list(self.members.items()):
-            if id not in parked and (now - member.seen > self._session_s or late):
+            if id not in joining and (now - member.seen > self._session_s or late):
                 self._remove(id)
-        if self._rebalancing_since is not None and self.members and parked >= self.members.keys():
+        if self._rebalancing_since is not None and self.members and joining >= self.members.keys():
             self._complete()
 
     def _complete(self) -> None:

@@ -1,6 +1,6 @@
-"""The event loop of one simulated process: it runs when it is stepped, and time is a clock moved by hand.
+"""Loop: the event loop of one simulated process. It runs one callback per step, and its time is a manual clock.
 
-A process that is not stepped is one that was stopped (SIGSTOP); one whose loop is forgotten was killed.
+A process with a loop that is not stepped has been paused (SIGSTOP). A process with a loop that is dropped was killed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Job", "ProcessLoop"]
 
 
 class Job(NamedTuple):
-    """Work for a thread of the process, and the future that waits for it."""
+    """Work for a thread of the process, and the future for its result."""
 
     future: asyncio.Future[Any]
     work: Callable[[], Any]
@@ -28,12 +28,12 @@ class Job(NamedTuple):
 
 
 class ProcessLoop(asyncio.AbstractEventLoop):
-    """Runs callbacks in the order they were scheduled, as asyncio does, one for each :meth:`step`."""
+    """Runs callbacks in the order in which they were scheduled, as asyncio does, one per :meth:`step`."""
 
     def __init__(self, clock: Clock, slow: Callable[[], bool]) -> None:
         self._clock, self._slow = clock, slow
         self.ready: deque[asyncio.Handle] = deque()
-        #: Work given to threads; the scheduler says when it is done.
+        #: Work for threads. The scheduler decides when it is done.
         self.jobs: list[Job] = []
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._order = count()
@@ -49,7 +49,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
                 events._set_running_loop(None)
 
     def wake(self) -> None:
-        """Make every timer ready whose time has come."""
+        """Make all timers ready that are due."""
         now = self._clock.monotonic()
         while self._timers and self._timers[0][0] <= now:
             self.ready.append(heapq.heappop(self._timers)[2])
@@ -60,7 +60,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         return self._timers[0][0] if self._timers else float("inf")
 
     def finish(self, job: Job, error: Exception | None = None) -> None:
-        """A thread is done with its work, or has failed with ``error``."""
+        """End a thread's work with its result, or with ``error``."""
         self.jobs.remove(job)
         if error is not None:
             self.call_soon(_settle, job.future, None, error)
@@ -68,10 +68,10 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         self.call_soon(_settle, job.future, job.work(), None)
 
     def settle(self, future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-        """An answer has come from outside."""
+        """Give a future its answer from outside."""
         self.call_soon(_settle, future, result, error)
 
-    # -- what asyncio asks of a loop ------------------------------------------------------------------------
+    # -- what asyncio needs from a loop -----------------------------------------------------------------------
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
@@ -93,7 +93,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """A cancelled timer stays where it is and does nothing when its time comes."""
+        """Do nothing: a cancelled timer stays in the heap and does nothing when it is due."""
 
     def time(self) -> float:
         return self._clock.monotonic()
@@ -103,7 +103,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **_: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         task = asyncio.Task(coro, loop=self)
-        # The tasks of a killed process are pending for ever.
+        # The tasks of a killed process stay pending for ever.
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         return task
 
@@ -124,12 +124,12 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Nobody waits for a task whose process was killed."""
+        """Ignore it: nobody waits for the tasks of a killed process."""
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
     if future.done():
-        return  # Cancelled: nobody waits for the answer any more.
+        return  # It was cancelled, so nobody waits for the answer.
     if error is not None:
         future.set_exception(error)
     else:

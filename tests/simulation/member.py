@@ -1,4 +1,4 @@
-"""A member of the consumer group: what aiokafka's coordinator, Faust's app and its tables do in a worker process."""
+"""Member: does what aiokafka's coordinator, Faust's app and Faust's tables do in a worker process."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = ["NAP_S", "SESSION_S", "Member"]
 
 SESSION_S: Final = 6.0
 _HEARTBEAT_S: Final = SESSION_S / 4
-#: How long anyone waits who finds nothing to do, or a request lost.
+#: How long a task waits if it finds nothing to do, or if its request was lost.
 NAP_S: Final = 0.4
 _CHANGELOG_FETCH_MAX: Final = 7
 
 
 class Member:
-    """Joins, stays while its heartbeats are answered, recovers what it is assigned, and gives it up."""
+    """Joins the group, sends heartbeats, recovers its assigned partitions, and gives them up."""
 
     assignment: Assignment
     consumer: Consumer
@@ -45,13 +45,13 @@ class Member:
         self.world, self.name, self.instance = world, name, instance
         self.member: int | None = None
         self.generation = -1
-        #: The partitions that are assigned.
+        #: The assigned partitions.
         self.numbers: tuple[int, ...] = ()
         self._joined = False
         self._rejoin, self._assigned = asyncio.Event(), asyncio.Event()
 
     async def finish(self) -> None:
-        """Make durable what was taken in, while the partitions are ours."""
+        """Make everything that was taken in durable while the partitions are ours."""
         raise NotImplementedError
 
     def call(self, name: str, handle: Callable[[Reply], None], lane: Any = None) -> asyncio.Future[Any]:
@@ -110,7 +110,7 @@ class Member:
                     self.lease.renew(sent)
 
     async def _give_up(self) -> None:
-        """Partitions are revoked: drain while they are ours, then forget them."""
+        """Drain the partitions while they are ours, then forget them."""
         if self.numbers:
             if self.world.rng.random() < 0.5:
                 while not self._fetches.empty():
@@ -129,7 +129,7 @@ class Member:
         except Exception as error:
             self.error = self.error or error
 
-    # -- recovery: Faust's tables, then the hot state ---------------------------------------------------------
+    # -- recovery: Faust's tables, then the state in memory ---------------------------------------------------
 
     async def _recover(self) -> None:
         while True:
@@ -163,7 +163,7 @@ class Member:
         if not self.numbers or not await self.assignment.resume(lambda: self._scheduler.seeks, positions()):
             return
         self.world.resuming(self, by_number)
-        # Faust lets aiokafka fetch on from where it stands before it seeks, and other tasks have their turns between.
+        # Before Faust seeks, aiokafka may go on fetching from the old position, and other tasks may run in between.
         self.consumer.active.update(self.numbers)
         await self.call("seek", lambda reply: reply(None, None), WITHIN)
         await self.consumer.perform_seek()

@@ -1,6 +1,7 @@
-"""A model that is a hash: the same state and instant give the same score, and any other state another one.
+"""Model: stands for the scoring model with a hash of the state and the instant.
 
-So two scores of one name that were made of different states differ in their bytes.
+The same state and instant give the same score, and another state gives another score. So if two scores have the same id
+but were made from different states, their bytes differ.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from stream.arrays import Seconds
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
 from stream.score.decide import Decided, score_id
 from stream.score.scorer import RawScores
@@ -21,7 +22,6 @@ from stream.state.partition_state import Snapshot
 
 __all__ = ["HashedDecider", "HashedModel", "HashedSentiment"]
 
-Array = npt.NDArray[Any]
 _MODEL = ModelRef("hashed", "1", "0" * 64)
 #: Columns of a user that a score may depend on.
 _SEEN = [
@@ -38,7 +38,7 @@ class HashedModel:
 
     manifest = SimpleNamespace(labels=SimpleNamespace(eligible_days=45.0))
 
-    async def run(self, _snapshot: Snapshot, as_of: Array) -> RawScores:
+    async def run(self, _snapshot: Snapshot, as_of: Seconds) -> RawScores:
         """Zeros for every user, from a thread: crashes may come while it works."""
         return await asyncio.get_running_loop().run_in_executor(None, _zeros, len(as_of))
 
@@ -48,9 +48,9 @@ def _zeros(n: int) -> RawScores:
 
 
 class HashedDecider:
-    """Stands where :class:`stream.score.decide.Decider` is."""
+    """Stands for :class:`stream.score.decide.Decider`."""
 
-    def decide(self, snapshot: Snapshot, as_of: Array, raw: RawScores) -> Decided:
+    def decide(self, snapshot: Snapshot, as_of: Seconds, raw: RawScores) -> Decided:
         """Scores of the users of ``snapshot`` at ``as_of`` (seconds), and no alerts."""
         scores = [self._score(snapshot, i, at) for i, at in enumerate(as_of.tolist())]
         churn = np.array([s.churn.probability for s in scores])
@@ -68,7 +68,7 @@ class HashedDecider:
 
     def _score(self, snapshot: Snapshot, i: int, as_of: int) -> Score:
         user = snapshot.users[i]
-        # Not its bytes: a selection of columns keeps those between them.
+        # Not the bytes of the selection: they would include the columns in between.
         seen = repr(user[_SEEN].item()).encode() + snapshot.history[i, : int(user["history_len"])].tobytes()
         bucketed = np.flatnonzero(snapshot.bucketed == i)
         seen += snapshot.buckets[bucketed].tobytes() + str(as_of).encode()
@@ -89,7 +89,7 @@ class HashedDecider:
 
 
 class HashedSentiment:
-    """Tells the sentiment of a text by its hash."""
+    """Stands for the sentiment model: the hash of a text gives its sentiment."""
 
     def run(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Sentiments ``(len(texts),)`` from -1 to 1."""

@@ -1,4 +1,7 @@
-"""Requests of simulated processes to the broker: sent, then arrived, then answered, each a step of the scheduler."""
+"""Network: requests of simulated processes to the broker.
+
+A request is sent, arrives, and is answered. Each of these is a step of the scheduler.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ __all__ = ["WITHIN", "Network", "Reply", "Request"]
 
 #: How the broker answers a request: with a result or an error, at once or later.
 Reply = Callable[[Any, Exception | None], None]
-#: The lane of what a process waits for within itself: it may take its time, and is never lost.
+#: The lane of waits inside a process. They may take long, and they are never lost.
 WITHIN = ("within", None)
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request. Those of one process in one ``lane`` arrive in the order in which they were sent."""
+    """One request. Requests of one process in one ``lane`` arrive in the order in which they were sent."""
 
     process: Process
     name: str
@@ -42,19 +45,19 @@ class Network:
         self.answered: list[Request] = []
 
     def slow(self) -> bool:
-        """Whether what begins now takes long."""
+        """Whether a request or job that begins now takes long."""
         return self._rng.random() < self._slow_share
 
     def call(
         self, process: Process, name: str, handle: Callable[[Reply], None], lane: Any = None
     ) -> asyncio.Future[Any]:
-        """Send a request; the future has its answer, or the error of the broker or the connection."""
+        """Send a request. The future gets its answer, or the error of the broker or the connection."""
         request = Request(process, name, lane, handle, process.loop.create_future(), self.slow())
         self.sent.append(request)
         return request.future
 
     def arrivals(self) -> list[Request]:
-        """Requests that may arrive next: the first of each lane."""
+        """Requests that may arrive next: the first one of each lane."""
         if len(self.sent) < 2:
             return self.sent
         first: dict[Any, Request] = {}
@@ -64,7 +67,7 @@ class Network:
         return list(first.values())
 
     def arrive(self, request: Request) -> None:
-        """The broker reads a request."""
+        """Let the broker read a request."""
         self.sent.remove(request)
 
         def reply(result: Any, error: Exception | None) -> None:
@@ -74,18 +77,18 @@ class Network:
         request.handle(reply)
 
     def fail(self, request: Request, error: Exception) -> None:
-        """A request never arrives, or its answer does not: the process has an error instead."""
+        """Lose a request or its answer. The process gets an error instead."""
         if request in self.sent:
             self.sent.remove(request)
             self.answered.append(request)
         request.result, request.error = None, error
 
     def deliver(self, request: Request) -> None:
-        """A process reads an answer."""
+        """Let a process read an answer."""
         self.answered.remove(request)
         request.process.loop.settle(request.future, request.result, request.error)
 
     def forget(self, process: Process) -> None:
-        """A process is gone: nobody reads its answers."""
+        """Drop the requests of a process that has ended, as nobody reads the answers."""
         self.sent = [r for r in self.sent if r.process is not process]
         self.answered = [r for r in self.answered if r.process is not process]

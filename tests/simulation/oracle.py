@@ -1,4 +1,4 @@
-"""What is to come out: an undisturbed replay of the source through the same pure state, and what it says of offsets."""
+"""Oracle: what a schedule must come to, from an undisturbed replay of the source through the same pure state."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.simulation.model import HashedDecider, HashedSentiment
 
 __all__ = ["Expected", "decoder", "expected", "without_scores"]
 
-#: Columns of USER that scoring writes: how often a user is scored on the way depends on the schedule.
+#: Columns of USER that scoring writes. How often a user is scored on the way depends on the schedule.
 _SCORED = ("scored_offset", "scored_sentiment", "idle_stage", "churn", "purchase", "ltv", "alert_band", "alert_time")
 _NO_OUTPUT = RawScores(*(np.zeros(0, np.float32) for _ in range(3)))
 
 
 @dataclass
 class Expected:
-    """Of one partition: packed states and last scores by user, and which offsets were accepted and dead-lettered."""
+    """The expected result of one partition: packed states and last scores by user, and offsets by their outcome."""
 
     states: dict[str, bytes]
     scores: dict[str, bytes]
     accepted: list[tuple[int, str]]
     dead: set[int]
-    #: Offsets of accepted reviews, which are done only when their sentiment is in the state.
+    #: Offsets and users of accepted reviews. A review is done when its sentiment is in the state.
     reviews: list[tuple[int, str]] = field(default_factory=list)
 
 
@@ -48,8 +48,9 @@ def expected(records: list[Stored], lateness_s: float, now: float) -> Expected:
     offsets = decoded.batch.rows["offset"].tolist()
     rows = dict(zip(applied.accepted.tolist(), applied.users.tolist(), strict=True))
     reviews = [(i, text) for i, text in decoded.reviews if i in rows]
-    whose, where = (np.array([of[i] for i, _ in reviews], np.int64) for of in (rows, offsets))
-    state.note_sentiments(whose, where, HashedSentiment().run([text for _, text in reviews]))
+    review_rows = np.array([rows[i] for i, _ in reviews], np.int64)
+    review_offsets = np.array([offsets[i] for i, _ in reviews], np.int64)
+    state.note_sentiments(review_rows, review_offsets, HashedSentiment().run([text for _, text in reviews]))
     everyone = np.arange(len(state))
     snapshot = state.snapshot(everyone)
     as_of = snapshot.users["last_time"].astype(np.int64) + IDLE_AGES_S[state.idle_stages(state.watermark)]

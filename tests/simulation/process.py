@@ -1,5 +1,7 @@
-"""One simulated worker process: the real assignment, pipeline, commits and lease, and around them what
-:mod:`stream.service.worker`, Faust and aiokafka do, task by task.
+"""Process: one simulated worker process.
+
+Its assignment, pipeline, commits and lease are real. Around them it does, task by task, what
+:mod:`stream.service.worker`, Faust and aiokafka do.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ __all__ = ["REST_S", "SESSION_S", "Process"]
 _CHECKPOINT_S: Final = 1.0
 _SWEEP_S: Final = 3.0
 _REFRESH_S: Final = 0.5
-#: Longer than a sweep, the scores that come of it, and their checkpoint take.
+#: This is longer than a sweep, the scores that follow from it, and their checkpoint take.
 REST_S: Final = _SWEEP_S + 2 * _CHECKPOINT_S
 _FETCHES_WAITING_MAX: Final = 4
 _REVIEWS_PENDING_MAX: Final = 3
@@ -42,13 +44,13 @@ _USERS_MAX: Final = 4
 
 
 class Process(Member):
-    """A worker process. It runs while the scheduler steps its ``loop``, and until it is not ``alive``."""
+    """A worker process. It runs while the scheduler steps its ``loop``, until it is no longer ``alive``."""
 
     def __init__(self, world: World, name: str, disk: Disk, instance: str) -> None:
         super().__init__(world, name, instance)
         self.loop = ProcessLoop(world.clock, slow=world.network.slow)
         self.alive, self.paused, self.stopping = True, False, False
-        #: Why it ended; None while it runs and after an orderly stop.
+        #: The error that ended it; None while it runs and after an orderly stop.
         self.error: BaseException | None = None
         self.store = disk
         self.lease = MembershipLease(world.clock, SESSION_S)
@@ -106,7 +108,7 @@ class Process(Member):
         return not any(len(p.queue) or p.has_news or len(p.state.unscored()) for p in partitions)
 
     def stop(self) -> None:
-        """SIGTERM: end in good order."""
+        """End in good order, as after SIGTERM."""
         self.stopping = True
         self.loop.call_soon(lambda: self._ended.done() or self._ended.set_result(None))
 
@@ -122,7 +124,7 @@ class Process(Member):
                 self._ended.set_exception(error)
 
     async def finish(self) -> None:
-        """Drain, unless it is a failure that ends us: then nothing more may be acknowledged."""
+        """Drain, unless a failure ends the process: then nothing more may be acknowledged."""
         if not (self._ended.done() and self._ended.exception()):
             await self.assignment.drain()
 
@@ -133,7 +135,7 @@ class Process(Member):
             await asyncio.sleep(NAP_S)
             for number in self.numbers:
                 at = self.consumer.fetch_at.get(number, 0)
-                # A broker answers a fetch when there is something to read; the requests that wait for it are left out.
+                # A real broker lets a fetch wait until there is something to read. Such waits are left out here.
                 if number in self.consumer.active and at < self.world.broker.end(EVENTS, number):
                     await self._fetch(number, at)
 
@@ -143,7 +145,7 @@ class Process(Member):
             records = await self._read(EVENTS, number, at, self.world.fetch_records_max)
         except KafkaError:
             return
-        # aiokafka drops an answer that is for another assignment, or for another position than the partition's.
+        # aiokafka drops an answer that belongs to another assignment or to another position of the partition.
         if not records or self.consumer.fetch_at is not positions or positions.get(number) != at:
             return
         positions[number] = records[-1].offset + 1
@@ -153,7 +155,7 @@ class Process(Member):
     async def _ingest_forever(self) -> None:
         while True:
             fetch, highwater = await self._fetches.get()
-            # What is on its way through Faust's conductor and streams may wait there.
+            # A fetch may wait on its way through Faust's conductor and streams.
             if self.world.rng.random() < 0.3:
                 await self.call("stream", lambda reply: reply(None, None), WITHIN)
             await self.reviews.room(lambda: self.assignment.partitions.values())

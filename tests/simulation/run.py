@@ -1,4 +1,7 @@
-"""Run schedules by their seeds, and tell a failing one step by step: ``python -m tests.simulation.run --seed 123``."""
+"""Run: runs schedules by their seeds, and shows a failing one step by step.
+
+For example ``python -m tests.simulation.run --seed 123``.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ from tests.simulation.world import InvariantError, World
 
 
 def main() -> int:
-    """Exit status 1 where a schedule fails."""
+    """Run the schedules. The exit status is 1 if one of them fails."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="the schedule, or the first of them")
-    parser.add_argument("--schedules", type=int, default=1, help="how many")
-    parser.add_argument("--late", action="store_true", help="requests may arrive after their process was replaced")
-    parser.add_argument("--trace", action="store_true", help="tell a schedule that holds as well")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the schedule, or of the first one")
+    parser.add_argument("--schedules", type=int, default=1, help="how many schedules to run")
+    parser.add_argument("--late", action="store_true", help="let requests arrive after their process was replaced")
+    parser.add_argument("--trace", action="store_true", help="show the steps of a schedule that passes as well")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    # Of the coroutines of a process that was killed before they began.
+    # A process that is killed leaves coroutines that never began.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     started, failed = time.process_time(), 0
     for seed in range(options.seed, options.seed + options.schedules):

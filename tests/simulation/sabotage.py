@@ -1,6 +1,7 @@
-"""Ways to break the protocol. The simulation must notice each of them: one that could not fail would prove nothing.
+"""Sabotage: ways to break the protocol on purpose. The simulation must notice each of them.
 
-Each is a function that changes a worker process before it starts.
+A simulation that could not fail would prove nothing. Each sabotage is a function that changes a worker process before
+the process starts.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["SABOTAGES"]
 
 
 def acknowledges_before_the_changelog(process: Process) -> None:
-    """A position is acknowledged when its checkpoint begins."""
+    """A position is acknowledged when its checkpoint begins, not when it is durable."""
     checkpoint = process.assignment._checkpoint
 
     async def early(partition: Partition) -> bool:
@@ -38,13 +39,13 @@ def acknowledges_before_the_changelog(process: Process) -> None:
 
 
 def acknowledges_what_came_meanwhile(process: Process) -> None:
-    """A checkpoint acknowledges what the partition has reached, not what it made durable."""
+    """A checkpoint acknowledges everything that the partition has taken in, not only what it made durable."""
     assignment, acknowledge = process.assignment, process.assignment._acknowledge
     assignment._acknowledge = lambda number, _: acknowledge(number, assignment.partitions[number].reached())
 
 
 def acknowledges_past_waiting_reviews(process: Process) -> None:
-    """A position does not wait for the sentiments of the reviews before it."""
+    """A position passes reviews that still wait for their sentiment."""
 
     def reached(partition: Partition) -> None:
         for review in list(partition.reviews):
@@ -55,12 +56,12 @@ def acknowledges_past_waiting_reviews(process: Process) -> None:
 
 
 def sends_without_a_lease(process: Process) -> None:
-    """A lease never ends."""
+    """The lease never ends."""
     process.lease._session_s = float("inf")
 
 
 def judges_lateness_by_the_watermark_reached(process: Process) -> None:
-    """After recovery, events are late by the watermark of the state, not by that of the committed position."""
+    """After recovery the watermark of the state decides which events are late, not that of the committed position."""
 
     def reached(partition: Partition) -> None:
         partition.state.watermark = int(partition.state.users["last_time"].max())
@@ -69,7 +70,7 @@ def judges_lateness_by_the_watermark_reached(process: Process) -> None:
 
 
 def counts_replayed_events(process: Process) -> None:
-    """After recovery, neither the applied offset nor its identity tells that an event was counted."""
+    """After recovery neither the applied offset nor the identity shows that an event was counted before."""
 
     def forget(partition: Partition) -> None:
         partition.state.users["applied_offset"] = -1
@@ -79,7 +80,7 @@ def counts_replayed_events(process: Process) -> None:
 
 
 def forgets_identities(process: Process) -> None:
-    """After recovery, repeats by the sender are not known."""
+    """After recovery repeats by the sender are not recognized."""
 
     def forget(partition: Partition) -> None:
         partition.state.seen[:] = 0
@@ -88,7 +89,7 @@ def forgets_identities(process: Process) -> None:
 
 
 def owes_no_scores_after_recovery(process: Process) -> None:
-    """Users whose last event was not scored before a crash are not queued after it."""
+    """Users who were not scored before a crash are not queued after it."""
 
     def forget(partition: Partition) -> None:
         partition.queue = ScoreQueue(0.5)
@@ -97,7 +98,7 @@ def owes_no_scores_after_recovery(process: Process) -> None:
 
 
 def does_not_wait_for_dead_letters(process: Process) -> None:
-    """Dead letters are sent, and nobody looks whether they arrive."""
+    """Dead letters are sent, but nobody waits for their acknowledgement."""
     send = process.pipeline._sink.send
 
     async def unheard(topic: str, partition: int, records: Any) -> int | None:
@@ -110,7 +111,7 @@ def does_not_wait_for_dead_letters(process: Process) -> None:
 
 
 def writes_the_store_before_the_changelog(process: Process) -> None:
-    """The local store has users of whom the changelog may never hear."""
+    """The local store gets users that may never reach the changelog."""
 
     def write(partition: Partition) -> None:
         rows = np.unique(np.concatenate(partition.dirty)) if partition.dirty else np.zeros(0, np.int64)
@@ -123,7 +124,7 @@ def writes_the_store_before_the_changelog(process: Process) -> None:
 
 
 def goes_on_fetching_where_it_was(process: Process) -> None:
-    """After a rebalance, fetches go on from where they were, not from the committed position."""
+    """After a rebalance fetches go on from their old position, not from the committed one."""
     consumer, forget, seek = process.consumer, process.consumer.forget, process.consumer.perform_seek
     reached: dict[int, int] = {}
 
@@ -139,7 +140,7 @@ def goes_on_fetching_where_it_was(process: Process) -> None:
 
 
 def counts_a_score_before_the_broker_has_it(process: Process) -> None:
-    """A user counts as scored when the score is made."""
+    """A user counts as scored as soon as the score is made."""
 
     async def without_waiting(partition: int, decided: Decided) -> None:
         process.loop.create_task(_unheard(publish(partition, decided)))
@@ -160,7 +161,7 @@ def recovers_half(process: Process) -> None:
 
 
 def sends_half_of_the_changelog(process: Process) -> None:
-    """Of the users of a checkpoint only the first batch is sent."""
+    """Only the first batch of a checkpoint's users is sent."""
     send = process.pipeline._sink.send
 
     async def half(topic: str, partition: int, records: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""The source: seeded events of a few users, some sent twice, some late, some unreadable, some with a review."""
+"""Shop: makes the events of a few users from a seed. Some are sent twice, late or unreadable, some are reviews."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from stream.outgoing import Outgoing
 
 __all__ = ["LATENESS_S", "START", "events"]
 
-#: 2025-01-01T00:00:00Z, where the simulated clock starts.
+#: The simulated clock starts at 2025-01-01T00:00:00Z.
 START: Final = 1_735_689_600
 DAY_S: Final = 86_400
 LATENESS_S: Final = 1.0 * DAY_S
-#: Event time goes on in steps of 0.7 days, so that no age of silence (1, 3, 7, … days) is ever within minutes of being
-#: reached, and the wall clock does not decide who is silent.
+#: Event time goes on in steps of 0.7 days. So no user is ever within minutes of an age of silence (1, 3, 7, … days),
+#: and the wall clock does not decide which users are silent.
 _STEP_S: Final = 60_480
 _KINDS: Final = ("view", "view", "search", "cart", "purchase", "review")
 
 
 def events(rng: random.Random, n: int, users: int, unreadable: float) -> Iterator[tuple[int, Outgoing]]:
-    """``n`` records and the partition of each: user ``u<i>`` belongs to partition ``i % 2``."""
+    """``n`` records, each with its partition. User ``u<i>`` belongs to partition ``i % 2``."""
     before: list[tuple[int, Outgoing]] = []
     for i in range(n):
         if before and rng.random() < 0.1:
             yield before[-rng.randrange(1, min(len(before), 8) + 1)]
             continue
-        # The first user does half of everything: a replay may reach behind the last 64 events of a user.
+        # The first user sends half of all events, so that a replay may go back further than a user's last 64 events.
         user = 0 if rng.random() < 0.5 else rng.randrange(users)
         value = b"{" if rng.random() < unreadable else _value(rng, i, n, user)
         record = Outgoing(f"u{user}".encode(), value)

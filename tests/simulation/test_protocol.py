@@ -1,6 +1,6 @@
-"""The commit protocol under seeded schedules: whatever breaks and in whatever order, it comes out as if nothing had.
+"""Tests of the commit protocol under seeded schedules: whatever breaks, the result is that of an undisturbed run.
 
-A schedule that fails names its seed; ``python -m tests.simulation.run --seed 123`` tells it step by step.
+A failing schedule names its seed. ``python -m tests.simulation.run --seed 123`` shows it step by step.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tests.simulation.process import Process
 from tests.simulation.sabotage import SABOTAGES
 from tests.simulation.world import InvariantError, World
 
-# Of the coroutines of a process that was killed before they began.
+# A process that is killed leaves coroutines that never began.
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 
-#: Schedules of one test; a core runs some 15 a second.
+#: Schedules in one test. A core runs some 15 of them a second.
 _SEEDS = 25
-#: The most schedules in which a sabotage may go unnoticed; most are noticed among the first ten.
+#: A sabotage must be noticed within so many schedules. Most are noticed in the first ten.
 _UNNOTICED_MAX = 200
 
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """What workers log while everything around them breaks is not of interest."""
+    """Silence the logs of workers, which are full of the faults around them."""
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
@@ -42,7 +42,7 @@ def test_nothing_is_lost_and_nothing_counts_twice_whatever_breaks(first: int) ->
 
 
 class Operator(RuleBasedStateMachine):
-    """Breaks a world by hand; a failure is shrunk to the fewest faults that bring it about."""
+    """Breaks a world step by step. Hypothesis shrinks a failure to the fewest faults that cause it."""
 
     @initialize(seed=st.integers(0, 2**16))
     def begin(self, seed: int) -> None:
@@ -62,7 +62,7 @@ class Operator(RuleBasedStateMachine):
         self.world.settle()
 
 
-def test_no_order_of_faults_breaks_it() -> None:
+def test_no_order_of_faults_breaks_an_invariant() -> None:
     run_state_machine_as_test(
         Operator,
         settings=settings(
@@ -72,13 +72,13 @@ def test_no_order_of_faults_breaks_it() -> None:
 
 
 @pytest.mark.parametrize("sabotage", SABOTAGES, ids=lambda sabotage: sabotage.__name__)
-def test_broken_protocol_is_noticed(sabotage: Callable[[Process], None]) -> None:
+def test_a_sabotaged_protocol_is_noticed(sabotage: Callable[[Process], None]) -> None:
     with pytest.raises(InvariantError):
         for seed in range(_UNNOTICED_MAX):
             World(seed, sabotage=sabotage).run()
 
 
-def test_schedule_is_the_same_for_the_same_seed() -> None:
+def test_one_seed_always_gives_the_same_schedule() -> None:
     traces = []
     for _ in range(2):
         world = World(7)

@@ -1,6 +1,6 @@
-"""The world of a schedule: a broker, a group, a few worker processes, and a seed that chooses each next step.
+"""World: a broker, a group, a few worker processes, and a seed that chooses each next step of the schedule.
 
-Whatever may happen next is a step: a process runs on, a request arrives, an answer comes, time passes, a thing breaks.
+In a step a process runs on, a request arrives, an answer arrives, time passes, or something breaks.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ __all__ = ["PARTITIONS", "InvariantError", "World"]
 
 PARTITIONS: Final = 2
 _REBALANCE_S: Final = 60.0
-#: Steps with faults, and the most that it may take after them until all is done.
+#: Number of steps with faults; and the largest number of steps until all is done after them.
 _CHAOS_STEPS: Final = 350
 _STEPS_MAX: Final = 12_000
-#: How often a slow request or inference is passed over.
+#: Probability that a slow request or inference has to wait once more.
 _SLOWNESS: Final = 0.9
 _LOOK_EVERY: Final = 16
 _FAULT_SHARE: Final = 0.045
 
 
 class InvariantError(AssertionError):
-    """An invariant does not hold; the seed brings the same schedule again."""
+    """An invariant does not hold. The seed in the message gives the same schedule again."""
 
 
 class World:
-    """One schedule. ``late``: a request may arrive long after its process was replaced, which no lease can exclude."""
+    """One schedule. With ``late`` a request may arrive after its process was replaced, which no lease can prevent."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class World:
         self.checks = Checks(self, list(self.coming), PARTITIONS)
         self._started, self._rested_at = 0, 0.0
         self.chaos = True
-        # Each schedule has its own mix of faults (swarm testing, Groce et al. 2012): what one fault leads to is easily
-        # covered up by another.
+        # Each schedule has its own mix of faults (swarm testing, Groce et al. 2012), because one fault easily hides the
+        # effect of another.
         self.faults = {fault: weight * self.rng.choice((0, 1, 4)) for fault, weight in FAULTS.items()} | ALWAYS
         self.idleness = self.rng.choice((0.02, 0.1, 0.25))
 
@@ -87,18 +87,18 @@ class World:
     # -- a schedule -----------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run the whole schedule: with its faults, then without."""
+        """Run the whole schedule: first with faults, then without."""
         self.start(0)
         for _ in range(_CHAOS_STEPS):
-            nobody = not any(not process.paused for process in self.processes)
-            if nobody or self.rng.random() < _FAULT_SHARE:
+            none_runs = all(process.paused for process in self.processes)
+            if none_runs or self.rng.random() < _FAULT_SHARE:
                 self._break_something()
             else:
                 self.step()
         self.settle()
 
     def settle(self) -> None:
-        """Go on without faults until all is done, end all workers, and check what came out."""
+        """Go on without faults until all is done, then end all workers and check the result."""
         for process in self.processes:
             process.paused = False
         self.chaos, self.idleness = False, 0.05
@@ -120,7 +120,7 @@ class World:
         self.fail(f"waited {_STEPS_MAX} steps for {what}")
 
     def _settled(self) -> bool:
-        """Whether all is committed and scored, and has been through one more sweep and checkpoint."""
+        """Whether everything is committed and scored, and one more sweep and checkpoint have passed since."""
         served = {number for p in self.processes for number in p.assignment.partitions}
         at_rest = len(served) == PARTITIONS and all(p.at_rest for p in self.processes)
         if self.coming or not at_rest or not self.checks.all_committed():
@@ -141,7 +141,7 @@ class World:
         if self.coming and (not self.chaos or self.rng.random() < 0.15):
             choices.append((self._reveal, None))
         do, what = choices[self.rng.randrange(len(choices))] if choices else (self._pass_time, None)
-        # Some requests and inferences take long, most do not; and now and then time passes although there is work.
+        # A few requests and inferences take long. Now and then time passes although there is work.
         if self.rng.random() < (_SLOWNESS if self.chaos and getattr(what, "slow", False) else self.idleness):
             do, what = self._pass_time, None
         do(what)
@@ -149,13 +149,13 @@ class World:
     # -- steps ----------------------------------------------------------------------------------------------
 
     def _go_on(self, process: Process) -> None:
-        """A process runs until it has nothing to do, or is interrupted sooner."""
+        """Let a process run until it has nothing to do, or interrupt it sooner."""
         for _ in range(self.rng.choice((1, 50, 50, 50))):
             if not process.loop.ready:
                 break
             process.loop.step()
         if not process.alive:
-            self.gone(process)
+            self.remove(process)
 
     def _finish(self, process: Process, job: Any) -> None:
         process.loop.finish(job)
@@ -173,7 +173,7 @@ class World:
             self.broker.logs[EVENTS, record.partition].append(record)
 
     def _pass_time(self, _: None) -> None:
-        """Until the next timer of a process that is not stopped."""
+        """Let time pass until the next timer of a process that is not paused."""
         timers = (p.loop.next_timer for p in self.processes if not p.paused)
         at = min(timers, default=float("inf"))
         self.advance(min(max(0.0, at - self.clock.monotonic()), 1.0))
@@ -192,24 +192,24 @@ class World:
         fault(self)
 
     def start(self, slot: int) -> None:
-        """Start a worker where its disk is."""
+        """Start a worker on the disk of this slot."""
         self._started += 1
         self.disks[slot].open()
         process = Process(self, f"w{slot}.{self._started}", self.disks[slot], f"i{slot}" if self.static else "")
         self.note(f"start {process.name}")
         self.processes.append(process)
-        # Its tasks begin before anything else happens.
+        # Its tasks must begin before anything else happens.
         while process.loop.ready:
             process.loop.step()
 
     def kill(self, process: Process) -> None:
-        """kill -9: of what was under way to the broker, a part arrives."""
+        """Kill a process with -9. Some of its requests that are under way still arrive."""
         self.note(f"kill {process.name}")
         process.alive = False
-        self.gone(process)
+        self.remove(process)
 
-    def gone(self, process: Process) -> None:
-        """A process has ended."""
+    def remove(self, process: Process) -> None:
+        """Remove a process that has ended, and check why it ended."""
         self.processes.remove(process)
         if process.error is not None:
             self.note(f"{process.name} ended: {process.error!r}")
@@ -222,7 +222,7 @@ class World:
             self.network.forget(process)
 
     def _settle(self, requests: list[Any]) -> None:
-        """Requests under way come to their end now: so many arrive, the others are lost."""
+        """End these requests now: a random number of them arrive, and the others are lost."""
         n_arriving = self.rng.randrange(len(requests) + 1)
         for request in requests[:n_arriving]:
             self._arrive(request)
@@ -230,7 +230,7 @@ class World:
             self.network.fail(request, KafkaConnectionError("lost"))
 
     def _on_generation(self, owners: Mapping[int, Process]) -> None:
-        """The group gives its partitions to others: what their old owners sent is not under way any more."""
+        """Note the new owners of partitions. Requests of the old owners arrive now or never."""
         if not self.late:
             lost = [n for n, process in owners.items() if self.owners.get(n) not in (None, process)]
             self._settle(
@@ -242,7 +242,7 @@ class World:
     # -- the broker's side of requests ----------------------------------------------------------------------
 
     def append(self, process: Process, topic: str, partition: int, records: list[Any], reply: Reply) -> None:
-        """A produce request."""
+        """Handle a produce request."""
         owner = self.owners.get(partition)
         if owner is not process and not self.late:
             self.fail(f"{process.name} wrote to {topic} {partition}, which is {owner.name if owner else 'nobody'}'s")
@@ -251,33 +251,38 @@ class World:
         reply(SimpleNamespace(offset=first), None)
 
     def commit(
-        self, process: Process, member: int | None, generation: int, said: Mapping[int, tuple[int, str]], reply: Reply
+        self,
+        process: Process,
+        member: int | None,
+        generation: int,
+        offsets: Mapping[int, tuple[int, str]],
+        reply: Reply,
     ) -> None:
-        """An offset commit."""
+        """Handle an offset commit."""
 
         def checked(result: Any, error: Exception | None) -> None:
             if error is None:
-                self.checks.committed(process.name, said)
+                self.checks.committed(process.name, offsets)
             reply(result, error)
 
-        self.group.commit(-1 if member is None else member, generation, said, checked)
+        self.group.commit(-1 if member is None else member, generation, offsets, checked)
 
     def resuming(self, process: Process, positions: Mapping[int, Position]) -> None:
-        """A process has recovered its store and goes on from these positions."""
-        # A process that was replaced may have recovered less than its successor has committed since.
+        """Check a process that has recovered its store and resumes from these positions."""
+        # A process that was replaced may have recovered less than its successor has committed by now.
         ours = {n: at for n, at in positions.items() if self.owners.get(n) is process}
         self.checks.resumed(process.name, process.store, ours)
 
     def note(self, what: str) -> None:
-        """Say in the trace what happened."""
+        """Add an entry to the trace."""
         self.trace.append((self.clock.monotonic(), what))
 
     def fail(self, why: str) -> None:
-        """An invariant does not hold."""
+        """Raise InvariantError with the seed."""
         raise InvariantError(f"seed {self.seed}: {why}")
 
 
 @cache
 def metrics() -> Metrics:
-    """One set of metrics for all schedules: they are not looked at, and cost more to make than a schedule takes."""
+    """One set of metrics for all schedules. Nothing reads them, and making them takes longer than a schedule."""
     return Metrics()

@@ -1,7 +1,7 @@
 """The job on Bytewax: a ``stateful`` operator with notifications, one worker, and its recovery store on.
 
-The recovery store is local (SQLite): Bytewax writes no changelog, so a lost disk is lost state. It is given its
-default epoch of 10 s, after which what was touched is made durable; the others do so after 1 to 5 s.
+The recovery store is local (SQLite): Bytewax writes no changelog, so a lost disk is lost state. Its epochs have their
+default length of 10 s. At the end of an epoch changed users become durable; the other systems do that every 1 to 5 s.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _NOTHING: tuple[Any, ...] = ()
 
 
 class UserLogic(StatefulLogic):  # type: ignore[misc]
-    """One user: their windows, and when they are to be emitted."""
+    """One user: their windows, and the time of their next record."""
 
     def __init__(self, saved: bytes | None) -> None:
         self.user: dict[str, Any] = orjson.loads(saved) if saved else new_user()
         self.due: datetime | None = None
 
     def on_item(self, item: tuple[int, dict[str, Any]]) -> tuple[Iterable[dict[str, Any]], bool]:
-        """Count an event of a partition; emit later."""
+        """Count an event of a partition, and emit the user later."""
         partition, event = item
         if apply(self.user, event) and self.due is None:
             self.due = datetime.now(UTC) + timedelta(seconds=EMIT_EVERY_S)
@@ -45,25 +45,25 @@ class UserLogic(StatefulLogic):  # type: ignore[misc]
         return _NOTHING, StatefulLogic.RETAIN
 
     def on_notify(self) -> tuple[Iterable[dict[str, Any]], bool]:
-        """Emit."""
+        """Emit the user's record."""
         self.due = None
         return (summary(self.user),), StatefulLogic.RETAIN
 
     def on_eof(self) -> tuple[Iterable[dict[str, Any]], bool]:
-        """Emit what has not been."""
+        """Emit a record that is still due."""
         return self.on_notify() if self.due else (_NOTHING, StatefulLogic.RETAIN)
 
     def notify_at(self) -> datetime | None:
-        """When to emit."""
+        """The time of the next record."""
         return self.due
 
     def snapshot(self) -> bytes:
-        """What cannot change any more; cheaper than the deep copy of the documentation."""
+        """The user as bytes, which nothing changes later. A deep copy, as in Bytewax's documentation, costs more."""
         return orjson.dumps(self.user)
 
 
 class Until(StatefulSourcePartition):  # type: ignore[misc]
-    """A partition up to an offset, so that a prefix of the topic is an end at which everything becomes durable."""
+    """A partition up to an offset. A source that ends makes everything durable, so a prefix of the topic must end."""
 
     def __init__(self, part: Any, end: int) -> None:
         self._part, self._end = part, end
@@ -100,7 +100,7 @@ def flow() -> Dataflow:
     events = op.map("decode", messages, lambda m: (m.partition, orjson.loads(m.value)))
     keyed = op.key_on("user", events, lambda item: item[1]["userId"])
     summaries = op.stateful("windows", keyed, UserLogic)
-    records = op.map("encode", summaries, lambda of: KafkaSinkMessage(of[0].encode(), orjson.dumps(of[1])))
+    records = op.map("encode", summaries, lambda keyed: KafkaSinkMessage(keyed[0].encode(), orjson.dumps(keyed[1])))
     op.output("scores", records, KafkaSink(brokers, os.environ["BENCH_OUTPUT"]))
     return dataflow
 

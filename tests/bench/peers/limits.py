@@ -1,4 +1,7 @@
-"""Limits: what reading alone and decoding alone cost, with nothing kept: ``aiokafka``, ``decode``, or both."""
+"""Limits: measures reading alone, decoding alone, or both. Nothing is kept.
+
+The names are ``aiokafka``, ``decode`` and ``aiokafka_decode``.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from stream.settings import Settings
 from tests.bench.meter import Meter
 from tests.broker.harness import PARTITIONS
 
-#: ``decode`` goes through the records this often: it is the fastest by far.
+#: ``decode`` goes through the records so many times, because it is the fastest by far.
 LAPS = 3
 
 
 async def fetches(settings: Settings) -> AsyncIterator[tuple[int, list[Any]]]:
-    """The topic from its start, as (partition, records), as many at a time as our worker takes."""
+    """The topic from its start, as (partition, records), with as many records at a time as our worker fetches."""
     consumer = AIOKafkaConsumer(**aiokafka_config(settings), enable_auto_commit=False)
     await consumer.start()
     try:
@@ -37,14 +40,14 @@ async def fetches(settings: Settings) -> AsyncIterator[tuple[int, list[Any]]]:
 
 
 def our_decoder(settings: Settings) -> Decoder:
-    """As the worker makes it."""
+    """A decoder with the settings of the worker."""
     money = Money(Scorer(DEMO_MODEL).manifest.currency)
     skew_s = settings.future_skew_s
     return Decoder(settings.envelope, money, bytes_max=settings.event_bytes_max, future_skew_s=skew_s)
 
 
 async def read(settings: Settings, meter: Meter, *, decode: bool) -> None:
-    """Read the topic, and decode it where asked."""
+    """Read the topic, and with ``decode`` decode it too."""
     decoder = our_decoder(settings)
     async for partition, records in fetches(settings):
         if decode:
@@ -55,7 +58,7 @@ async def read(settings: Settings, meter: Meter, *, decode: bool) -> None:
 
 
 async def decode_alone(settings: Settings, meter: Meter) -> None:
-    """Decode records that lie in memory; time spent on reading does not count."""
+    """Decode records that lie in memory. The time for reading them does not count."""
     decoder, held, n = our_decoder(settings), [], 0
     async for partition, records in fetches(settings):
         held.append((partition, records))

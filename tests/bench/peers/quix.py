@@ -1,7 +1,7 @@
 """The job on Quix Streams: a stateful ``apply`` on a StreamingDataFrame, with RocksDB and a changelog topic.
 
-Quix Streams has no timers: a user is emitted with an event, where the last record is a second old. So the last
-event of a burst waits for the user's next one: fewer records than the other systems send.
+Quix Streams has no timers: a user's record is sent with an event, if the last record is a second old. So the last event
+of a burst waits for the user's next event, and fewer records are sent than by the other systems.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.bench.peers.windows import EMIT_EVERY_S, apply, new_user, summary
 
 
 def main() -> None:
-    """Run until the meter has seen enough; a stop commits the last checkpoint."""
+    """Run until the meter has counted enough events. The stop commits the last checkpoint."""
     meter = Meter.from_environment()
     app = Application(
         broker_address=os.environ["BENCH_BROKER"],

@@ -1,4 +1,4 @@
-"""When our worker reads its users back: how long its journals took to open, to be written and to be loaded."""
+"""Recovery: measures how long our worker takes to open, write and load its journals when it reads its users back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["timed_recovery"]
 
 @contextmanager
 def timed_recovery(report: Path) -> Iterator[None]:
-    """Inside, what a recovery took is written to ``report`` whenever one ends."""
+    """Within this context, each recovery that ends writes its times to ``report``."""
     opens, apply = UserStore._open, UserStore.apply_changelog_batch
     resume = Worker._resume_partitions
     open_s, n_records = 0.0, 0
@@ -41,13 +41,13 @@ def timed_recovery(report: Path) -> Iterator[None]:
         await resume(self)
         ended = time.monotonic()
         if not self._partitions:
-            return  # It has none yet.
+            return  # This worker has no partitions yet.
         found = {
             "users": sum(len(p.state) for p in self._partitions),
             "open_seconds": open_s,
             "load_seconds": ended - began,
             "changelog_records": n_records,
-            # From the first record of the changelog until all users are in memory; null where there was none.
+            # From the first record of the changelog until all users are in memory; null if there was no record.
             "changelog_seconds": None if first_change is None else ended - first_change,
         }
         unfinished = report.with_suffix(".tmp")

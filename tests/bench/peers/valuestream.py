@@ -1,7 +1,8 @@
-"""Our worker as it is, with a meter at the end of ingestion; ``BENCH_SCORING`` says what a stale user gets.
+"""Our worker as shipped, with a meter after ingestion. ``BENCH_SCORING`` says what a stale user gets.
 
-``on``: a score of the shipped model. ``windows``: a record with the counts of the four windows, which is what the
-peers send. ``off``: nothing.
+- ``on``: a score of the shipped model;
+- ``windows``: a record with the counts of the four windows, as the peers send it;
+- ``off``: nothing.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ def queue_no_silent(partition: Partition, event_now: int, idle_stage_max: int, n
 
 
 def main() -> None:
-    """Run the worker until it is told to end."""
+    """Run the worker until SIGTERM."""
     meter, ingest = Meter.from_environment(), Pipeline.ingest
 
-    def metered(self: Pipeline, partition: Partition, records: Sequence[Any]) -> None:
+    def ingest_and_count(self: Pipeline, partition: Partition, records: Sequence[Any]) -> None:
         ingest(self, partition, records)
         meter.add(len(records), partition.number)
 
@@ -70,7 +71,7 @@ def main() -> None:
     logs.setup(settings)
     with ExitStack() as patched:
         patched.enter_context(timed_recovery(Path(os.environ["BENCH_REPORT"]).with_name("recovery.json")))
-        patched.enter_context(patch.object(Pipeline, "ingest", metered))
+        patched.enter_context(patch.object(Pipeline, "ingest", ingest_and_count))
         if scoring == "off":
             patched.enter_context(patch.object(Pipeline, "score", score_nobody))
         elif scoring == "windows":

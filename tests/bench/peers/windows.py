@@ -1,8 +1,9 @@
-"""The job as every peer does it, in plain dicts: repeats out, the last 64 events, counts per window and event type.
+"""Windows: the job as every peer does it, in plain dicts.
 
-Windows share their buckets, and a user is one value: less work than a framework's own windows, of which each event
-would touch 12 + 24 + 30. Left out is what we do besides: lateness, dead letters, money. Standard library only, since
-peers run in an environment of their own.
+It drops repeats and keeps the last 64 events and the counts per window and event type. Windows share their buckets, and
+a user is one value. That is less work than a framework's own windows: each event would touch 12 + 24 + 30 of them.
+Lateness, dead letters and money, which our worker handles, are left out. It uses the standard library only, since peers
+run in an environment of their own.
 """
 
 from __future__ import annotations
@@ -12,22 +13,22 @@ from typing import Any, Final
 
 __all__ = ["EMIT_EVERY_S", "apply", "new_user", "summary"]
 
-#: A user who was touched has one record on the output topic this long after, at most.
+#: A user who had an event gets a record on the output topic at most this long after.
 EMIT_EVERY_S: Final = 1.0
 _HISTORY_LEN: Final = 64
-#: name → (width in seconds, how many are kept): 1 h is 12 × 5 min, 24 h is 24 × 1 h, 7 d and 30 d are days.
+#: Name → (width in seconds, how many buckets are kept): 1 h is 12 × 5 min, 24 h is 24 × 1 h, 7 d and 30 d are days.
 _BUCKETS: Final = {"5m": (300, 12), "1h": (3_600, 24), "1d": (86_400, 30)}
-#: name → (its buckets, how many of them), in the order in which they are emitted.
+#: Name → (name of its buckets, how many of them), in the order in which they are emitted.
 _WINDOWS: Final = {"1h": ("5m", 12), "24h": ("1h", 24), "7d": ("1d", 7), "30d": ("1d", 30)}
 
 
 def new_user() -> dict[str, Any]:
-    """A user of whom nothing is known."""
+    """A user without events."""
     return {"n_events": 0, "newest": 0, "events": [], "buckets": {name: {} for name in _BUCKETS}}
 
 
 def apply(user: dict[str, Any], event: dict[str, Any]) -> bool:
-    """Count an event in its user, by event time; False for one that is among the last ones already."""
+    """Count an event of a user by event time. Returns False if it is among the user's last events already."""
     ident = event["messageId"]
     last = user["events"]
     if any(other[1] == ident for other in last):
@@ -45,7 +46,7 @@ def apply(user: dict[str, Any], event: dict[str, Any]) -> bool:
 
 
 def _count(buckets: dict[str, dict[str, int]], number: int, expired: int, kind: str) -> None:
-    """Add one to a bucket, and drop those that have left the longest window."""
+    """Add one to a bucket, and drop the buckets that have left the longest window."""
     if number <= expired:
         return
     if str(number) not in buckets:
@@ -57,7 +58,7 @@ def _count(buckets: dict[str, dict[str, int]], number: int, expired: int, kind: 
 
 
 def summary(user: dict[str, Any]) -> dict[str, Any]:
-    """What is emitted of a user: the number of events, and of those in each window as of the newest."""
+    """The record of a user: number of events, and number in each window as of the newest event."""
     return {"n_events": user["n_events"], "windows": [_inside(user, *window) for window in _WINDOWS.values()]}
 
 

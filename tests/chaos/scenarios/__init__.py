@@ -1,4 +1,4 @@
-"""Scenarios: importing this package registers all of them, in the order of their table."""
+"""Scenarios: importing this package registers all of them, in the order of the table."""
 
 from tests.chaos.scenarios import brokers, crash, disk, inputs, load, members, outputs, soak
 

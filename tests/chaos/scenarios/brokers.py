@@ -1,4 +1,4 @@
-"""Brokers that stop, die, freeze, and lose each other, while shoppers go on and a supervisor restarts the worker."""
+"""Brokers: stop, die, freeze and lose each other, while shoppers go on and a supervisor restarts the worker."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.chaos.world import World, scenario, wait_settled
 
 __all__ = ["broker_paused", "broker_restarted", "cluster_loses_brokers"]
 
-#: Every fault so many times in a long run.
+#: A long run has each fault so many times.
 _ROUNDS: Final = 3
 _SESSION_S: Final = 2.0
-#: Offsets are committed each second.
+#: A commit of this age is old, as offsets are committed every second.
 _OLD_S: Final = 1.5
 
 
 @scenario("broker_restarted", own_broker=True)
 def broker_restarted(world: World) -> Verdict:
-    """The broker ends and comes back, cleanly and by kill -9 in any order (short: by kill -9)."""
+    """The broker ends by SIGTERM or kill -9, in random order, and comes back each time (short: kill -9 only)."""
     rng, settings, recoveries = random.Random(world.seed), world.settings(), [0.0]
     ends = [world.broker.kill] if world.short else [world.broker.stop, world.broker.kill] * _ROUNDS
     rng.shuffle(ends)
@@ -45,7 +45,7 @@ def broker_restarted(world: World) -> Verdict:
 
 @scenario("broker_paused")
 def broker_paused(world: World) -> Verdict:
-    """The broker freezes for longer than a session, so that on waking it thinks the worker dead."""
+    """The broker freezes for longer than a session. When it wakes up it takes the worker for dead."""
     rng, settings, recoveries = random.Random(world.seed), world.settings(), [0.0]
     session = str(_SESSION_S)
     with (
@@ -56,7 +56,7 @@ def broker_paused(world: World) -> Verdict:
         for _ in range(1 if world.short else _ROUNDS):
             supervised.wait_more()
             world.broker.pause()
-            time.sleep(_SESSION_S * rng.uniform(1.5, 2.5))  # The fault itself lasts this long; nothing is awaited.
+            time.sleep(_SESSION_S * rng.uniform(1.5, 2.5))  # This is the length of the fault, not a wait.
             world.broker.resume()
             recoveries.append(supervised.wait_more())
         traffic.stop()
@@ -64,16 +64,16 @@ def broker_paused(world: World) -> Verdict:
     return judge("broker_paused", world.seed, settings, max(recoveries), measures=supervised.measures)
 
 
-@scenario("cluster_loses_brokers", bound_s=600.0)
+@scenario("cluster_loses_brokers", timeout_s=600.0)
 def cluster_loses_brokers(world: World) -> Verdict:
-    """Of three brokers the leader of a partition dies, which two can bear; then another, which one cannot.
+    """Of three brokers the leader of a partition dies, and all goes on; then another dies, and commits must stop.
 
-    One alone has too few replicas to acknowledge anything, so nothing is committed until another is back.
+    A single broker has too few replicas to acknowledge anything, so nothing is committed until another is back.
     """
     rng, problems, recoveries = random.Random(world.seed), list[str](), [0.0]
     with Cluster(world.folder / "cluster") as cluster:
         cluster.start(print)
-        # The shoppers and the judge ask the node that stays: their client dwells on servers that are gone.
+        # Shoppers and judge use the node that stays, because their client waits long for servers that are gone.
         settings = world.settings(replication=3, bootstrap_servers=cluster.nodes[0].bootstrap_servers)
         all_nodes = {"VALUESTREAM_BOOTSTRAP_SERVERS": cluster.bootstrap_servers}
         with Supervised(world, settings, **all_nodes) as supervised, Traffic(settings, world.seed) as traffic:
@@ -99,9 +99,9 @@ def cluster_loses_brokers(world: World) -> Verdict:
 
 
 def _commits_nothing(supervised: Supervised, settings: Settings) -> list[str]:
-    """Wait until the last commit has grown old, and say what was committed meanwhile.
+    """Wait until the last commit is old, and name what was committed in that time.
 
-    The worker was refused, or sends nothing because no coordinator answers it either.
+    Either the broker refuses what the worker sends, or the worker sends nothing because no coordinator answers it.
     """
     wait_for("the last commit to be old", lambda: _commit_age_s(supervised) > _OLD_S)
     before = _committed(settings)
@@ -111,7 +111,7 @@ def _commits_nothing(supervised: Supervised, settings: Settings) -> list[str]:
 
 
 def _committed(settings: Settings) -> dict[int, int]:
-    """What is committed, as soon as another broker has taken the group over."""
+    """The committed offsets, read as soon as another broker has taken over the group."""
 
     def answered() -> list[dict[int, int]]:
         try:

@@ -1,4 +1,4 @@
-"""Crash: kill -9 exactly at each named point of the way of an event, then a plain worker that must make it good."""
+"""Crash: kills a worker with -9 exactly at a named point of an event's way. A plain worker must then recover."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.chaos.world import World, scenario, wait_settled
 
 __all__ = ["QUICK"]
 
-#: Settings of a worker under which a few thousand events pass each point many times, and a session ends soon.
+#: With these settings a few thousand events pass each point many times, and a session ends soon.
 QUICK: Final = {
     "VALUESTREAM_CHECKPOINT_INTERVAL_S": "0.2",
     "VALUESTREAM_REFRESH_INTERVAL_S": "0.2",
@@ -27,8 +27,8 @@ QUICK: Final = {
     "VALUESTREAM_BATCH_USERS_MAX": "32",
 }
 _PARTS: Final = 4
-#: Scenario → the crash points of which a seed takes one, and the most passages of it that it waits for. Each part of
-#: the traffic passes each point at least once, and those that are passed once per partition, four times.
+#: Scenario → crash points, of which the seed picks one, and the largest number of passages before the worker dies.
+#: Each part of the traffic passes each point at least once. A point that each partition passes is passed four times.
 _CRASHES: Final = {
     "kill_after_decode": (("after_decode",), 12),
     "kill_mid_state_flush": (("before_store_write", "in_store_write", "after_store_write"), 8),
@@ -37,6 +37,18 @@ _CRASHES: Final = {
     "kill_before_commit": (("before_commit",), 3),
     "kill_mid_inference": (("mid_inference",), 8),
     "kill_mid_merge": (("mid_merge",), 8),
+}
+#: Crash point → the time of death, in words.
+_WHERE: Final = {
+    "after_decode": "after it has decoded a fetch",
+    "before_store_write": "before",
+    "in_store_write": "during",
+    "after_store_write": "after a checkpoint's write to the local store",
+    "after_changelog_send": "after the changelog was acknowledged",
+    "after_score_send": "after scores were acknowledged",
+    "before_commit": "before it commits offsets",
+    "mid_inference": "while it scores users",
+    "mid_merge": "while it merges a journal",
 }
 
 
@@ -52,8 +64,8 @@ def _play(name: str, points: Sequence[str], passages_max: int) -> Callable[[Worl
             shutil.rmtree(settings.data_dir, ignore_errors=True)
         return _recovered(world, name, settings, died, parts)
 
-    where = " or ".join(point.replace("_", " ") for point in points)
-    play.__doc__ = f"A worker is killed by -9 {where}, at a passage drawn by the seed; half of them lose their disk."
+    where = " or ".join(_WHERE[point] for point in points)
+    play.__doc__ = f"A worker is killed with -9 {where}, at a random passage; half of the runs lose the disk too."
     return play
 
 
@@ -63,7 +75,7 @@ for _name, (_points, _passages_max) in _CRASHES.items():
 
 @scenario("kill_mid_recovery")
 def kill_mid_recovery(world: World) -> Verdict:
-    """A worker dies with its disk; the next dies while it applies the changelog, and the next while it loads it."""
+    """A worker dies and loses its disk; the next dies while it applies the changelog, the next while it loads it."""
     name, points = "kill_mid_recovery", {"mid_changelog": harness.PARTITIONS, "mid_load": 100}
     rng = random.Random(f"{name} {world.seed}")
     settings, parts = _settings(world, rng), _traffic(world)
@@ -82,7 +94,10 @@ def kill_mid_recovery(world: World) -> Verdict:
 
 
 def _settings(world: World, rng: random.Random) -> Settings:
-    """A static member takes its partitions back at once, a dynamic one waits for the session of the dead to end."""
+    """Settings of a static member, which gets its partitions back at once, or of a dynamic one.
+
+    A dynamic member must wait until the session of the dead worker has ended.
+    """
     return world.settings(instance_id=rng.choice(("", "w")))
 
 
@@ -98,7 +113,7 @@ def _crashing(world: World, settings: Settings, point: str, passage: int) -> Wor
 
 
 def _feed_until_death(worker: WorkerProcess, settings: Settings, parts: list[list[Message]]) -> float:
-    """Send one part after the other until the worker is dead; takes what it sends off ``parts``, returns when."""
+    """Send one part after the other, and remove it from ``parts``, until the worker is dead. Returns when it died."""
 
     def dead() -> bool:
         return worker.process.poll() is not None
@@ -124,7 +139,7 @@ def _check_died_there(world: World, worker: WorkerProcess, point: str) -> None:
 
 
 def _recovered(world: World, name: str, settings: Settings, died: float, parts: Sequence[Sequence[Message]]) -> Verdict:
-    """Start a plain worker, send the rest, and judge."""
+    """Start a plain worker, send the other parts, and judge."""
     with world.worker(settings, **QUICK) as worker:
         worker.wait_ready()
         recovery_seconds = time.monotonic() - died

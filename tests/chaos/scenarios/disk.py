@@ -1,4 +1,4 @@
-"""Disk: it is full, it refuses writes, or it has rotted."""
+"""Disk: the disk is full, refuses writes, or has damaged files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _cut(path: Path, rng: random.Random) -> None:
 
 
 def _blank(path: Path, rng: random.Random) -> None:
-    """As when a machine lost power: the file has its size, and its last pages are not there."""
+    """As after a power loss: the file has its size, but its last pages are zeros."""
     size = path.stat().st_size
     _cut(path, rng)
     os.truncate(path, size)
@@ -49,14 +49,14 @@ def _remove(path: Path, _: random.Random) -> None:
     path.unlink()
 
 
-#: How a journal is harmed, and whether that must be noticed. It need not where it is as it was at some time before, or
-#: new: the changelog has the rest.
+#: How a journal is damaged, and whether the worker must notice. It need not notice if the journal looks as it did at an
+#: earlier time, or is new: the changelog has the rest.
 _HARMS: Final[list[tuple[Harm, bool]]] = [(_flip, True), (_blank, True), (_cut, False), (_remove, False)]
 
 
 @scenario("disk_corrupted")
 def disk_corrupted(world: World) -> Verdict:
-    """Journals are damaged between two lives of a worker; what they lack comes from the changelog, with one warning."""
+    """Journals are damaged while no worker runs; the next one warns once and reads the rest from the changelog."""
     settings, rng = world.settings(instance_id="rotten"), random.Random(world.seed)
     shop, worker = Shop(world.seed, users=200), world.worker(settings)
     problems: list[str] = []
@@ -82,7 +82,7 @@ def disk_corrupted(world: World) -> Verdict:
 
 
 def _damage(data_dir: Path, rng: random.Random) -> list[Path]:
-    """Harm a segment of each journal; returns the journals of which it must be noticed."""
+    """Damage a file of each journal. Returns the journals with damage that the worker must notice."""
     noticed = []
     for journal in sorted(data_dir.rglob("users-*")):
         segments = [path for path in sorted(journal.glob("*.segment")) if path.stat().st_size]
@@ -95,7 +95,7 @@ def _damage(data_dir: Path, rng: random.Random) -> list[Path]:
 
 
 def _wrong_warnings(worker: WorkerProcess, data_dir: Path, expected: list[Path]) -> list[str]:
-    """Journals of which it was not said once that they are damaged; those that are not expected may be among them."""
+    """Journals with a wrong number of warnings: each ``expected`` one must have one, any other at most one."""
     found = [line for line in worker.log().splitlines() if "bytes are damaged" in line]
     counts = {path: sum(f"{path}:" in line for line in found) for path in data_dir.rglob("users-*")}
     return [
@@ -107,9 +107,9 @@ def _wrong_warnings(worker: WorkerProcess, data_dir: Path, expected: list[Path])
 
 @scenario("disk_refuses")
 def disk_refuses(world: World) -> Verdict:
-    """The disk is full in mid-stream, then read-only at the start: one clear line each, and nothing lost."""
+    """The disk fills up while the worker runs, and is read-only at the next start; each time one clear line says so."""
     settings = world.settings(instance_id="full")
-    # A quarter of a megabyte is written as a trial at the start; of a segment, little more fits.
+    # At the start a quarter of a megabyte is written as a trial. In the short form little more fits into a file.
     limits = {"CHAOS_FILE_BYTES_MAX": str((1 if world.short else 8) * 280_000)}
     full = world.worker(settings, "tests.chaos.limited", VALUESTREAM_CHECKPOINT_INTERVAL_S="0.2", **limits)
     full.wait_ready()
@@ -135,7 +135,7 @@ def disk_refuses(world: World) -> Verdict:
 
 
 def _fill(settings: Settings, worker: WorkerProcess, shop: Shop) -> None:
-    """Send events until the worker has ended; a bounded number."""
+    """Send events until the worker has ended, but no more than 30 times."""
     for _ in range(30):
         produce(settings, shop.half_hour(4_000))
         try:
@@ -146,7 +146,7 @@ def _fill(settings: Settings, worker: WorkerProcess, shop: Shop) -> None:
 
 
 def _ends_with(worker: WorkerProcess, found: str, step: str) -> list[str]:
-    """What is wrong with how it ends: its last line is to say what it found, what it expected, and what to do."""
+    """What is wrong with the worker's end. Its last line must say what it found, what it expected, and what to do."""
     wait_for("the worker to end", lambda: worker.process.poll() is not None)
     last = worker.log().strip().splitlines()[-1]
     good = last.startswith("valuestream: ") and found in last and "expected" in last and step in last
@@ -157,7 +157,7 @@ def _ends_with(worker: WorkerProcess, found: str, step: str) -> list[str]:
 
 
 def _not_durable(settings: Settings) -> list[str]:
-    """Partitions whose committed offset is past the last event that is in the changelog."""
+    """A line for each partition that is committed past the last event in the changelog."""
     newest: dict[int, int] = {}
     for record in harness.read_topic(settings, changelog_topic(settings)):
         head = np.frombuffer(record.value[1 : 1 + USER.itemsize], USER)

@@ -1,4 +1,4 @@
-"""Inputs: events that come twice, late, shuffled, with gaps, and with clocks that are wrong."""
+"""Inputs: events come twice, late, shuffled, with gaps, or from senders with wrong clocks."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tests.chaos.world import World, scenario, wait_settled
 __all__ = ["input_disordered", "input_with_gaps"]
 
 _DAY_S: Final = 86_400
-#: What a second service over the same events has of its own.
+#: Settings that a second service on the same events must have of its own.
 _NAMES: Final = ("app_id", "scores_topic", "alerts_topic", "dlq_topic")
 _REASONS: Final = ("late", "future")
-#: Seconds by which senders' clocks are ahead; our own allows 300.
+#: Seconds that the senders' clocks are ahead. We allow 300.
 _SKEWS_S: Final = (0, 0, 0, 0, 200, -3_600, -_DAY_S, _DAY_S)
-#: Of a topic that is to be compacted within a second, and no more after that.
+#: Configurations of a topic: one to compact it within a second, and one to stop that.
 _COMPACTED_NOW: Final = {"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.01"}
 _KEPT: Final = {"cleanup.policy": "delete", "segment.ms": str(7 * _DAY_S * 1_000)}
 
 
 @scenario("input_with_gaps")
 def input_with_gaps(world: World) -> Verdict:
-    """Offsets without records: what was compacted, aborted, or marks a transaction, at the end of a partition too."""
+    """Some offsets have no record, also at the end of a partition: compacted, aborted, or a transaction's marker."""
     settings = world.settings(instance_id="gaps")
     shop = Shop(world.seed, users=50)
     size = 200 if world.short else 5_000
@@ -72,11 +72,11 @@ def _events(settings: Settings) -> list[Any]:
 
 
 def _compact(settings: Settings, *parts: Iterable[Message]) -> int:
-    """Send events and wait until the broker has removed some of them; returns how many."""
+    """Send events and wait until the broker has removed some of them. Returns how many."""
     _configure(settings, _COMPACTED_NOW)
     for part in parts:
         produce(settings, part)
-        # A segment can be compacted once a record that is younger than it by ``segment.ms`` begins the next.
+        # Kafka compacts a log file when a record that is younger by ``segment.ms`` has begun the next file.
         time.sleep(0.2)
     produce(settings, Shop(0, users=50).half_hour(50))
     sent = sum(harness.end_offsets(settings).values())
@@ -94,12 +94,12 @@ def _configure(settings: Settings, configs: dict[str, str]) -> None:
 
 
 def _committed_and_aborted(shop: Shop, n: int) -> list[tuple[list[Message], bool]]:
-    """Transactions of which about half are aborted, the first and the last among them."""
+    """Transactions. About half of them are aborted, and so are the first and the last."""
     return [(shop.half_hour(shop.rng.randrange(1, 60)), 0 < i < n - 1 and shop.rng.random() < 0.6) for i in range(n)]
 
 
 def _stable(settings: Settings) -> bool:
-    """Whether everything before the first open transaction of each partition is committed, and nothing behind it."""
+    """Whether commits reach exactly to the first open transaction of each partition."""
     consumer = KafkaConsumer(**kafka_python_config(settings), isolation_level="read_committed")
     ends = consumer.end_offsets([TopicPartition(settings.events_topic, p) for p in range(PARTITIONS)])
     consumer.close()
@@ -115,18 +115,18 @@ def _problems(worker: WorkerProcess, when: str) -> list[str]:
 
 @scenario("input_disordered")
 def input_disordered(world: World) -> Verdict:
-    """A third comes twice, all is shuffled, senders' clocks are a day off; fetches of any size come to the same.
+    """Events come twice (a third), shuffled, and from clocks a day off; the size of fetches must change nothing.
 
-    What is accepted is also counted here, event by event.
+    The scenario counts the accepted events itself as well, one by one.
     """
-    n, few = (1_500, 7) if world.short else (40_000, 97)
-    # So many users that none has 64 events: that many of a user's repeats are known.
+    n, small_fetch = (1_500, 7) if world.short else (40_000, 97)
+    # There are so many users that none has 64 events: repeats are known among the last 64 events of a user.
     messages = _disordered(Shop(world.seed, users=n // 20), n)
     settings = world.settings()
     others: dict[str, Any] = {name: f"{getattr(settings, name)}-small" for name in _NAMES}
     small = world.settings(**others)
     produce(settings, messages)
-    workers = [world.worker(settings), world.worker(small, VALUESTREAM_FETCH_RECORDS_MAX=str(few))]
+    workers = [world.worker(settings), world.worker(small, VALUESTREAM_FETCH_RECORDS_MAX=str(small_fetch))]
     for each, worker in zip((settings, small), workers, strict=True):
         worker.wait_ready()
         wait_settled(each, worker, timeout_s=300)
@@ -143,7 +143,7 @@ def input_disordered(world: World) -> Verdict:
 
 
 def _disordered(shop: Shop, n: int) -> list[Message]:
-    """Events of the last half hour out of order, by senders whose clocks are right, or wrong by up to a day."""
+    """Events of the last half hour out of order, from senders with clocks that are right, or wrong by up to a day."""
     start = time.time() - 1_800
     messages: list[tuple[float, Message]] = []
     for i in range(n):
@@ -151,7 +151,7 @@ def _disordered(shop: Shop, n: int) -> list[Message]:
         skew = _SKEWS_S[int(user.removeprefix("user-")) % len(_SKEWS_S)]
         late = 2 * _DAY_S if shop.rng.random() < 0.02 else 0
         message = shop.event(user, start + 1_800 * i / n + skew - late)
-        # Displaced by up to a third of all, and every third comes again anywhere behind.
+        # Each event moves back by up to a third of all events. A third of them come again anywhere after that.
         place = i + shop.rng.uniform(0, n / 3)
         messages.append((place, message))
         if shop.rng.random() < 0.3:
@@ -160,12 +160,12 @@ def _disordered(shop: Shop, n: int) -> list[Message]:
 
 
 def _accepted(settings: Settings) -> int:
-    """Events that count, by the rules as they are written down: once each, not late, not of the future."""
-    seen, newest, future = set(), [0] * PARTITIONS, time.time() + settings.future_skew_s
+    """How many events count by the written rules: each once, none that is late, none of the future."""
+    seen, newest, latest = set(), [0] * PARTITIONS, time.time() + settings.future_skew_s
     for record in _events(settings):
         event = msgspec.json.decode(record.value)
         at = int(event["timestamp"])
-        if event["timestamp"] > future:
+        if event["timestamp"] > latest:
             continue
         if at >= newest[record.partition] - settings.lateness_s:
             seen.add(event["messageId"])

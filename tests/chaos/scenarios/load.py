@@ -1,4 +1,4 @@
-"""Load: half of everything from one user, bursts, and a service that is resumed by other workers with another model."""
+"""Load: one user sends half of the events, bursts come, and other workers with another model take over a service."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = ["hot_user_and_burst", "resumed_by_others"]
 _HOT: Final = "user-hot"
 _EVENTS_PER_S: Final = 60
 _BURST: Final = 10
-#: Buffers of fetches, and users with more events.
+#: Allows for buffers of fetches, and for users with more events.
 _RSS_GROWTH_MAX_MB: Final = 64.0
-#: Latency may double, and a user with many events waits for ``--refresh-interval-s`` (1 s) as well.
+#: Latency may double. A user with many events also waits for ``--refresh-interval-s`` (1 s).
 _LATENCY_FACTOR, _LATENCY_EXTRA_S = 2.0, 1.0
 
 
-@scenario("hot_user_and_burst", bound_s=900)
+@scenario("hot_user_and_burst", timeout_s=900)
 def hot_user_and_burst(world: World) -> Verdict:
-    """A calm time, one in which half of all events come from one user, and a burst of ten times as many."""
+    """After a calm phase one user sends half of all events, then a burst brings ten times as many events."""
     settings = world.settings(instance_id="hot")
     shop = Shop(world.seed, users=100 if world.short else 1_000)
     worker = world.worker(settings)
@@ -50,7 +50,7 @@ def hot_user_and_burst(world: World) -> Verdict:
             lambda now: shop.event(_HOT if shop.rng.random() < hot_share else shop.anyone(), now),
             per_s=per_s,
             seconds=seconds,
-            observe=lambda _: rss[phase].append(_rss_mb(worker)),
+            sample=lambda _: rss[phase].append(_rss_mb(worker)),
             every_s=0.5,
         )
 
@@ -65,7 +65,9 @@ def hot_user_and_burst(world: World) -> Verdict:
     if not world.short:
         problems += _beyond_bounds(rss, latencies)
     verdict = judge("hot_user_and_burst", world.seed, settings, problem="; ".join(problems))
-    measures = {f"others_{phase}_{name}_s": value for phase, of in latencies.items() for name, value in of.items()}
+    measures = {
+        f"others_{phase}_{name}_s": value for phase, quantiles in latencies.items() for name, value in quantiles.items()
+    }
     measures |= {f"rss_{phase}_mb": max(values) for phase, values in rss.items()}
     return msgspec.structs.replace(verdict, measures={name: round(value, 3) for name, value in measures.items()})
 
@@ -75,9 +77,9 @@ def _rss_mb(worker: WorkerProcess) -> float:
 
 
 def _latencies(settings: Settings, begins: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Phase → quantiles of the seconds from an event's arrival to the first score that has seen it; hot user left out.
+    """Phase → quantiles of the seconds from an event's arrival to its first score, without the hot user.
 
-    Both are the times of the records, made by processes on one machine.
+    Both times are those of the records, and processes on one machine made them.
     """
     scored: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for record in harness.read_topic(settings, settings.scores_topic):
@@ -103,28 +105,28 @@ def _beyond_bounds(rss: dict[str, list[float]], latencies: dict[str, dict[str, f
         problems.append(f"memory grew by {grown:.0f} MB, expected at most {_RSS_GROWTH_MAX_MB:.0f}")
     most = _LATENCY_FACTOR * latencies["calm"]["p95"] + _LATENCY_EXTRA_S
     problems += [
-        f"95 % of the others waited up to {of['p95']:.2f} s when {phase}, expected at most {most:.2f}"
-        for phase, of in latencies.items()
-        if of["p95"] > most
+        f"95 % of the others waited up to {quantiles['p95']:.2f} s when {phase}, expected at most {most:.2f}"
+        for phase, quantiles in latencies.items()
+        if quantiles["p95"] > most
     ]
     return problems
 
 
 @scenario("resumed_by_others")
 def resumed_by_others(world: World) -> Verdict:
-    """Two workers, then one that is killed, then three with another model, which scores only who has news.
+    """Two workers, then one that is killed, then three with another model, which scores only stale users.
 
-    In the short form one, one and two.
+    In the short form it is one worker, one, and two.
     """
     n, users = (400, 60) if world.short else (20_000, 2_000)
-    # Who has no instance id leaves the group when it ends, and others need not wait for its session to end.
+    # A worker without an instance id leaves the group when it ends, so others need not wait for its session to end.
     shop, settings = Shop(world.seed, users), [world.settings(instance_id=name) for name in ("a", "", "")]
     model = write_scoring_model(world.folder / "model")
     first, everyone = settings[0], [f"user-{i}" for i in range(users)]
     produce(first, shop.half_hour(n))
     with _serving(world, settings[: 1 if world.short else 2]):
         before = _scores(first)
-    # Scored by the first model, and not made durable: the second will score the same events.
+    # The first model scores these users, but that does not become durable. So the second scores the same events.
     unsaved = everyone[: users // 3]
     produce(first, [shop.event(user, time.time()) for user in unsaved])
     with world.worker(first, VALUESTREAM_CHECKPOINT_INTERVAL_S="600") as worker:
@@ -136,7 +138,7 @@ def resumed_by_others(world: World) -> Verdict:
         rescored = _users(_scores(first)[scored:])
         produce(first, [shop.event(user, time.time()) for user in everyone])
         wait_settled(first, *workers, timeout_s=300)
-    problems = [] if rescored == set(unsaved) else ["the new model scored others than those who had news"]
+    problems = [] if rescored == set(unsaved) else ["the new model scored other users than the stale ones"]
     scores = _scores(first)
     ids = [{score["score_id"] for score in scores if score["model"]["name"] == name} for name in ("event-bert", "sums")]
     if ids[0] & ids[1]:
@@ -147,7 +149,7 @@ def resumed_by_others(world: World) -> Verdict:
 
 @contextmanager
 def _serving(world: World, settings: list[Settings], **env: str) -> Iterator[list[WorkerProcess]]:
-    """Workers with these settings that have done all there is; in the end they end in order."""
+    """Workers with these settings that have nothing left to do. At the end of the context they end in order."""
     workers = [world.worker(each, **env) for each in settings]
     for worker in workers:
         worker.wait_ready()
@@ -159,7 +161,7 @@ def _serving(world: World, settings: list[Settings], **env: str) -> Iterator[lis
 
 
 def _scores(settings: Settings) -> list[Any]:
-    """All scores in the order in which they were sent."""
+    """All scores, in the order in which they were sent."""
     records = harness.read_topic(settings, settings.scores_topic)
     return [json.loads(record.value) for record in sorted(records, key=lambda record: record.timestamp)]
 

@@ -1,4 +1,4 @@
-"""Members: workers that come, leave, die, sleep, and take over from each other."""
+"""Members: workers come, leave, die, freeze, and take over from each other."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from tests.chaos.world import World, scenario, wait_settled
 
 __all__ = ["QUIET_EXIT_S"]
 
-#: What the product promises of SIGTERM.
+#: A worker promises to end within this time after SIGTERM.
 QUIET_EXIT_S: Final = 10.0
 
 
 @scenario("sigterm_in_mid_batch")
 def sigterm_in_mid_batch(world: World) -> Verdict:
-    """A worker that is asked to stop in the middle of a backlog leaves nothing to do twice."""
+    """A worker gets SIGTERM in the middle of a backlog, and leaves nothing that must be done twice."""
     settings = world.settings(instance_id="w")
     produce(settings, shoppers(20_000 if world.short else 100_000, users=1_000, seed=world.seed))
     env = {**QUICK, "VALUESTREAM_FETCH_RECORDS_MAX": "1000"}
-    some = random.Random(world.seed).randrange(1_000, 8_000)
+    n_before = random.Random(world.seed).randrange(1_000, 8_000)
     with world.worker(settings, **env) as worker:
         worker.wait_ready()
-        wait_for("some to be applied", lambda: worker.metric('valuestream_events_total{outcome="applied"}') > some)
+        wait_for("some to be applied", lambda: worker.metric('valuestream_events_total{outcome="applied"}') > n_before)
         asked = time.monotonic()
         status, exit_seconds = worker.terminate(timeout_s=30), time.monotonic() - asked
     with world.worker(settings, **env) as worker:
@@ -59,7 +59,7 @@ def sigterm_in_mid_batch(world: World) -> Verdict:
 
 @scenario("rebalance_storm")
 def rebalance_storm(world: World) -> Verdict:
-    """One worker, three, one again, by SIGTERM and by kill -9, while events come and commits are watched."""
+    """One worker, then three, then one again, ended by SIGTERM or kill -9, while events come; commits are watched."""
     rng = random.Random(world.seed)
     static = rng.random() < 0.5
     slots = [world.settings(instance_id=f"w{i}" if static else "") for i in range(3)]
@@ -87,7 +87,7 @@ def rebalance_storm(world: World) -> Verdict:
 
 
 def _end(worker: WorkerProcess, rng: random.Random) -> None:
-    """By kill -9, or by SIGTERM, which one that is still being imported takes as the system does."""
+    """End a worker by kill -9 or by SIGTERM. A worker that is still importing has no handler for SIGTERM yet."""
     if rng.random() < 0.5:
         worker.kill()
     else:
@@ -100,7 +100,7 @@ def _end(worker: WorkerProcess, rng: random.Random) -> None:
 
 @scenario("zombie_is_replaced")
 def zombie_is_replaced(world: World) -> Verdict:
-    """A worker freezes for longer than its session, another works on its partitions, and then it wakes up."""
+    """A worker freezes for longer than its session, another takes over its partitions, and then the first wakes up."""
     first, second = world.settings(), world.settings()
     traffic = Steady(first, world.seed)
     with world.worker(first, **QUICK) as zombie, world.worker(second, **QUICK) as successor:
@@ -125,7 +125,7 @@ def zombie_is_replaced(world: World) -> Verdict:
 
 @scenario("instance_started_twice")
 def instance_started_twice(world: World) -> Verdict:
-    """A worker is started under the name of one that runs, or that is frozen: one must end, and say why."""
+    """A worker is started with the name of one that runs or is frozen; one of the two must end and say why."""
     rng, first, second = random.Random(world.seed), world.settings(instance_id="w"), world.settings(instance_id="w")
     traffic = Steady(first, world.seed)
     with world.worker(first, **QUICK) as older:
@@ -159,13 +159,13 @@ def _is_ready(worker: WorkerProcess) -> bool:
 
 
 def _share(worker: WorkerProcess) -> int:
-    """How many partitions a worker serves; 0 while it is not ready."""
+    """How many partitions a worker serves; 0 if it is not ready."""
     ready = worker.get("/health/ready")[0] == 200
     return int(worker.metric("valuestream_partitions_assigned")) if ready else 0
 
 
 def _unclear_end(worker: WorkerProcess) -> str:
-    """What is wrong with the end of a worker that lost its place: it must fail, and say why in one line."""
+    """What is wrong with the end of a replaced worker: it must fail, and say why in one line."""
     last = (worker.log().strip().splitlines() or [""])[-1]
     if worker.process.returncode > 0 and last.startswith("valuestream: "):
         return ""
@@ -177,7 +177,7 @@ def _unclear_end(worker: WorkerProcess) -> str:
 
 @scenario("standby_takes_over")
 def standby_takes_over(world: World) -> Verdict:
-    """One of two workers dies, with its disk; the other has a copy of its state, and reads only what that lacks."""
+    """One of two workers dies and loses its disk; the other has a copy of its state, and reads only what that lacks."""
     behind, changelog_records, seconds, settings = _take_over(world, replicas=1)
     measures = {"records_to_recover": behind, "changelog_records": changelog_records}
     if not world.short:
@@ -191,7 +191,11 @@ def standby_takes_over(world: World) -> Verdict:
 
 
 def _take_over(world: World, replicas: int) -> tuple[int, int, float, Settings]:
-    """Records that the survivor lacks, of how many in the changelogs of the dead, and seconds until it serves them."""
+    """Let one of two workers die. Returns how the other takes over, and the settings.
+
+    First the number of records that its copy lacks, then the number in the changelogs of the dead worker, then the
+    seconds until it serves all partitions.
+    """
     env = {**QUICK, "VALUESTREAM_STANDBY_REPLICAS": str(replicas)}
     first, second = world.settings(), world.settings()
     traffic = Steady(first, world.seed)

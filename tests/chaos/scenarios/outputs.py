@@ -1,4 +1,4 @@
-"""Outputs that the broker rejects: no offset moves past them, the worker names the topic, and goes on once mended."""
+"""Outputs: the broker rejects what the worker sends. No offset may move past it, and the worker names the topic."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _EVENTS: Final = 400
 _UNUSABLE: Final = 20
 #: Smaller than the smallest record.
 _TINY_BYTES: Final = "10"
-#: A worker gives up on a send after this time; the default is a minute.
+#: A worker gives up a send after this time. The default is a minute.
 _GIVE_UP_S: Final = "3"
 
 
 @scenario("output_too_large")
 def output_too_large(world: World) -> Verdict:
-    """The topics of state, scores and dead letters take no record of any size, one after the other (short: state)."""
+    """The topics of state, scores and dead letters each refuse every record for a time (short: only state)."""
     settings = world.settings(instance_id="w")
-    bounds = {s.name: s.config.get("max.message.bytes", "1048588") for s in required_topics(settings, PARTITIONS)}
+    bytes_max = {s.name: s.config.get("max.message.bytes", "1048588") for s in required_topics(settings, PARTITIONS)}
     problems, recoveries = [], [0.0]
     with Supervised(world, settings) as supervised:
         supervised.wait_ready()
         for number, topic in enumerate(_outputs(world, settings)[: 1 if world.short else None]):
-            _bound_messages(settings, topic, _TINY_BYTES)
+            _limit_messages(settings, topic, _TINY_BYTES)
             problems += _rejected(supervised, settings, topic, "MessageSizeTooLarge", world.seed + number)
-            _bound_messages(settings, topic, bounds[topic])
+            _limit_messages(settings, topic, bytes_max[topic])
             recoveries.append(_recover(supervised, settings))
     problem = "; ".join(problems)
     return judge("output_too_large", world.seed, settings, max(recoveries), problem, measures=supervised.measures)
@@ -48,7 +48,7 @@ def output_too_large(world: World) -> Verdict:
 
 @scenario("output_topic_deleted")
 def output_topic_deleted(world: World) -> Verdict:
-    """A topic that has nothing yet is deleted under a running worker, and made again after the worker has given up."""
+    """An empty topic is deleted while a worker runs, and created again after the worker has given up."""
     settings = world.settings(instance_id="w")
     topic = _outputs(world, settings)[0]
     with Supervised(world, settings, VALUESTREAM_STALL_TIMEOUT_S=_GIVE_UP_S) as supervised:
@@ -63,22 +63,22 @@ def output_topic_deleted(world: World) -> Verdict:
 
 
 def _outputs(world: World, settings: Settings) -> list[str]:
-    """The topics that a worker writes to whatever the events are; the short form has the state first."""
+    """The topics that a worker always writes to, in random order; in the short form the state comes first."""
     topics = [changelog_topic(settings), settings.scores_topic, settings.dlq_topic]
     if not world.short:
         random.Random(world.seed).shuffle(topics)
     return topics
 
 
-def _bound_messages(settings: Settings, topic: str, bytes_max: str) -> None:
+def _limit_messages(settings: Settings, topic: str, bytes_max: str) -> None:
     with closing(connect(settings)) as admin:
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": bytes_max})])
 
 
 def _rejected(supervised: Supervised, settings: Settings, topic: str, cause: str, seed: int) -> list[str]:
-    """Send events, wait until the worker has failed, and say what was not as it must be.
+    """Send events, wait until the worker has failed, and return what was wrong.
 
-    A score that was rejected is owed by the state: the position may advance, as the changelog says who waits for one.
+    If a score was rejected, the position may advance: the changelog says which users still wait for their score.
     """
     before = harness.committed(settings)
     harness.produce(settings, _events(seed))
@@ -91,13 +91,13 @@ def _rejected(supervised: Supervised, settings: Settings, topic: str, cause: str
 
 
 def _events(seed: int) -> list[Message]:
-    """Events of which some can only become dead letters."""
+    """Events, and some records that can only become dead letters."""
     unusable: list[Message] = [(f"bad-{i}".encode(), b"{") for i in range(_UNUSABLE)]
     return shoppers(_EVENTS, users=50, seed=seed) + unusable
 
 
 def _recover(supervised: Supervised, settings: Settings) -> float:
-    """Start the worker again, and wait until all is done; returns the seconds until all was committed."""
+    """Start the worker again, and wait until all is done. Returns the seconds until all was committed."""
     seconds = supervised.wait_more()
     wait_settled(settings, supervised)
     return seconds

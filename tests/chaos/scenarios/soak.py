@@ -1,4 +1,4 @@
-"""Soak: an hour at a fixed rate, after which nothing has grown."""
+"""Soak: runs a worker at a fixed rate for an hour. After that nothing may have grown."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ __all__ = ["soak"]
 _SHORT_S: Final = 5.0
 _EVENTS_PER_S: Final = 100
 _USERS: Final = 1_000
-#: Until here histories and pools fill, and journals for the first time; slopes are those of what follows.
+#: In this share of the time histories, pools and the first journals fill. Slopes are measured over the rest.
 _WARM_UP_SHARE: Final = 1 / 3
-#: The rest is cut into so many windows, longer than a journal takes to grow and be merged (about 5 minutes).
-_WINDOWS: Final = 4
-#: How much each may grow in an hour of the long form, by its level in each window: the median, or where it is a
-#: saw-tooth its peak.
+#: The rest is cut into so many spans. Each is longer than a journal takes to grow and be merged (about 5 minutes).
+_SPANS: Final = 4
+#: How much each measure may grow in an hour of the long form, and how its level in a span is found: by the median, or
+#: by the peak if the measure goes up and down like a saw-tooth.
 #:
-#: * A leak of 100 bytes for each event would be 36 MB an hour; half of that would be seen.
+#: * A leak of 100 bytes for each event would be 36 MB an hour. Half of that would be noticed.
 #: * A journal has two files open, and two more while it is merged.
-#: * Users wait for their score for about a second, and none for good.
-#: * A journal grows by some 8 MB until it is merged, in each of the four partitions; one tooth more is no growth.
+#: * Users wait for their score for about a second, and none waits for ever.
+#: * In each of the four partitions a journal grows by some 8 MB until it is merged. One more such tooth is no growth.
 _GROWTH_MAX: Final[dict[str, tuple[float, Callable[[list[float]], Any]]]] = {
     "rss_mb": (18.0, np.max),
     "files": (12.0, np.max),
@@ -42,7 +42,7 @@ _GROWTH_MAX: Final[dict[str, tuple[float, Callable[[list[float]], Any]]]] = {
     "lag": (20.0, np.median),
     "disk_mb": (32.0, np.max),
 }
-#: A changelog that is compacted in the hour, as it is in a month of production.
+#: With this configuration the changelog is compacted within the hour, as it is within a month of production.
 _COMPACTED_SOON: Final = {"segment.bytes": "16777216", "min.cleanable.dirty.ratio": "0.2"}
 
 
@@ -55,9 +55,9 @@ class _Sample(msgspec.Struct, frozen=True):
     disk_mb: float
 
 
-@scenario("soak", bound_s=3 * 3_600, seeds_max=1)
+@scenario("soak", timeout_s=3 * 3_600, seeds_max=1)
 def soak(world: World) -> Verdict:
-    """A fixed rate for ``CHAOS_SOAK_S`` (an hour), sampled; in the short form for seconds, and without bounds."""
+    """Events come at a fixed rate for ``CHAOS_SOAK_S`` (an hour), and nothing may grow (short: seconds, no limits)."""
     seconds = _SHORT_S if world.short else float(os.environ.get("CHAOS_SOAK_S", "3600"))
     settings = world.settings(instance_id="soak")
     _compact_soon(settings)
@@ -70,7 +70,7 @@ def soak(world: World) -> Verdict:
         lambda now: shop.event(shop.anyone(), now),
         per_s=_EVENTS_PER_S,
         seconds=seconds,
-        observe=lambda at_s: samples.extend(_sample(worker, settings.data_dir, at_s)),
+        sample=lambda at_s: samples.extend(_sample(worker, settings.data_dir, at_s)),
         every_s=max(1.0, seconds / 720),
     )
     wait_settled(settings, worker)
@@ -102,7 +102,7 @@ def _compact_soon(settings: Settings) -> None:
 
 
 def _sample(worker: WorkerProcess, data_dir: Path, at_s: float) -> list[_Sample]:
-    """One sample, or none where the worker is too busy to answer."""
+    """One sample; none if the worker is too busy to answer."""
     worker.alive()
     status, body = worker.get("/metrics")
     if status != 200:
@@ -124,7 +124,7 @@ def _sample(worker: WorkerProcess, data_dir: Path, at_s: float) -> list[_Sample]
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes of the files below it that stay while they are looked at."""
+    """Bytes of the files in this folder. A file that disappears meanwhile does not count."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -135,11 +135,11 @@ def _size_of(folder: Path) -> int:
 
 
 def _growth(samples: list[_Sample]) -> dict[str, float]:
-    """Least-squares slope of the levels of each, per hour, once warm."""
+    """Growth of each measure per hour after the warm-up: the least-squares slope of its levels."""
     warm = [s for s in samples if s.at_s >= _WARM_UP_SHARE * samples[-1].at_s]
-    windows = [w.tolist() for w in np.array_split(np.arange(len(warm)), min(_WINDOWS, len(warm)))]
-    hours = [float(np.mean([warm[i].at_s for i in window])) / 3_600 for window in windows]
+    spans = [part.tolist() for part in np.array_split(np.arange(len(warm)), min(_SPANS, len(warm)))]
+    hours = [float(np.mean([warm[i].at_s for i in span])) / 3_600 for span in spans]
     return {
-        name: float(np.polyfit(hours, [level([getattr(warm[i], name) for i in window]) for window in windows], 1)[0])
+        name: float(np.polyfit(hours, [level([getattr(warm[i], name) for i in span]) for span in spans], 1)[0])
         for name, (_, level) in _GROWTH_MAX.items()
     }

@@ -1,4 +1,4 @@
-"""Where each system keeps its users durably, and what they come to there."""
+"""Durable users: reads the users of a system from where the system keeps them durably."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from tests.bench import counts
 from tests.bench.counts import UserCounts
 from tests.broker import harness
 
-__all__ = ["Kept", "in_changelog", "in_recovery_store", "quix_changelog"]
+__all__ = ["DurableUsers", "in_changelog", "in_recovery_store", "quix_changelog"]
 
-#: Users as they were kept, and sizes and times worth a note.
-Kept = tuple[dict[str, UserCounts], dict[str, float]]
+#: The users as they were kept, and some sizes and times.
+DurableUsers = tuple[dict[str, UserCounts], dict[str, float]]
 
 
 def in_changelog(
     read: Callable[[Mapping[str, bytes]], dict[str, UserCounts]], topic: Callable[[Settings], str] = changelog_topic
-) -> Callable[[Settings], Kept]:
-    """The last values of a changelog topic."""
+) -> Callable[[Settings], DurableUsers]:
+    """A function that reads the users from the last values of a changelog topic."""
 
-    def kept(settings: Settings) -> Kept:
+    def users(settings: Settings) -> DurableUsers:
         records = harness.read_topic(settings, topic(settings))
         about = {
             "last_changelog_at": max((r.timestamp for r in records), default=0) / 1000,
@@ -29,7 +29,7 @@ def in_changelog(
         }
         return read(harness.last_values(records)), about
 
-    return kept
+    return users
 
 
 def quix_changelog(settings: Settings) -> str:
@@ -37,7 +37,7 @@ def quix_changelog(settings: Settings) -> str:
     return f"changelog__{settings.app_id}--{settings.events_topic}--default"
 
 
-def in_recovery_store(settings: Settings) -> Kept:
-    """The newest snapshots in the recovery store of Bytewax."""
+def in_recovery_store(settings: Settings) -> DurableUsers:
+    """The users from the newest snapshots in the recovery store of Bytewax."""
     size = sum(file.stat().st_size for file in settings.data_dir.iterdir())
     return counts.of_bytewax(settings.data_dir), {"store_bytes": size}
