@@ -61,7 +61,7 @@ def run_worker(settings: Settings, clock: Clock) -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     collect_rarely()
     spare_the_living()
-    uvloop.run(_serve(settings, scorer, sentiment, partitions, clock))
+    uvloop.run(_serve(settings, clock, scorer=scorer, sentiment=sentiment, partitions=partitions))
 
 
 def _sentiment(settings: Settings, verify: Verify) -> Sentiment | None:
@@ -73,7 +73,7 @@ def _sentiment(settings: Settings, verify: Verify) -> Sentiment | None:
 
 
 async def _serve(
-    settings: Settings, scorer: Scorer, sentiment: Sentiment | None, partitions: int, clock: Clock
+    settings: Settings, clock: Clock, *, scorer: Scorer, sentiment: Sentiment | None, partitions: int
 ) -> None:
     loop = asyncio.get_running_loop()
     parts = build_worker(settings, scorer, partitions=partitions, clock=clock, sentiment=sentiment)

@@ -1,1 +1,1 @@
-"""``valuestream broker``: a real single-node Kafka on this machine, from pip packages alone."""
+"""``valuestream broker``: starts a real single-node Kafka on this machine, from pip packages alone."""

@@ -1,1 +1,1 @@
-"""``valuestream demo``: broker, worker and simulated shoppers on this machine, with a live page in the terminal."""
+"""``valuestream demo``: runs a broker, a worker and simulated shoppers on this machine, with a live page."""

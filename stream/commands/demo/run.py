@@ -80,7 +80,7 @@ class DemoRun:
             stack.callback(simulator.abandon)
             signals.end_in_order()
             started = self._clock.monotonic()
-            self._show(worker, simulator, feed, settings, signals)
+            self._show(worker, simulator, feed, places=self._places(worker, settings), stop=signals)
             ended = self._clock.monotonic()
             self._say("stopping: the shoppers, then the worker once it has caught up, then Kafka")
             sent = simulator.stop()
@@ -119,9 +119,10 @@ class DemoRun:
 
     # -- show -------------------------------------------------------------------------------------------------
 
-    def _show(self, worker: WorkerProcess, simulator: Simulator, feed: Feed, settings: Settings, stop: Stop) -> None:
+    def _show(
+        self, worker: WorkerProcess, simulator: Simulator, feed: Feed, *, places: dict[str, str], stop: Stop
+    ) -> None:
         began = self._clock.monotonic()
-        places = self._places(worker, settings)
         with self._view() as show:
             while not stop.is_set():
                 now = self._clock.monotonic()

@@ -1,1 +1,1 @@
-"""``valuestream dlq``: list, show and replay dead letters."""
+"""``valuestream dlq``: lists, shows and replays dead letters."""

@@ -61,7 +61,7 @@ def _selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _selection(
-    clock: Clock, reasons: tuple[str, ...], since: str | None, until: str | None, start: str | None
+    clock: Clock, *, reasons: tuple[str, ...], since: str | None, until: str | None, start: str | None
 ) -> Selection:
     return Selection(
         frozenset(reasons),

@@ -1,1 +1,1 @@
-"""``valuestream segments``: private counts of users by churn band."""
+"""``valuestream segments``: prints private counts of users by churn band."""

@@ -1,1 +1,1 @@
-"""``valuestream user``: show, export and erase one user."""
+"""``valuestream user``: shows, exports and erases one user."""

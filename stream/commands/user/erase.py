@@ -84,7 +84,7 @@ def _erase(settings: Settings, user_id: str, timeout_s: float, clock: Clock) -> 
     with closing(open_topics(settings, [topic], from_beginning=False)) as consumer:
         numbers = sorted(tp.partition for tp in consumer.assignment())
         asked = _ask(settings, user_id, numbers)
-        answered = set(_answers(consumer, marker_key(stored).encode(), asked, timeout_s, clock))
+        answered = set(_answers(consumer, marker_key(stored).encode(), asked, timeout_s=timeout_s, clock=clock))
     return _ErasureReport(
         user_id=user_id,
         stored_as=stored,
@@ -131,7 +131,7 @@ def _ask(settings: Settings, user_id: str, partitions: Iterable[int]) -> dict[in
 
 
 def _answers(
-    consumer: KafkaConsumer, key: bytes, asked: dict[int, int], timeout_s: float, clock: Clock
+    consumer: KafkaConsumer, key: bytes, asked: dict[int, int], *, timeout_s: float, clock: Clock
 ) -> Iterator[int]:
     """Give each partition when its worker has written the user's marker, for this request or a later one.
 

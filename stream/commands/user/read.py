@@ -86,13 +86,13 @@ def find(settings: Settings, user_id: str, *, everywhere: bool) -> list[Held]:
             if state is None and marker is None:
                 continue
             score = _newest(consumer, TopicPartition(settings.scores_topic, number), [stored]).get(stored)
-            all_held.append(_held(number, stored, state, marker, score))
+            all_held.append(_held(number, stored, state=state, marker=marker, score=score))
             if state is not None and not everywhere:
                 break
     return all_held
 
 
-def _held(partition: int, stored: str, state: Any | None, marker: Any | None, score: Any | None) -> Held:
+def _held(partition: int, stored: str, *, state: Any | None, marker: Any | None, score: Any | None) -> Held:
     return Held(
         partition=partition,
         snapshot=None if state is None else _snapshot(stored, state.value),

@@ -1,4 +1,4 @@
-"""What the demo reads from a worker's metrics, against the worker's own metrics."""
+"""The demo reads from the metrics of a worker what the worker has counted."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ def observed(*seconds: float) -> Reading:
     return read(metrics)
 
 
-def test_every_outcome_of_an_event_is_processed_or_dead_except_a_replay_which_was_counted_before() -> None:
+def test_every_outcome_but_replayed_is_processed_or_a_dead_letter() -> None:
     metrics = Metrics()
     for i, outcome in enumerate(OUTCOMES):
         metrics.events.labels(outcome).inc(10**i)
-    of = {outcome: 10**i for i, outcome in enumerate(OUTCOMES)}
+    count = {outcome: 10**i for i, outcome in enumerate(OUTCOMES)}
     reading = read(metrics)
-    assert reading.processed == sum(of[outcome] for outcome in ("applied", "duplicate", "ignored", "erased", "erasure"))
-    assert reading.dead_letters == of["late"] + of["dead_letter"]
-    assert reading.handled == sum(of.values()) - of["replayed"]
+    assert reading.processed == sum(
+        count[outcome] for outcome in ("applied", "duplicate", "ignored", "erased", "erasure")
+    )
+    assert reading.dead_letters == count["late"] + count["dead_letter"]
+    assert reading.handled == sum(count.values()) - count["replayed"]
 
 
 def test_counts_and_gauges_are_summed_over_their_series() -> None:
@@ -73,7 +75,7 @@ def test_quantile_of_nothing_is_none() -> None:
     assert quantile(0.5, {}) is None
 
 
-def test_span_of_two_readings_holds_only_what_came_between() -> None:
+def test_observations_since_a_reading_leave_out_earlier_ones() -> None:
     old, new = observed(0.01, 0.01, 9.0), observed(0.01, 0.01, 9.0, 0.3)
     between = since(new.latency, old.latency)
     assert between[math.inf] == 1
@@ -88,7 +90,7 @@ def test_rate_is_the_increase_over_the_span_and_0_for_a_single_reading() -> None
     assert rate([first], "scores") == 0
 
 
-def test_worker_that_does_not_listen_is_neither_ready_nor_read() -> None:
+def test_worker_that_does_not_listen_is_not_ready_and_has_no_reading() -> None:
     port = free_port()
     assert not ready(port)
     assert scrape(port, at=0.0) is None

@@ -1,4 +1,4 @@
-"""The demo's view: it fits the terminal, says what it has, and lets no record steer the terminal."""
+"""The view of the demo: it fits into the terminal, shows the numbers, and lets no record steer the terminal."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def frame(n: int = 0, user: str = "ann", behind: timedelta = timedelta(days=38),
     return Frame(75.0, NOW - behind, NOW, [first, LATER], scores, alerts, places)
 
 
-def shown(of: Frame, width: int = 140, height: int = 40) -> str:
+def shown(one: Frame, width: int = 140, height: int = 40) -> str:
     console = Console(file=io.StringIO(), width=width, height=height)
-    console.print(page(of, height))
+    console.print(page(one, height))
     out = console.file
     assert isinstance(out, io.StringIO)
     return out.getvalue()
@@ -56,7 +56,7 @@ def test_page_never_has_more_lines_than_the_terminal(width: int, height: int, n:
 
 
 @pytest.mark.parametrize("width", [80, 140])
-def test_page_shows_the_figures_the_users_and_the_alerts(width: int) -> None:
+def test_page_shows_numbers_users_and_alerts(width: int) -> None:
     text = shown(frame(3), width)
     for said in ("1,001", "300", "150 ms", "42", "812", "ann0", "83%", "31%", "1,041.20 EUR", "low → high", "01:15"):
         assert said in text
@@ -68,14 +68,14 @@ def test_page_says_when_the_shoppers_have_reached_the_present() -> None:
     assert "go on in real time" in shown(frame(behind=timedelta(seconds=0)))
 
 
-def test_nothing_scored_yet_is_said_and_not_a_number() -> None:
+def test_page_without_scores_says_none_yet() -> None:
     empty = frame(first=LATER)
     assert shown(empty).count("none yet") == 2
     assert "– · –" in shown(empty)
     assert "p50 – p99 –" in line(empty)
 
 
-def test_plain_line_is_one_line_with_the_figures() -> None:
+def test_plain_line_is_one_line_with_the_numbers() -> None:
     text = line(frame(2))
     assert len(text.splitlines()) == 1
     for said in ("1,001 events/s", "300 scores/s", "p50 150 ms", "lag 42", "dead letters 3", "users 812", "ann0"):
@@ -84,6 +84,6 @@ def test_plain_line_is_one_line_with_the_figures() -> None:
 
 @given(st.text(min_size=1, max_size=10))
 def test_user_id_cannot_steer_the_terminal(user: str) -> None:
-    of = frame(1, user)
-    assert shown(of).replace("\n", "").isprintable()
-    assert line(of).isprintable()
+    one = frame(1, user)
+    assert shown(one).replace("\n", "").isprintable()
+    assert line(one).isprintable()

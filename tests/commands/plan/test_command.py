@@ -1,4 +1,4 @@
-"""``valuestream plan``: what a load needs follows from the unit costs, and what nobody measured is said to be so."""
+"""``valuestream plan``: the needs of a load follow from the unit costs, and unmeasured costs are named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stream.commands.plan.command import plan
 from stream.commands.plan.unit_costs import COST_NAMES, Costs, UnitCost, costs_of, read_unit_costs
 from stream.errors import ConfigError, ContractError
 
-#: Round figures, made up, so that results can be worked out by hand.
+#: Made-up round numbers, so that results can be computed by hand.
 COSTS = Costs(
     event_s=20e-6,
     value_s=10e-6,
@@ -35,23 +35,23 @@ COSTS = Costs(
     disk_recovery_s=2e-6,
     changelog_recovery_s=10e-6,
 )
-#: One event a user in a day, each of another user, so that every event changes a user and is a score.
+#: One event a day from each user, so that every event changes another user and gives a score.
 LOAD = Load(
     users=8_640_000, events_per_s=10_000.0, events_per_user=1e-6, active_users=8_640_000, event_bytes=300.0, gpus=0
 )
 RUN = ["--users", "8640000", "--events-per-second", "10000"]
 
 
-def figures(costs: Costs, **values: Any) -> dict[str, UnitCost]:
+def unit_costs_of(costs: Costs, **values: Any) -> dict[str, UnitCost]:
     return {name: UnitCost(value, "", "", "make it") for name, value in {**asdict(costs), **values}.items()}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, **values: Any) -> Result:
-    monkeypatch.setattr("stream.commands.plan.command.read_unit_costs", lambda: figures(COSTS, **values))
+    monkeypatch.setattr("stream.commands.plan.command.read_unit_costs", lambda: unit_costs_of(COSTS, **values))
     return CliRunner().invoke(plan, [*RUN, *arguments])
 
 
-def test_a_plan_worked_out_by_hand() -> None:
+def test_plan_is_the_one_computed_by_hand() -> None:
     needed = capacity(LOAD, COSTS)
     assert needed.changed_users_per_s == pytest.approx(10_000, rel=5e-3)
     assert needed.scores_per_s == pytest.approx(10_100, rel=5e-3)
@@ -86,18 +86,18 @@ def test_a_user_is_scored_once_an_interval_however_many_events_come() -> None:
 
 
 @pytest.mark.parametrize("events_per_s", [0.1, 1.0, 5.0])
-def test_scores_of_a_user_whose_events_come_at_random_are_as_simulated(events_per_s: float) -> None:
+def test_scores_of_a_user_with_random_events_are_as_simulated(events_per_s: float) -> None:
     times = np.random.default_rng(1).exponential(1 / events_per_s, 20_000).cumsum()
     scores, scored_at = 0, -1.0
     for time in times.tolist():
-        # An event that came while the user rested was answered when the rest was over.
+        # If the event came less than 1 s after the last score, that score waited and included it.
         if time > scored_at:
             scored_at, scores = max(time, scored_at + 1.0), scores + 1
     one = replace(LOAD, users=1, active_users=1.0, events_per_s=events_per_s, activity_spread=0.0)
     assert scores_per_s(one) == pytest.approx(scores / float(times[-1]), rel=0.02)
 
 
-def test_the_table_says_what_each_number_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_names_each_number(monkeypatch: pytest.MonkeyPatch) -> None:
     table = run(monkeypatch, "--events-per-user", "10").output
     for line in ("workers ", "partitions ", "memory ", "recovery ", "scores "):
         assert f"\n{line}" in table
@@ -105,14 +105,14 @@ def test_the_table_says_what_each_number_is(monkeypatch: pytest.MonkeyPatch) -> 
     assert "cost of" not in table
 
 
-def test_only_what_has_a_price_is_reckoned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_items_with_a_price_have_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(run(monkeypatch, "--price-core-hour", "0.04", "--json").output)
     assert found["cost_per_month"] == {"cores": pytest.approx(found["needs"]["cores"] * 730.5 * 0.04)}
     table = run(monkeypatch, "--price-core-hour", "0.04", "--price-gb-month", "0.1").output
     assert "cost of cores" in table and "cost of disk" in table and "cost of gpus" not in table
 
 
-def test_without_a_measured_gpu_the_plan_says_so_instead_of_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_names_the_missing_gpu_measurement_instead_of_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     table = run(monkeypatch, "--gpus", "2", gpu_s=None).output
     assert "not measured on GPU   there are 2" in table
     assert "gpu_s" in table and "make it" in table
@@ -122,14 +122,14 @@ def test_without_a_measured_gpu_the_plan_says_so_instead_of_a_number(monkeypatch
     assert json.loads(run(monkeypatch, "--json", gpu_s=None).output)["not_measured"] == {}
 
 
-def test_more_active_users_than_users_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_active_users_than_users_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = run(monkeypatch, "--active-users", "9000000").exception
     assert isinstance(refused, ConfigError)
     assert "9,000,000, expected at most 8,640,000" in str(refused) and "--active-users" in str(refused)
 
 
 @pytest.mark.parametrize("wrong", [("--utilisation", "1"), ("--users", "0"), ("--events-per-user", "0")])
-def test_what_cannot_be_is_refused_with_what_is_allowed(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
+def test_option_out_of_range_is_refused_with_its_range(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
     refused = run(monkeypatch, *wrong)
     assert refused.exit_code == 2 and wrong[0] in refused.output and "range" in refused.output
 
@@ -141,7 +141,7 @@ def test_shipped_unit_costs_say_how_they_were_measured() -> None:
     assert all(value >= 0 for value in asdict(costs_of(shipped)).values() if not math.isnan(value))
 
 
-def test_damaged_or_other_unit_costs_are_refused_with_the_next_step(tmp_path: Path) -> None:
+def test_damaged_or_different_unit_costs_are_refused_with_the_next_step(tmp_path: Path) -> None:
     costs = tmp_path / plan_costs.COSTS_FILE.name
     for content, words in (("{", "cannot be read"), ("{}", "differ")):
         costs.write_text(content)

@@ -1,8 +1,9 @@
-"""The calculator against runs that its unit costs were not derived from, within 25 %.
+"""The plan agrees within 25 % with runs that its unit costs were not derived from.
 
-The costs of an event and of a changed user are CPU seconds of the runs of ``scale`` with uniform keys; what is checked
-is the wall clock of those with Zipf keys, and of the comparison with its uneven users. Memory of a user and sizes of
-values are counted without a worker, and a worker's own memory is that of one that scores; what is checked are workers.
+The costs of an event and of a changed user are CPU seconds of the ``scale`` runs with uniform keys. The tests compare
+them with the wall clock of the ``scale`` runs with Zipf keys, and of the comparison with its uneven users. The memory
+of a user and the sizes of values are counted without a worker, and the memory of a worker without users is that of one
+that scores. The tests compare them with measured workers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def rounds(system: str) -> list[dict[str, Any]]:
 
 
 def ingestion() -> list[dict[str, Any]]:
-    """Rounds in which nothing was scored nor sent but the changelog."""
+    """Rounds that scored nothing and sent only the changelog."""
     return rounds("valuestream_ingest")
 
 
@@ -45,29 +46,29 @@ def points() -> list[Any]:
 
 
 def held_out() -> list[Any]:
-    """Those that the costs of an event and of a user are not derived from."""
+    """The points that the costs of an event and of a user are not derived from."""
     return [p for p in points() if p.values[0]["keys"] == "zipf"]
 
 
 def test_shipped_unit_costs_are_those_of_the_committed_results() -> None:
     shipped = read_unit_costs()
     sized = {name: figure for name, figure in shipped.items() if "unit_costs" in figure.command}
-    # That of a GPU comes from another machine's results.
+    # The cost of a score on a GPU comes from the results of another machine.
     assert {**derive(RESULTS, sized), "gpu_s": shipped["gpu_s"]} == shipped, (
         "found others; run `python -m tests.bench.unit_costs`"
     )
 
 
 @pytest.mark.parametrize("point", held_out())
-def test_events_per_second_of_a_worker_by_number_of_users(point: dict[str, Any]) -> None:
+def test_plan_agrees_with_events_per_second_by_number_of_users(point: dict[str, Any]) -> None:
     rate = point["events_per_second"]
     keys = zipf(point["users"], 1)
     changed = float(-np.expm1(-rate * keys / keys.sum()).sum())
     assert 1 / (costs().event_s + changed / rate * costs().value_s) == pytest.approx(rate, rel=WITHIN)
 
 
-def test_events_per_second_of_a_worker_in_the_comparison() -> None:
-    """Its rounds differ by half, as the speed of a shared machine does: the median one is to be met."""
+def test_plan_agrees_with_events_per_second_in_the_comparison() -> None:
+    """The rounds differ by half, because the speed of a shared machine does. The test takes the median round."""
     if "scale" not in RESULTS:
         pytest.skip('no scale series in bench-results.json: `make bench BENCH_ARGS="--series scale"`')
     runs = sorted(ingestion(), key=lambda run: run["events_per_second"])
@@ -77,16 +78,16 @@ def test_events_per_second_of_a_worker_in_the_comparison() -> None:
     assert needed.events_per_s_max_per_worker == pytest.approx(run["events_per_second"], rel=WITHIN)
 
 
-def test_bytes_of_the_changelog() -> None:
-    """Of all rounds together: in one a checkpoint may come sooner or later."""
-    said = sum(map(_changelog_bytes, ingestion()))
-    assert said == pytest.approx(sum(run["changelog_bytes"] for run in ingestion()), rel=WITHIN)
+def test_plan_agrees_with_bytes_of_the_changelog() -> None:
+    """The sum over all rounds is compared, because in a single one a checkpoint may come sooner or later."""
+    planned = sum(map(_changelog_bytes, ingestion()))
+    assert planned == pytest.approx(sum(run["changelog_bytes"] for run in ingestion()), rel=WITHIN)
 
 
 def _changelog_bytes(run: dict[str, Any]) -> float:
-    """Those of a checkpoint after each second and one at the end, each of users who have the events until then."""
+    """The planned bytes: a checkpoint after each second and one at the end, each with the events until then."""
     load = bench_load(run["users"], run["events"], run["events_per_second"])
-    said = 0.0
+    planned = 0.0
     for began in range(math.ceil(run["seconds"])):
         ended = min(began + 1.0, run["seconds"])
         then = replace(
@@ -94,17 +95,17 @@ def _changelog_bytes(run: dict[str, Any]) -> float:
             checkpoint_interval_s=ended - began,
             events_per_user=load.events_per_user * ended / run["seconds"],
         )
-        said += capacity(then, costs()).changelog_bytes_per_s * (ended - began)
-    return said
+        planned += capacity(then, costs()).changelog_bytes_per_s * (ended - began)
+    return planned
 
 
 @pytest.mark.parametrize("run", ingestion(), ids=lambda run: run["round"])
-def test_memory_of_a_worker_that_does_not_score(run: dict[str, Any]) -> None:
+def test_plan_agrees_with_memory_of_a_worker_that_does_not_score(run: dict[str, Any]) -> None:
     assert _memory(run) == pytest.approx(run["peak_rss_bytes"], rel=WITHIN)
 
 
 @pytest.mark.parametrize("point", points())
-def test_memory_of_a_worker_by_number_of_users(point: dict[str, Any]) -> None:
+def test_plan_agrees_with_memory_by_number_of_users(point: dict[str, Any]) -> None:
     assert _memory({**point, "events": point["users"] + point["events"]}) == pytest.approx(
         point["peak_rss_bytes"], rel=WITHIN
     )
@@ -116,13 +117,13 @@ def _memory(run: dict[str, Any]) -> Any:
 
 
 def test_recovery_takes_as_long_in_every_run() -> None:
-    """Repeatability only: a figure is the median of these runs."""
-    found = _recovery()
-    for run in found["runs"]["changelog"]:
-        assert found["users"] * costs().changelog_recovery_s == pytest.approx(run["changelog_seconds"], rel=WITHIN)
-    for run in found["runs"]["local"]:
+    """This tests repeatability only, because the unit cost is the median of these runs."""
+    recovery = _recovery()
+    for run in recovery["runs"]["changelog"]:
+        assert recovery["users"] * costs().changelog_recovery_s == pytest.approx(run["changelog_seconds"], rel=WITHIN)
+    for run in recovery["runs"]["local"]:
         seconds = run["open_seconds"] + run["load_seconds"]
-        assert found["users"] * costs().disk_recovery_s == pytest.approx(seconds, rel=WITHIN)
+        assert recovery["users"] * costs().disk_recovery_s == pytest.approx(seconds, rel=WITHIN)
 
 
 def _recovery() -> Any:

@@ -1,4 +1,4 @@
-"""Unit costs come out of results as they went in, and what was not measured names the command that would."""
+"""Unit costs are derived from benchmark results, and an unmeasured one names the command that measures it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def values(figures: dict[str, UnitCost]) -> dict[str, float | None]:
     return {name: figure.value for name, figure in figures.items()}
 
 
-def test_costs_come_out_as_they_went_in() -> None:
+def test_derived_costs_are_those_that_the_results_were_made_of() -> None:
     found = values(derive(results(), SIZED))
     assert found.keys() == COST_NAMES
     assert found["event_s"] == pytest.approx(EVENT_S, rel=1e-3)
@@ -60,14 +60,14 @@ def test_costs_come_out_as_they_went_in() -> None:
     assert found["gpu_s"] is None
 
 
-def test_each_figure_says_where_and_when_it_was_measured() -> None:
+def test_each_unit_cost_says_where_and_when_it_was_measured() -> None:
     figure = derive(results(), SIZED)["event_s"]
     assert figure.measured == "2026-01-02" and figure.hardware == "2 cores, abacus, Python 3.11.7"
     assert "series scale" in figure.command
 
 
-def test_shipped_sizes_are_those_of_the_values_and_scores_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is left out: of so few users it cannot be told from the rest of the process."""
+def test_shipped_sizes_are_those_of_the_present_values_and_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is left out, because the memory of so few users cannot be told from the rest of the process."""
     monkeypatch.setattr(unit_costs, "_USERS", 64)
     monkeypatch.setattr(unit_costs, "_FETCH", 64)
     counted, shipped = unit_costs.sizes(), read_unit_costs()
@@ -77,7 +77,7 @@ def test_shipped_sizes_are_those_of_the_values_and_scores_of_now(monkeypatch: py
         )
 
 
-def test_a_score_on_a_gpu_costs_what_the_fastest_way_takes() -> None:
+def test_score_on_a_gpu_costs_the_time_of_the_fastest_runner() -> None:
     measured = [
         {"way": "onnxruntime, int8", "users_per_second": 9e9},
         {"way": "onnxruntime, fp16, CUDA graph and IO binding", "users_per_second": 50_000.0},
@@ -97,14 +97,12 @@ def test_a_score_on_a_gpu_costs_what_the_fastest_way_takes() -> None:
         ({"recovery": {"local_users_per_second": 1.0}}, {"changelog_recovery_s"}),
     ],
 )
-def test_what_was_not_measured_stays_unknown(lacking: dict[str, Any], unknown: set[str]) -> None:
+def test_cost_without_a_measurement_stays_unknown(lacking: dict[str, Any], unknown: set[str]) -> None:
     found = values(derive(results(**lacking), SIZED))
     assert {name for name, value in found.items() if value is None} == {*unknown, "gpu_s"}
 
 
-def test_the_command_says_which_series_is_missing_and_writes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_names_the_missing_series_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, costs = tmp_path / "results.json", tmp_path / "costs.json"
     monkeypatch.setattr(unit_costs, "sizes", lambda: SIZED)
     monkeypatch.setattr(unit_costs, "COSTS_FILE", costs)
