@@ -10,12 +10,22 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from model_export.metrics.ordered import Ordered
+from model_export.report.markup import Markup
 from model_export.report.shares import Shares
-from model_export.report.svg import drawn
+from model_export.report.svg import draw_svg
 
 __all__ = [
-    "PSI_MODERATE", "PSI_STRONG", "bars_of_psi", "buyers", "cohorts", "gain", "precision_recall",
-    "reliability_diagram", "roc", "snapshots", "value_by_decile",
+    "PSI_MODERATE",
+    "PSI_STRONG",
+    "cohorts_plot",
+    "gain_plot",
+    "one_time_buyers_plot",
+    "precision_recall_plot",
+    "psi_plot",
+    "reliability_plot",
+    "roc_plot",
+    "snapshots_plot",
+    "value_plot",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -32,7 +42,7 @@ _LINES: Final[dict[str, tuple[str, Any]]] = {
 _POINTS: Final = 200
 
 
-def gain(title: str, curves: dict[str, Ordered]) -> str:
+def gain_plot(title: str, curves: dict[str, Ordered]) -> Markup:
     """Share of all positives found by contacting the users ranked highest."""
 
     def draw(ax: Axes) -> None:
@@ -41,10 +51,10 @@ def gain(title: str, curves: dict[str, Ordered]) -> str:
             _line(ax, model, contacted / ranked.total, found / ranked.positive)
         _unit_square(ax, "share of users contacted", "share of all positives found")
 
-    return drawn(title, f"Cumulative gain: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
+    return draw_svg(title, f"Cumulative gain: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
 
 
-def roc(title: str, curves: dict[str, Ordered]) -> str:
+def roc_plot(title: str, curves: dict[str, Ordered]) -> Markup:
     """ROC curves."""
 
     def draw(ax: Axes) -> None:
@@ -53,10 +63,10 @@ def roc(title: str, curves: dict[str, Ordered]) -> str:
             _line(ax, model, (called - hits) / (ranked.total - ranked.positive), hits / ranked.positive)
         _unit_square(ax, "false positive rate", "true positive rate")
 
-    return drawn(title, f"ROC: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
+    return draw_svg(title, f"ROC: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
 
 
-def precision_recall(title: str, curves: dict[str, Ordered]) -> str:
+def precision_recall_plot(title: str, curves: dict[str, Ordered]) -> Markup:
     """Precision by recall, with the base rate."""
 
     one = next(iter(curves.values()))
@@ -68,10 +78,10 @@ def precision_recall(title: str, curves: dict[str, Ordered]) -> str:
         ax.axhline(one.positive / one.total, color="#9aa5b1", linewidth=1, label="base rate")
         _unit_square(ax, "recall", "precision")
 
-    return drawn(title, f"Precision and recall: {title}. Curves of {_named(curves)}.", draw)
+    return draw_svg(title, f"Precision and recall: {title}. Curves of {_named(curves)}.", draw)
 
 
-def reliability_diagram(title: str, before: tuple[Array, Array], after: Shares) -> str:
+def reliability_plot(title: str, before: tuple[Array, Array], after: Shares) -> Markup:
     """Observed share by predicted probability, before (predicted, observed) and after calibration."""
     top = max(_top(after), min(1.02, 1.08 * max(*before[0], *before[1])))
 
@@ -81,10 +91,10 @@ def reliability_diagram(title: str, before: tuple[Array, Array], after: Shares) 
         ax.set(xlabel="predicted probability", ylabel="share that came true", xlim=(0, top), ylim=(0, top))
 
     text = f"Reliability: {title}. Ten tenths of users: predicted {_few(after.predicted)}, true {_few(after.observed)}."
-    return drawn(title, text, draw, diagonal="perfect")
+    return draw_svg(title, text, draw, diagonal="perfect")
 
 
-def value_by_decile(title: str, currency: str, actual: Array, after: Array, before: Array) -> str:
+def value_plot(title: str, currency: str, actual: Array, after: Array, before: Array) -> Markup:
     """Mean value of tenths of users, lowest predictions first: actual, predicted after and before recalibration."""
 
     def draw(ax: Axes) -> None:
@@ -95,10 +105,10 @@ def value_by_decile(title: str, currency: str, actual: Array, after: Array, befo
         ax.set(xlabel="tenth of users, highest predictions last", ylabel=f"mean value, {currency}", xticks=tenths)
         ax.grid(axis="x", visible=False)
 
-    return drawn(title, f"Value by tenth of users: predicted {_few(after)}, actual {_few(actual)} {currency}.", draw)
+    return draw_svg(title, f"Value by tenth of users: predicted {_few(after)}, actual {_few(actual)} {currency}.", draw)
 
 
-def cohorts(title: str, shares: Shares) -> str:
+def cohorts_plot(title: str, shares: Shares) -> Markup:
     """Predicted and observed share of cohorts, one a row."""
 
     def draw(ax: Axes) -> None:
@@ -112,10 +122,10 @@ def cohorts(title: str, shares: Shares) -> str:
         f"{label}: predicted {p:.2f}, observed {o:.2f}"
         for label, p, o in zip(shares.labels, shares.predicted, shares.observed, strict=True)
     )
-    return drawn(title, text, draw, height=1.1 + 0.22 * len(shares.labels))
+    return draw_svg(title, text, draw, height=1.1 + 0.22 * len(shares.labels))
 
 
-def buyers(title: str, days: Array, shares: Shares) -> str:
+def one_time_buyers_plot(title: str, days: Array, shares: Shares) -> Markup:
     """Share of one-time buyers who order again, by days since their order."""
 
     def draw(ax: Axes) -> None:
@@ -123,10 +133,10 @@ def buyers(title: str, days: Array, shares: Shares) -> str:
         _bars(ax, days, shares, color=_GREY, label="observed")
         ax.set(xlabel="days since the only order", ylabel="share that orders again", ylim=(0, _top(shares)))
 
-    return drawn(title, f"One-time buyers: predicted {_few(shares.predicted)}, true {_few(shares.observed)}.", draw)
+    return draw_svg(title, f"One-time buyers: predicted {_few(shares.predicted)}, true {_few(shares.observed)}.", draw)
 
 
-def bars_of_psi(title: str, names: Sequence[str], psi: Sequence[float]) -> str:
+def psi_plot(title: str, names: Sequence[str], psi: Sequence[float]) -> Markup:
     """Population stability index of features, the most moved first."""
 
     def draw(ax: Axes) -> None:
@@ -139,10 +149,10 @@ def bars_of_psi(title: str, names: Sequence[str], psi: Sequence[float]) -> str:
         ax.grid(axis="y", visible=False)
 
     text = "Drift of features: " + ", ".join(f"{name} {x:.2f}" for name, x in zip(names, psi, strict=True))
-    return drawn(title, text, draw, height=1.1 + 0.22 * len(names))
+    return draw_svg(title, text, draw, height=1.1 + 0.22 * len(names))
 
 
-def snapshots(title: str, shares: Shares) -> str:
+def snapshots_plot(title: str, shares: Shares) -> Markup:
     """Base rate and mean prediction of each snapshot, oldest first."""
 
     def draw(ax: Axes) -> None:
@@ -158,7 +168,7 @@ def snapshots(title: str, shares: Shares) -> str:
         )
 
     text = f"{title} by snapshot: predicted {_few(shares.predicted)}, observed {_few(shares.observed)}."
-    return drawn(title, text, draw)
+    return draw_svg(title, text, draw)
 
 
 def _top(shares: Shares) -> float:

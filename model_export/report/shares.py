@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from stream.score.calibration import wilson
 
-__all__ = ["Shares", "shares_of"]
+__all__ = ["Shares", "shares_of_sets"]
 
 Array = npt.NDArray[Any]
 
@@ -28,14 +28,14 @@ class Shares:
     high: Array
 
     @staticmethod
-    def of(labels: Sequence[str], n: Array, predicted: Array, observed: Array) -> Shares:
+    def with_intervals(labels: Sequence[str], n: Array, predicted: Array, observed: Array) -> Shares:
         """With Wilson's interval of each observed share among ``n``."""
         return Shares(labels, n, predicted, observed, *wilson(observed, n))
 
 
-def shares_of(members: dict[str, Array], p: Array, y: Array) -> Shares:
+def shares_of_sets(members: dict[str, Array], p: Array, y: Array) -> Shares:
     """Shares of sets of the examples ``(n,)``, each given as the indices of its members."""
     sets = list(members.values())
     n = np.array([len(rows) for rows in sets])
     means = (np.array([column[rows].mean() for rows in sets]) for column in (p, y))
-    return Shares.of(list(members), n, *means)
+    return Shares.with_intervals(list(members), n, *means)

@@ -6,14 +6,15 @@ import hashlib
 import io
 import re
 from collections.abc import Callable
-from html import escape
 from typing import Final
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["HEIGHT", "drawn"]
+from model_export.report.markup import Markup, svg
+
+__all__ = ["HEIGHT", "draw_svg"]
 
 _WIDTH: Final = 4.0
 #: Inches; of a figure that is not a list of rows.
@@ -30,7 +31,7 @@ _REFERENCE: Final = re.compile(r"#([\w.-]+)")
 _IDENTIFIER: Final = re.compile(r' id="([\w.-]+)"')
 
 
-def drawn(title: str, text: str, draw: Callable[[Axes], None], height: float = HEIGHT, diagonal: str = "") -> str:
+def draw_svg(title: str, text: str, draw: Callable[[Axes], None], height: float = HEIGHT, diagonal: str = "") -> Markup:
     """Draw on fresh axes, with a labelled diagonal if wanted; ``text`` is the alternative for those who cannot see."""
     with matplotlib.style.context([_RC], after_reset=True):
         figure = Figure(figsize=(_WIDTH, height))
@@ -45,14 +46,13 @@ def drawn(title: str, text: str, draw: Callable[[Axes], None], height: float = H
     return _inlined(file.getvalue(), text, height)
 
 
-def _inlined(svg: str, text: str, height: float) -> str:
+def _inlined(file: str, text: str, height: float) -> Markup:
     """The element alone, as wide as its place; its identifiers are its own in the page, or dropped where unused."""
-    inner = svg[svg.index(">", svg.index("<svg")) + 1 :].replace("xlink:href", "href")
+    inner = file[file.index(">", file.index("<svg")) + 1 :].replace("xlink:href", "href")
     inner = re.sub(r"<metadata>.*?</metadata>\s*", "", inner, flags=re.DOTALL)
     used = set(_REFERENCE.findall(inner))
     own = "f" + hashlib.blake2s(inner.encode(), digest_size=4).hexdigest()
     inner = _IDENTIFIER.sub(lambda found: f' id="{own}-{found[1]}"' if found[1] in used else "", inner)
     for pattern in ('href="#', "url(#"):
         inner = inner.replace(pattern, f"{pattern}{own}-")
-    view = f"0 0 {72 * _WIDTH:g} {72 * height:g}"
-    return f'<svg viewBox="{view}" role="img" aria-label="{escape(text)}">{inner.strip()}'
+    return svg(f"0 0 {72 * _WIDTH:g} {72 * height:g}", text, Markup(inner.strip()))

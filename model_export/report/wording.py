@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from model_export.evaluation.evaluation_folder import Bounds, Evaluation
+from model_export.evaluation.evaluation_folder import Estimate, Evaluation
 from model_export.network.heads import head_names
-from model_export.report.material import FUSED, VALUE
+from model_export.report.inputs import FUSED, VALUE
 from stream.contract.manifest import Labels
 
 __all__ = [
@@ -84,7 +84,7 @@ def signed(metric: str, value: float | None) -> str:
     return f"{value:+,.2f}" if metric == "rmse" else f"{value:+.3f}"
 
 
-def with_interval(metric: str, bounds: Bounds, difference: bool = False) -> str:
+def with_interval(metric: str, bounds: Estimate, difference: bool = False) -> str:
     """A value and its 95 % interval.
 
     >>> with_interval("auc", (0.81, 0.824, 0.84))
@@ -95,7 +95,7 @@ def with_interval(metric: str, bounds: Bounds, difference: bool = False) -> str:
     return f"{value} [{low}, {high}]" if bounds[0] is not None and bounds[2] is not None else value
 
 
-def verdict_of(metric: str, difference: Bounds) -> str:
+def verdict_of(metric: str, difference: Estimate) -> str:
     """What a difference to another model says of ours: better, worse, not worse, or not known.
 
     >>> verdict_of("auc", (-0.03, -0.02, -0.01)), verdict_of("log_loss", (-0.03, -0.02, -0.01))
@@ -109,7 +109,7 @@ def verdict_of(metric: str, difference: Bounds) -> str:
     return "better" if low > 0 else "worse" if high < 0 else "not worse"
 
 
-def compared(metric: str, difference: Bounds, other: str) -> str:
+def compared(metric: str, difference: Estimate, other: str) -> str:
     """A difference to ``other`` in words.
 
     >>> compared("auc", (-0.03, -0.02, -0.01), "LightGBM")

@@ -17,18 +17,18 @@ import pytest
 from model_export.evaluation.evaluation_folder import (
     METRICS_FILE,
     Evaluation,
-    Outcomes,
+    ScoredExamples,
     Scores,
     load_evaluation,
-    measured,
     save_arrays,
 )  # fmt: skip
+from model_export.evaluation.measure_scores import measure_scores
 from model_export.metrics.ordered import ordered
 from model_export.network.heads import head_names
 from model_export.report import summary, write_report
-from model_export.report.answers import headlines
+from model_export.report.answers import headlines_section
 from model_export.report.drift import psi
-from model_export.report.material import best_f1_threshold, read_material
+from model_export.report.inputs import best_f1_threshold, read_report_inputs
 from model_export.report.people import USERS_MIN
 from model_export.report.wording import compared, verdict_of, with_interval
 from model_export.settings import EvaluateConfig, Settings
@@ -69,11 +69,14 @@ def make(folder: Path, errors: dict[str, float] = ERRORS, settings: Settings = S
                 p = sigmoid(truth + rng.normal(0, error, (N, heads)))
                 score = Scores(p, value * p[:, -1], sigmoid(2 * truth + 1), 3 * value * p[:, -1])
                 save_arrays(folder / f"{k}-{model}-{seed}.safetensors", score)
-    write_metrics(folder, measured(settings, folder, list(errors), list(GROUPS), {"snapshot 0, censored": 1_234}))
+    write_metrics(
+        folder,
+        measure_scores(settings, folder, list(errors), groups=list(GROUPS), left_out={"snapshot 0, censored": 1_234}),
+    )
     return folder
 
 
-def outcomes(rng: np.random.Generator, k: int, labels: Array, spent: Array) -> Outcomes:
+def outcomes(rng: np.random.Generator, k: int, labels: Array, spent: Array) -> ScoredExamples:
     """Users with one order at even places; revenue_30d moves from snapshot to snapshot."""
     features = np.zeros((N, len(FEATURES)), np.float32)
     columns = {
@@ -87,7 +90,7 @@ def outcomes(rng: np.random.Generator, k: int, labels: Array, spent: Array) -> O
         features[:, FEATURES.index(name)] = column
     group = np.repeat(np.arange(len(GROUPS)), list(GROUPS.values())).astype(np.int32)
     as_of = np.full(N, NEWEST - 14 * DAY_S * k)
-    return Outcomes(np.arange(N), as_of, labels, spent.astype(np.float64), features, group)
+    return ScoredExamples(np.arange(N), as_of, labels, spent.astype(np.float64), features, group)
 
 
 def write_metrics(folder: Path, evaluation: Evaluation) -> None:
@@ -186,10 +189,10 @@ def test_group_below_the_bound_is_not_shown(page: str) -> None:
 
 
 def test_group_rows_are_those_of_the_newest_snapshot(folder: Path, page: str) -> None:
-    material = read_material(folder)
-    inside = material.newest.group == 1
-    p, y = material.probability("churn")[inside], material.actual("churn")[inside]
-    called = p >= best_f1_threshold(ordered(material.probability("churn"), material.actual("churn")))
+    inputs = read_report_inputs(folder)
+    inside = inputs.newest.group == 1
+    p, y = inputs.probability("churn")[inside], inputs.actual("churn")[inside]
+    called = p >= best_f1_threshold(ordered(inputs.probability("churn"), inputs.actual("churn")))
     row = rows(page, "old")[0]
     assert row[1] == "180"
     assert row[2].startswith(f"{y.mean():.3f} [")
@@ -206,7 +209,7 @@ def test_headline_says_better_where_the_interval_lies_above_zero(folder: Path, p
 def test_headline_says_worse_where_the_interval_lies_below_zero(tmp_path: Path) -> None:
     folder = make(tmp_path / "worse", {"lightgbm": 0.1, "fused": 2.5}, SMALL)
     assert load_evaluation(folder).differences["churn"]["lightgbm"]["auc"][2] < 0
-    found = headlines(read_material(folder))
+    found = headlines_section(read_report_inputs(folder))
     assert found.count('<div class="verdict worse">') == 4
     assert "It ranks users worse than LightGBM by" in found
     assert "ranks users better" not in found

@@ -1,4 +1,4 @@
-"""Material: what an evaluation folder holds, and which of it is drawn.
+"""ReportInputs: what an evaluation folder holds, and which of it is drawn.
 
 Tables are means over seeds and snapshots. A plot shows one model that could be served: the first seed on the newest
 snapshot, or for calibration, which needs many users, on all. The mean of several seeds would be another, better model
@@ -19,32 +19,32 @@ import numpy.typing as npt
 from model_export.evaluation.evaluation_folder import (
     METRICS_FILE,
     Evaluation,
-    Outcomes,
+    ScoredExamples,
     Scores,
     load_evaluation,
-    load_outcomes,
+    load_scored_examples,
     load_scores,
 )  # fmt: skip
 from model_export.metrics.ordered import Ordered, ordered
 from model_export.network.heads import head_names
 from stream.errors import ConfigError
 
-__all__ = ["DRAWN", "FUSED", "VALUE", "Array", "Material", "best_f1_threshold", "read_material"]
+__all__ = ["FUSED", "PLOTTED", "VALUE", "Array", "ReportInputs", "best_f1_threshold", "read_report_inputs"]
 
 Array = npt.NDArray[Any]
 FUSED: Final = "fused"
 #: The task whose outcome is an amount.
 VALUE: Final = "ltv"
 #: Models whose curves are drawn, where they were measured.
-DRAWN: Final[tuple[str, ...]] = (FUSED, "lightgbm", "recency", "bgnbd")
+PLOTTED: Final[tuple[str, ...]] = (FUSED, "lightgbm", "recency", "bgnbd")
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportInputs:
     """An evaluation with the outcomes and the scores behind it, by model, snapshot (newest first) and seed."""
 
     evaluation: Evaluation
-    outcomes: list[Outcomes]
+    outcomes: list[ScoredExamples]
     scores: dict[str, list[list[Scores]]]
 
     @cached_property
@@ -53,26 +53,26 @@ class Material:
         return head_names(self.evaluation.settings.labels)
 
     @cached_property
-    def drawn_heads(self) -> list[str]:
+    def plotted_heads(self) -> list[str]:
         """Heads of which both outcomes occurred at the newest snapshot: others have no curve."""
         return [head for head in self.heads if 0 < self.actual(head).mean() < 1]
 
     @property
-    def newest(self) -> Outcomes:
+    def newest(self) -> ScoredExamples:
         """The test examples of the newest snapshot."""
         return self.outcomes[0]
 
-    def drawn(self, model: str = FUSED) -> Scores:
+    def plotted_scores(self, model: str = FUSED) -> Scores:
         """Scores of the newest snapshot by the first seed."""
         return self.scores[model][0][0]
 
     def actual(self, head: str) -> Array:
-        """Outcomes ``(n,)`` of a probability head at the newest snapshot."""
+        """ScoredExamples ``(n,)`` of a probability head at the newest snapshot."""
         return np.asarray(self.newest.labels[:, self.heads.index(head)])
 
     def probability(self, head: str) -> Array:
         """The served probabilities ``(n,)`` of a head at the newest snapshot."""
-        return np.asarray(self.drawn().p[:, self.heads.index(head)])
+        return np.asarray(self.plotted_scores().p[:, self.heads.index(head)])
 
     def all_snapshots(self, head: str) -> tuple[Array, Array, Array]:
         """Probabilities before and after calibration, and outcomes, of all snapshots together, by the first seed."""
@@ -84,7 +84,7 @@ class Material:
     def curves(self, head: str) -> dict[str, Ordered]:
         """Rankings of the drawn models at the newest snapshot."""
         h, actual = self.heads.index(head), self.actual(head)
-        return {model: ordered(self.drawn(model).p[:, h], actual) for model in self.scores}
+        return {model: ordered(self.plotted_scores(model).p[:, h], actual) for model in self.scores}
 
     def over_seeds(self, snapshot: int, head: str, number: Callable[[Array, Array], float]) -> float:
         """Mean over seeds of a number of the fused model's probabilities and the outcomes at one snapshot."""
@@ -93,11 +93,11 @@ class Material:
         return float(np.mean([number(scores.p[:, h], actual) for scores in self.scores[FUSED][snapshot]]))
 
 
-def read_material(folder: Path) -> Material:
+def read_report_inputs(folder: Path) -> ReportInputs:
     """Read an evaluation folder; raises ConfigError where a part is missing."""
-    evaluation, outcomes = load_evaluation(folder), load_outcomes(folder)
+    evaluation, outcomes = load_evaluation(folder), load_scored_examples(folder)
     measured = next(iter(evaluation.tasks.values()), {})
-    scores = {model: load_scores(folder, model) for model in DRAWN if model in measured}
+    scores = {model: load_scores(folder, model) for model in PLOTTED if model in measured}
     found = min((len(of) for of in scores.values()), default=0)
     complete = all(of_snapshot for of in scores.values() for of_snapshot in of)
     if FUSED not in scores or not found == len(evaluation.snapshots) or not complete:
@@ -105,7 +105,7 @@ def read_material(folder: Path) -> Material:
             f"{folder} holds scores of {', '.join(scores) or 'no model'} for {found} snapshots, expected those of "
             f"{FUSED} and of the {len(evaluation.snapshots)} in {METRICS_FILE}; run `valuestream-model evaluate` again"
         )
-    return Material(evaluation, outcomes, scores)
+    return ReportInputs(evaluation, outcomes, scores)
 
 
 def best_f1_threshold(ranked: Ordered) -> float:
