@@ -1,4 +1,4 @@
-"""Answers: whether the model is worth acting on, whom to contact, whether to believe a probability, and value."""
+"""Answer sections: whether to act on the model, whom to contact, whether to believe a probability, and value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from model_export.evaluation.evaluation_folder import Evaluation
 from model_export.metrics.diagnostics import lift_and_gain, reliability
 from model_export.metrics.ordered import ordered
-from model_export.report.inputs import FUSED, VALUE, Array, ReportInputs
+from model_export.report.inputs import FUSED, VALUE, ReportInputs
 from model_export.report.markup import Markup, details, figure, grid, note, paragraph, section, table, verdict
 from model_export.report.plots import gain_plot, reliability_plot, value_plot
 from model_export.report.shares import Shares
@@ -26,6 +26,7 @@ from model_export.report.wording import (
     verdict_of,
     with_interval,
 )  # fmt: skip
+from stream.arrays import Floats
 
 __all__ = ["calibration_section", "contact_section", "headlines_section", "value_section"]
 
@@ -43,9 +44,9 @@ def _headline(inputs: ReportInputs, task: str, title: str) -> Markup:
     evaluation, metric = inputs.evaluation, main_metric(task)
     rival = evaluation.differences[task].get(RIVAL)
     word = verdict_of(metric, rival[metric]) if rival else "not compared"
-    found = with_interval(metric, evaluation.tasks[task][FUSED][metric])
+    measured = with_interval(metric, evaluation.tasks[task][FUSED][metric])
     ranks = f"It ranks users {compared(metric, rival[metric], model_name(RIVAL))}. " if rival else ""
-    sentences = [f"{ranks}Its {metric_name(metric)} is {found}.", _believable(evaluation, task)]
+    sentences = [f"{ranks}Its {metric_name(metric)} is {measured}.", _believable(evaluation, task)]
     if task in inputs.heads:
         sentences.append(_found_by_contacting(inputs, task))
     return verdict(title, word, [*sentences, *_beaten_by(evaluation, task)])
@@ -77,11 +78,12 @@ def _found_by_contacting(inputs: ReportInputs, head: str) -> str:
 
 
 def _beaten_by(evaluation: Evaluation, task: str) -> Iterator[str]:
-    """Other models, not variants of ours, that rank better beyond the interval."""
+    """Sentences on the other models that rank better beyond the interval; variants of our own model do not count."""
     metric = main_metric(task)
-    for model, of in evaluation.differences[task].items():
-        if not model.startswith(FUSED) and model != RIVAL and verdict_of(metric, of[metric]) == "worse":
-            yield f"It also ranks users {compared(metric, of[metric], model_name(model))}."
+    for model, differences in evaluation.differences[task].items():
+        difference = differences[metric]
+        if not model.startswith(FUSED) and model != RIVAL and verdict_of(metric, difference) == "worse":
+            yield f"It also ranks users {compared(metric, difference, model_name(model))}."
 
 
 def contact_section(inputs: ReportInputs) -> Markup:
@@ -100,8 +102,8 @@ def contact_section(inputs: ReportInputs) -> Markup:
     return section(
         "Whom to contact",
         paragraph(
-            "Users in order of the model, most likely first. Gain: the share of all who do it among those contacted so "
-            "far. Lift: their share in a tenth over that among all users; a lift of 1 is what chance gives."
+            "Users are in the order of the model, most likely first. Gain: how many of all users who do it are among "
+            "those contacted so far. Lift: their share in a tenth over their share among all users; chance gives 1."
         ),
         grid(*(figure(gain_plot(titles[head], inputs.curves(head)), head) for head in heads)),
         details("Lift and gain by tenth", table("Tenths of users, highest predictions first.", columns, rows)),
@@ -115,19 +117,19 @@ def calibration_section(inputs: ReportInputs) -> Markup:
     return section(
         "Can a probability be believed?",
         paragraph(
-            "Users in ten groups of equal size by probability: of those told 30 %, 30 % should do it. Points on the "
-            "diagonal are right; bars are 95 % intervals of what came true, all snapshots together."
+            "Users of all snapshots are split by probability into ten sets of equal size. Of users with 30 %, 30 % "
+            "should do it: points on the diagonal are right. Bars are 95 % intervals of what came true."
         ),
         grid(*figures),
     )
 
 
 def _reliability(inputs: ReportInputs, head: str, title: str) -> Markup:
-    raw, served, actual = inputs.all_snapshots(head)
+    raw, calibrated, actual = inputs.all_snapshots(head)
     names = ("predicted", "observed", "n")
     before, after = (
-        [np.array([getattr(of_bin, name) for of_bin in reliability(p, actual)]) for name in names]
-        for p in (raw, served)
+        [np.array([getattr(tenth, name) for tenth in reliability(p, actual)]) for name in names]
+        for p in (raw, calibrated)
     )
     ece = inputs.evaluation.tasks[head][FUSED]["ece"]
     ece_before = inputs.evaluation.uncalibrated[head][FUSED]["ece"]
@@ -146,27 +148,28 @@ def value_section(inputs: ReportInputs) -> Markup:
         return Markup()
     actual, scores = inputs.newest.value, inputs.plotted_scores()
     per_tenth = len(actual) / 10
-    after, truth = (sums / per_tenth for sums in ordered(scores.value, actual).by_decile())
+    after, mean_actual = (sums / per_tenth for sums in ordered(scores.value, actual).by_decile())
     before = ordered(scores.value_raw, actual).by_decile()[0] / per_tenth
     title = task_titles(evaluation.settings.labels)[VALUE]
     return section(
         "What users are worth",
         grid(
             figure(
-                value_plot(title, evaluation.currency, truth, after, before),
+                value_plot(title, evaluation.currency, actual=mean_actual, after=after, before=before),
                 f"Mean per user in {evaluation.currency}; the sum over all users is "
                 f"{number('total_bias', evaluation.uncalibrated[VALUE][FUSED]['total_bias'][1])} off before and "
                 f"{number('total_bias', evaluation.tasks[VALUE][FUSED]['total_bias'][1])} after recalibration.",
             ),
-            _tenths_of_value(evaluation.currency, truth, after, before),
+            _tenths_of_value(evaluation.currency, mean_actual, after, before),
         ),
         _value_before_and_after(evaluation),
     )
 
 
-def _tenths_of_value(currency: str, actual: Array, after: Array, before: Array) -> Markup:
+def _tenths_of_value(currency: str, actual: Floats, after: Floats, before: Floats) -> Markup:
     rows = [
-        [f"{tenth + 1}", *(f"{of[tenth]:,.2f}" for of in (actual, after, before))] for tenth in range(len(actual))[::-1]
+        [f"{tenth + 1}", *(f"{mean[tenth]:,.2f}" for mean in (actual, after, before))]
+        for tenth in range(len(actual))[::-1]
     ]
     caption = f"Mean value of a user in {currency}; tenth 10 is predicted to be worth most."
     return table(caption, ["tenth", "actual", "predicted", "before recalibration"], rows)
@@ -174,12 +177,12 @@ def _tenths_of_value(currency: str, actual: Array, after: Array, before: Array) 
 
 def _value_before_and_after(evaluation: Evaluation) -> Markup:
     rows = [
-        [model, when, *(with_interval(metric, of[model][metric]) for metric in _VALUE_METRICS)]
+        [model, when, *(with_interval(metric, table_of[model][metric]) for metric in _VALUE_METRICS)]
         for model in evaluation.tasks[VALUE]
-        for when, of in (("before", evaluation.uncalibrated[VALUE]), ("after", evaluation.tasks[VALUE]))
+        for when, table_of in (("before", evaluation.uncalibrated[VALUE]), ("after", evaluation.tasks[VALUE]))
     ]
     return details(
         "All models before and after recalibration",
         table("95 % intervals in brackets.", ["model", "", *(metric_name(m) for m in _VALUE_METRICS)], rows),
-        note("Recalibration multiplies values by one factor, found on the window before the test."),
+        note("Recalibration multiplies all values by one factor, which is found on the split before the test."),
     )

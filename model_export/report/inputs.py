@@ -1,8 +1,8 @@
-"""ReportInputs: what an evaluation folder holds, and which of it is drawn.
+"""Report inputs: reads what an evaluation folder holds, and chooses which part of it is plotted.
 
-Tables are means over seeds and snapshots. A plot shows one model that could be served: the first seed on the newest
-snapshot, or for calibration, which needs many users, on all. The mean of several seeds would be another, better model
-than any of them.
+Tables show means over seeds and snapshots. A plot shows one model that could be served: the first seed on the newest
+snapshot. Calibration needs many users, so its plot shows all snapshots. The mean of several seeds would be another
+model, and a better one than any of them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from model_export.evaluation.evaluation_folder import (
     METRICS_FILE,
@@ -27,24 +26,27 @@ from model_export.evaluation.evaluation_folder import (
 )  # fmt: skip
 from model_export.metrics.ordered import Ordered, ordered
 from model_export.network.heads import head_names
+from stream.arrays import Floats, Numbers, Probabilities
 from stream.errors import ConfigError
 
-__all__ = ["FUSED", "PLOTTED", "VALUE", "Array", "ReportInputs", "best_f1_threshold", "read_report_inputs"]
+__all__ = ["FUSED", "PLOTTED", "VALUE", "ReportInputs", "best_f1_threshold", "read_report_inputs"]
 
-Array = npt.NDArray[Any]
+#: The model that the report is about.
 FUSED: Final = "fused"
-#: The task whose outcome is an amount.
+#: The task that predicts an amount.
 VALUE: Final = "ltv"
-#: Models whose curves are drawn, where they were measured.
+#: Models that have a curve in the plots, if they were measured.
 PLOTTED: Final[tuple[str, ...]] = (FUSED, "lightgbm", "recency", "bgnbd")
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """An evaluation with the outcomes and the scores behind it, by model, snapshot (newest first) and seed."""
+    """An evaluation, with the examples and the scores that it was measured on."""
 
     evaluation: Evaluation
-    outcomes: list[ScoredExamples]
+    #: The examples of each snapshot, newest first.
+    examples: list[ScoredExamples]
+    #: model → snapshot, newest first → seed
     scores: dict[str, list[list[Scores]]]
 
     @cached_property
@@ -54,62 +56,63 @@ class ReportInputs:
 
     @cached_property
     def plotted_heads(self) -> list[str]:
-        """Heads of which both outcomes occurred at the newest snapshot: others have no curve."""
+        """Heads with labels of both classes at the newest snapshot: others have no curve."""
         return [head for head in self.heads if 0 < self.actual(head).mean() < 1]
 
     @property
     def newest(self) -> ScoredExamples:
         """The test examples of the newest snapshot."""
-        return self.outcomes[0]
+        return self.examples[0]
 
     def plotted_scores(self, model: str = FUSED) -> Scores:
-        """Scores of the newest snapshot by the first seed."""
+        """Scores of the newest snapshot with the first seed."""
         return self.scores[model][0][0]
 
-    def actual(self, head: str) -> Array:
-        """ScoredExamples ``(n,)`` of a probability head at the newest snapshot."""
+    def actual(self, head: str) -> Numbers:
+        """Labels ``(n,)`` of a probability head at the newest snapshot."""
         return np.asarray(self.newest.labels[:, self.heads.index(head)])
 
-    def probability(self, head: str) -> Array:
+    def probability(self, head: str) -> Probabilities:
         """The served probabilities ``(n,)`` of a head at the newest snapshot."""
         return np.asarray(self.plotted_scores().p[:, self.heads.index(head)])
 
-    def all_snapshots(self, head: str) -> tuple[Array, Array, Array]:
-        """Probabilities before and after calibration, and outcomes, of all snapshots together, by the first seed."""
+    def all_snapshots(self, head: str) -> tuple[Probabilities, Probabilities, Numbers]:
+        """Probabilities before and after calibration, and labels, of all snapshots together, with the first seed."""
         h, first = self.heads.index(head), [seeds[0] for seeds in self.scores[FUSED]]
-        columns = ([s.p_raw for s in first], [s.p for s in first], [o.labels for o in self.outcomes])
-        raw, served, actual = (np.concatenate([part[:, h] for part in column]) for column in columns)
-        return raw, served, actual
+        raw = np.concatenate([scores.p_raw[:, h] for scores in first])
+        calibrated = np.concatenate([scores.p[:, h] for scores in first])
+        return raw, calibrated, np.concatenate([examples.labels[:, h] for examples in self.examples])
 
     def curves(self, head: str) -> dict[str, Ordered]:
-        """Rankings of the drawn models at the newest snapshot."""
+        """Rankings by each of the plotted models at the newest snapshot."""
         h, actual = self.heads.index(head), self.actual(head)
         return {model: ordered(self.plotted_scores(model).p[:, h], actual) for model in self.scores}
 
-    def over_seeds(self, snapshot: int, head: str, number: Callable[[Array, Array], float]) -> float:
-        """Mean over seeds of a number of the fused model's probabilities and the outcomes at one snapshot."""
+    def mean_over_seeds(self, snapshot: int, head: str, metric: Callable[[Floats, Numbers], float]) -> float:
+        """Mean over seeds of a metric of the fused model's probabilities and the labels at one snapshot."""
         h = self.heads.index(head)
-        actual = self.outcomes[snapshot].labels[:, h]
-        return float(np.mean([number(scores.p[:, h], actual) for scores in self.scores[FUSED][snapshot]]))
+        actual = self.examples[snapshot].labels[:, h]
+        return float(np.mean([metric(scores.p[:, h], actual) for scores in self.scores[FUSED][snapshot]]))
 
 
 def read_report_inputs(folder: Path) -> ReportInputs:
-    """Read an evaluation folder; raises ConfigError where a part is missing."""
-    evaluation, outcomes = load_evaluation(folder), load_scored_examples(folder)
+    """Read an evaluation folder. Raises ConfigError if a part is missing."""
+    evaluation, examples = load_evaluation(folder), load_scored_examples(folder)
     measured = next(iter(evaluation.tasks.values()), {})
     scores = {model: load_scores(folder, model) for model in PLOTTED if model in measured}
-    found = min((len(of) for of in scores.values()), default=0)
-    complete = all(of_snapshot for of in scores.values() for of_snapshot in of)
-    if FUSED not in scores or not found == len(evaluation.snapshots) or not complete:
+    n_snapshots = min((len(by_snapshot) for by_snapshot in scores.values()), default=0)
+    complete = all(seeds for by_snapshot in scores.values() for seeds in by_snapshot)
+    if FUSED not in scores or n_snapshots != len(evaluation.snapshots) or not complete:
         raise ConfigError(
-            f"{folder} holds scores of {', '.join(scores) or 'no model'} for {found} snapshots, expected those of "
-            f"{FUSED} and of the {len(evaluation.snapshots)} in {METRICS_FILE}; run `valuestream-model evaluate` again"
+            f"{folder} holds scores of {', '.join(scores) or 'no model'} for {n_snapshots} snapshots, "
+            f"expected those of {FUSED} and of the {len(evaluation.snapshots)} in {METRICS_FILE}; "
+            "run `valuestream-model evaluate` again"
         )
-    return ReportInputs(evaluation, outcomes, scores)
+    return ReportInputs(evaluation, examples, scores)
 
 
 def best_f1_threshold(ranked: Ordered) -> float:
-    """The probability from which on calling users positive gives the best F1; the highest of several.
+    """The threshold with the best F1: users with this probability or more are called positive. The highest of several.
 
     >>> best_f1_threshold(ordered(np.array([0.1, 0.3, 0.6, 0.9]), np.array([0, 1, 1, 1])))
     0.3

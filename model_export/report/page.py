@@ -1,4 +1,4 @@
-"""Page: the whole report, first for those who act on scores, then for those who answer for them."""
+"""Page: puts the sections in order, first for readers who act on scores, then for those who answer for them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ REPORT_FILE: Final = "report.html"
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html of an evaluation folder whole, and return its path; the same folder gives the same bytes.
+    """Write report.html of an evaluation folder in one step, and return its path.
 
-    Raises ConfigError where the folder holds no complete evaluation.
+    The same folder gives the same bytes. Raises ConfigError if the folder holds no complete evaluation.
     """
     path = folder / REPORT_FILE
     new = path.with_suffix(".new")
@@ -64,11 +64,11 @@ def _introduction(evaluation: Evaluation) -> tuple[Markup, Markup]:
     return (
         paragraph(
             f"Measured on {settings.data.name}: {n:,} examples of users who were active in the last "
-            f"{labels.eligible_days:g} days before {days}. Every model was trained on the time before alone and saw "
-            f"the same users. How often it happened: {rates}."
+            f"{labels.eligible_days:g} days before {days}. Every model was trained only on the time before, and "
+            f"scored the same users. How often it happened: {rates}."
         ),
         note(
-            "Plots show the newest snapshot (calibration: all of them) and the first seed, one model as it could be "
-            "served; tables are means over snapshots and seeds. Brackets and bars are 95 % intervals."
+            "Plots show the newest snapshot (calibration: all snapshots) and the first seed: one model as it could be "
+            "served. Tables show means over snapshots and seeds. Brackets and bars are 95 % intervals."
         ),
     )

@@ -1,11 +1,10 @@
-"""People: predictions and outcomes of cohorts, of one-time buyers, and of the groups that the data names."""
+"""People sections: predictions and examples of cohorts, of one-time buyers, and of the groups that the data names."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from model_export.data.examples import Examples
 from model_export.evaluation.evaluation_folder import ScoredExamples
@@ -17,26 +16,26 @@ from model_export.report.markup import Markup, figure, grid, note, paragraph, se
 from model_export.report.plots import cohorts_plot, one_time_buyers_plot
 from model_export.report.shares import Shares, shares_of_sets
 from model_export.report.wording import number, percent, task_titles
+from stream.arrays import Mask, Rows
 from stream.contract.columns import DAY_S
 from stream.contract.tokens import CHANNELS, FEATURES
 
 __all__ = ["USERS_MIN", "cohorts_section", "groups_section", "one_time_buyers_section"]
 
-Array = npt.NDArray[Any]
-#: Sets of fewer users are not shown: their shares say little of the model and much of single people.
+#: Sets with fewer users are not shown: their shares say little about the model and much about single people.
 USERS_MIN: Final = 30
-#: Below this many users the interval of a share is wider than 14 points.
+#: With fewer users the interval of a share is wider than 14 points.
 _FEW_USERS: Final = 200
-#: Months of first events shown one by one; all before are one cohort.
+#: How many months of first events are shown one by one; all earlier months are one cohort.
 _MONTHS_MAX: Final = 12
-#: Least number of events of each cohort by activity.
+#: Cohorts by activity begin at these numbers of events.
 _EVENTS: Final = (1, 2, 5, 10, 20, 50)
 
 
 def cohorts_section(inputs: ReportInputs) -> Markup:
     """Predicted and observed shares by month of the first event and by number of events."""
-    outcomes = inputs.newest
-    members = {**_by_month(outcomes), **_by_events(outcomes)}
+    examples = inputs.newest
+    members = {**_by_month(examples), **_by_events(examples)}
     shown = {name: rows for name, rows in members.items() if len(rows) >= USERS_MIN}
     if not shown:
         return Markup()
@@ -48,7 +47,7 @@ def cohorts_section(inputs: ReportInputs) -> Markup:
             "Cohorts by month of the first event and by number of events so far. A prediction outside the bar, the "
             "95 % interval of what came true, is off for that cohort by more than chance explains."
         ),
-        grid(*(figure(cohorts_plot(titles[head], of), head) for head, of in shares.items())),
+        grid(*(figure(cohorts_plot(titles[head], of_head), head) for head, of_head in shares.items())),
         note(
             f"Cohorts not shown, as they have fewer than {USERS_MIN} examples: "
             f"{len(members) - len(shown)} of {len(members)}."
@@ -56,9 +55,9 @@ def cohorts_section(inputs: ReportInputs) -> Markup:
     )
 
 
-def _by_month(outcomes: ScoredExamples) -> dict[str, Array]:
-    tenure_days = np.expm1(outcomes.features[:, FEATURES.index("tenure")].astype(np.float64))
-    first = (outcomes.as_of - np.rint(tenure_days * DAY_S).astype(np.int64)).astype("datetime64[s]")
+def _by_month(examples: ScoredExamples) -> dict[str, Rows]:
+    tenure_days = np.expm1(examples.features[:, FEATURES.index("tenure")].astype(np.float64))
+    first = (examples.as_of - np.rint(tenure_days * DAY_S).astype(np.int64)).astype("datetime64[s]")
     months = first.astype("datetime64[M]")
     oldest_alone = months.max() - (_MONTHS_MAX - 1)
     early = np.flatnonzero(months < oldest_alone)
@@ -67,17 +66,17 @@ def _by_month(outcomes: ScoredExamples) -> dict[str, Array]:
     return {f"new before {oldest_alone}": early, **named} if len(early) else named
 
 
-def _by_events(outcomes: ScoredExamples) -> dict[str, Array]:
-    n_events = np.rint(np.expm1(outcomes.features[:, FEATURES.index("n_events")].astype(np.float64)))
+def _by_events(examples: ScoredExamples) -> dict[str, Rows]:
+    n_events = np.rint(np.expm1(examples.features[:, FEATURES.index("n_events")].astype(np.float64)))
     place = np.searchsorted(_EVENTS, n_events, "right")
-    names = [_range(least, below) for least, below in zip(_EVENTS, (*_EVENTS[1:], None), strict=True)]
+    names = [_event_range(first, below) for first, below in zip(_EVENTS, (*_EVENTS[1:], None), strict=True)]
     return {name: np.flatnonzero(place == i) for i, name in enumerate(names, start=1)}
 
 
-def _range(least: int, below: int | None) -> str:
+def _event_range(first: int, below: int | None) -> str:
     if below is None:
-        return f"{least} or more events"
-    return "1 event" if below == 2 else f"{least} to {below - 1} events"
+        return f"{first} or more events"
+    return "1 event" if below == 2 else f"{first} to {below - 1} events"
 
 
 def one_time_buyers_section(inputs: ReportInputs) -> Markup:
@@ -94,9 +93,10 @@ def one_time_buyers_section(inputs: ReportInputs) -> Markup:
     return section(
         "Who has ordered once",
         paragraph(
-            "The longer ago the only order was, the less likely is a second; a model that does not follow is not to be "
-            f"trusted with lapsed users. From {days[0]:.0f} to {days[-1]:.0f} days since the order, the prediction "
-            f"goes from {percent(shares.predicted[0])} to {percent(shares.predicted[-1])}, what came true from "
+            "The longer ago the only order was, the less likely a second one is. Do not trust a model with lapsed "
+            "users if its prediction does not fall. "
+            f"From {days[0]:.0f} to {days[-1]:.0f} days since the order, the prediction goes "
+            f"from {percent(shares.predicted[0])} to {percent(shares.predicted[-1])}, what came true from "
             f"{percent(shares.observed[0])} to {percent(shares.observed[-1])}."
         ),
         grid(
@@ -108,26 +108,26 @@ def one_time_buyers_section(inputs: ReportInputs) -> Markup:
     )
 
 
-def _examples(outcomes: ScoredExamples) -> Examples:
-    """The test examples without the columns that an evaluation does not keep."""
-    n = len(outcomes.user)
-    nothing = np.zeros(n, np.int64)
+def _examples(scored: ScoredExamples) -> Examples:
+    """The examples as :func:`one_time_buyers` reads them; columns that an evaluation does not keep are 0."""
+    n = len(scored.user)
+    zeros = np.zeros(n, np.int64)
     return Examples(
         tokens=np.zeros((n, 0, len(CHANNELS)), np.uint16),
-        features=outcomes.features,
-        churn=outcomes.labels[:, 0],
-        purchase=outcomes.labels[:, 1:],
-        value=outcomes.value,
-        category=nothing.astype(np.uint16),
-        user=outcomes.user,
-        as_of=outcomes.as_of,
-        applied_offset=nothing,
+        features=scored.features,
+        churn=scored.labels[:, 0],
+        purchase=scored.labels[:, 1:],
+        value=scored.value,
+        category=zeros.astype(np.uint16),
+        user=scored.user,
+        as_of=scored.as_of,
+        applied_offset=zeros,
         at_event=np.zeros(n, np.bool_),
     )
 
 
 def groups_section(inputs: ReportInputs) -> Markup:
-    """Fairness by the groups that the data names; nothing where it names none."""
+    """Fairness by the groups that the data names; empty if it names none."""
     names, group = inputs.evaluation.groups, inputs.newest.group
     if len(names) < 2:
         return Markup()
@@ -139,8 +139,8 @@ def groups_section(inputs: ReportInputs) -> Markup:
     return section(
         "Groups of users",
         paragraph(
-            "No model sees these groups. Compare how often the model is wrong, and in which direction: a group that is "
-            "told too much or too little, or missed more often, is served worse."
+            "No model sees these groups. Compare how often the model is wrong, and in which direction: it serves a "
+            "group worse if its predictions are too high or too low there, or if it misses more users."
         ),
         *(_groups_of_head(inputs, head, shown) for head in inputs.plotted_heads),
         note(
@@ -151,13 +151,13 @@ def groups_section(inputs: ReportInputs) -> Markup:
     )
 
 
-def _groups_of_head(inputs: ReportInputs, head: str, members: dict[str, Array]) -> Markup:
+def _groups_of_head(inputs: ReportInputs, head: str, members: dict[str, Rows]) -> Markup:
     p, y = inputs.probability(head), inputs.actual(head)
     threshold = best_f1_threshold(ordered(p, y))
     shares = shares_of_sets(members, p, y)
     rows = []
-    for i, (name, of) in enumerate(members.items()):
-        ranked, called, actual = ordered(p[of], y[of]), p[of] >= threshold, y[of] > 0
+    for i, (name, group) in enumerate(members.items()):
+        ranked, called, actual = ordered(p[group], y[group]), p[group] >= threshold, y[group] > 0
         observed = f"{shares.observed[i]:.3f} [{shares.low[i]:.3f}, {shares.high[i]:.3f}]"
         rows.append([
             name, f"{shares.n[i]:,}", observed, f"{shares.predicted[i]:.3f}", f"{ece(ranked):.3f}",
@@ -172,10 +172,10 @@ def _groups_of_head(inputs: ReportInputs, head: str, members: dict[str, Array]) 
     )  # fmt: skip
 
 
-def _defined(metric: str, found: float) -> str:
-    return number(metric, found if np.isfinite(found) else None)
+def _defined(metric: str, value: float) -> str:
+    return number(metric, value if np.isfinite(value) else None)
 
 
-def _share(called: Array, among: Array) -> str:
-    """Share called so among some, a dash where there are none."""
+def _share(called: Mask, among: Mask) -> str:
+    """The share of ``called`` users among ``among``, or a dash if there are none."""
     return percent(float(called[among].mean())) if among.any() else number("auc", None)

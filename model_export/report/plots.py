@@ -1,4 +1,4 @@
-"""Plots: the small figures of the report, each with an alternative text that says its numbers."""
+"""Plots: draws the small figures of the report, each with an alternative text that gives its numbers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from model_export.metrics.ordered import Ordered
 from model_export.report.markup import Markup
 from model_export.report.shares import Shares
 from model_export.report.svg import draw_svg
+from stream.arrays import Floats, Numbers
 
 __all__ = [
     "PSI_MODERATE",
@@ -28,11 +28,10 @@ __all__ = [
     "value_plot",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
 #: Population stability index from which a shift counts as moderate, and as strong (Siddiqi 2006).
 PSI_MODERATE: Final = 0.1
 PSI_STRONG: Final = 0.25
-#: Colours that are told apart without red-green vision (Okabe & Ito 2008), and a line style for print without any.
+#: Colours that can be told apart without red-green vision (Okabe & Ito 2008), and line styles for print without colour.
 _BLUE, _ORANGE, _GREEN, _GREY, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#6B6B6B", "#CC79A7"
 _LINES: Final[dict[str, tuple[str, Any]]] = {
     "fused": (_BLUE, "-"), "lightgbm": (_ORANGE, (0, (5, 1.5))), "recency": (_GREY, (0, (1, 1.2))),
@@ -81,7 +80,7 @@ def precision_recall_plot(title: str, curves: dict[str, Ordered]) -> Markup:
     return draw_svg(title, f"Precision and recall: {title}. Curves of {_named(curves)}.", draw)
 
 
-def reliability_plot(title: str, before: tuple[Array, Array], after: Shares) -> Markup:
+def reliability_plot(title: str, before: tuple[Floats, Floats], after: Shares) -> Markup:
     """Observed share by predicted probability, before (predicted, observed) and after calibration."""
     top = max(_top(after), min(1.02, 1.08 * max(*before[0], *before[1])))
 
@@ -94,7 +93,7 @@ def reliability_plot(title: str, before: tuple[Array, Array], after: Shares) -> 
     return draw_svg(title, text, draw, diagonal="perfect")
 
 
-def value_plot(title: str, currency: str, actual: Array, after: Array, before: Array) -> Markup:
+def value_plot(title: str, currency: str, *, actual: Floats, after: Floats, before: Floats) -> Markup:
     """Mean value of tenths of users, lowest predictions first: actual, predicted after and before recalibration."""
 
     def draw(ax: Axes) -> None:
@@ -109,7 +108,7 @@ def value_plot(title: str, currency: str, actual: Array, after: Array, before: A
 
 
 def cohorts_plot(title: str, shares: Shares) -> Markup:
-    """Predicted and observed share of cohorts, one a row."""
+    """Predicted and observed share of cohorts, a row for each."""
 
     def draw(ax: Axes) -> None:
         rows = np.arange(len(shares.labels))[::-1]
@@ -125,7 +124,7 @@ def cohorts_plot(title: str, shares: Shares) -> Markup:
     return draw_svg(title, text, draw, height=1.1 + 0.22 * len(shares.labels))
 
 
-def one_time_buyers_plot(title: str, days: Array, shares: Shares) -> Markup:
+def one_time_buyers_plot(title: str, days: Floats, shares: Shares) -> Markup:
     """Share of one-time buyers who order again, by days since their order."""
 
     def draw(ax: Axes) -> None:
@@ -137,7 +136,7 @@ def one_time_buyers_plot(title: str, days: Array, shares: Shares) -> Markup:
 
 
 def psi_plot(title: str, names: Sequence[str], psi: Sequence[float]) -> Markup:
-    """Population stability index of features, the most moved first."""
+    """Population stability index of features; the feature that moved most comes first."""
 
     def draw(ax: Axes) -> None:
         rows = np.arange(len(names))[::-1]
@@ -156,11 +155,11 @@ def snapshots_plot(title: str, shares: Shares) -> Markup:
     """Base rate and mean prediction of each snapshot, oldest first."""
 
     def draw(ax: Axes) -> None:
-        at = np.arange(len(shares.labels))
-        ax.plot(at - 0.06, shares.predicted, "D", color=_BLUE, markersize=5, label="mean prediction")
-        _bars(ax, at + 0.06, shares, color=_GREY, label="base rate")
+        x = np.arange(len(shares.labels))
+        ax.plot(x - 0.06, shares.predicted, "D", color=_BLUE, markersize=5, label="mean prediction")
+        _bars(ax, x + 0.06, shares, color=_GREY, label="base rate")
         ax.set(
-            xticks=at,
+            xticks=x,
             xticklabels=shares.labels,
             ylabel="share",
             ylim=(0, _top(shares)),
@@ -172,26 +171,26 @@ def snapshots_plot(title: str, shares: Shares) -> Markup:
 
 
 def _top(shares: Shares) -> float:
-    """End of an axis from 0 that shows all of them, with room for their marks."""
+    """End of an axis that starts at 0 and shows all shares, with room for their marks."""
     return min(1.02, 1.08 * float(np.max((shares.predicted, shares.high))))
 
 
-def _called(ranked: Ordered) -> tuple[Array, Array]:
-    """Weight of users called positive, and of positives among them, as the threshold falls; from 0 on."""
+def _called(ranked: Ordered) -> tuple[Numbers, Numbers]:
+    """Weight of users called positive, and of true positives among them, as the threshold falls; both start at 0."""
     called = (ranked.total - ranked.cum_weight)[::-1]
     hits = (ranked.positive - ranked.cum_outcome)[::-1]
     kept = np.unique(np.linspace(0, len(called) - 1, _POINTS).round().astype(int))
     return called[kept], hits[kept]
 
 
-def _line(ax: Axes, model: str, x: Array, y: Array) -> None:
+def _line(ax: Axes, model: str, x: Numbers, y: Numbers) -> None:
     colour, style = _LINES[model]
     ax.plot(x, y, color=colour, linestyle=style, label=model)
 
 
-def _bars(ax: Axes, at: Array, shares: Shares, color: str = _BLUE, label: str = "after, 95 % interval") -> None:
+def _bars(ax: Axes, x: Numbers, shares: Shares, *, color: str = _BLUE, label: str = "after, 95 % interval") -> None:
     spread = np.abs(np.stack((shares.observed - shares.low, shares.high - shares.observed)))
-    ax.errorbar(at, shares.observed, yerr=spread, fmt="o", color=color, markersize=4, elinewidth=1.1, label=label)
+    ax.errorbar(x, shares.observed, yerr=spread, fmt="o", color=color, markersize=4, elinewidth=1.1, label=label)
 
 
 def _unit_square(ax: Axes, x: str, y: str) -> None:
@@ -202,5 +201,5 @@ def _named(curves: dict[str, Ordered]) -> str:
     return ", ".join(curves)
 
 
-def _few(numbers: Array) -> str:
+def _few(numbers: Floats) -> str:
     return ", ".join(f"{x:.3g}" for x in numbers)
