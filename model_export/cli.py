@@ -241,22 +241,22 @@ def bench(
         from model_export.bench.bench import bench as run_bench
         from model_export.bench.int8_speed import WIDTHS
         from model_export.bench.page import as_markdown, write_json, write_page
-        from model_export.bench.workload import material
+        from model_export.bench.workload import load_workload
         from model_export.data.event_log import DataConfig
     events = None if data is None else DataConfig(source=str(data), format=form)
-    found = run_bench(
-        material(folder, events),
+    result = run_bench(
+        load_workload(folder, events),
         batches=batches or BATCHES,
         rounds=rounds,
         compiled=compiled,
         users_max=users,
         widths=WIDTHS if sizes else (),
     )
-    click.echo(as_markdown(found))
+    click.echo(as_markdown(result))
     if output is not None:
-        write_json(output, found)
+        write_json(output, result)
     if page is not None:
-        write_page(page, found)
+        write_page(page, result)
 
 
 @cli.command(short_help="Train the champion on; promote the challenger if it is better.")

@@ -1,4 +1,4 @@
-"""Files: folders that appear whole or not at all."""
+"""Files: replaces a folder in one step, so that it is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["replaced"]
 
 @contextmanager
 def replaced(folder: Path, marker: str) -> Iterator[Path]:
-    """A new folder to write, put in the place of ``folder`` when all went well.
+    """Yield a new folder to write to. It takes the place of ``folder`` once the block has ended without an error.
 
-    Only a folder that holds ``marker``, or is empty, is replaced: it was written by us.
+    Only a folder that holds the file ``marker``, which says that we wrote it, or an empty folder is replaced. Raises
+    ConfigError for any other.
     """
     if folder.exists() and not (folder.is_dir() and ((folder / marker).is_file() or not any(folder.iterdir()))):
         raise ConfigError(f"{folder} exists and holds no {marker}, so it is not replaced; give another --out")
@@ -31,5 +32,5 @@ def replaced(folder: Path, marker: str) -> Iterator[Path]:
             folder.rename(old)
         new.rename(folder)
     finally:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Settings of a model, from one TOML file: its data, labels, snapshots, network, training and evaluation.
+"""Settings: reads all settings of a model from one TOML file: data, labels, snapshots, network, training, evaluation.
 
 Every table and key may be left out; ``valuestream-model config`` prints all of them with their defaults.
 """
@@ -34,58 +34,58 @@ class LabelConfig(Labels, frozen=True, forbid_unknown_fields=True):
 class TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Product texts that the event BERT reads at item positions."""
 
-    #: Folder, hub name or package of a text BERT; empty: no product texts.
+    #: Folder, hub name or package of a text BERT. Empty: the model reads no product texts.
     checkpoint: str = ""
-    #: CSV or JSON Lines file with the columns item, category and text; empty: the names in the events of the data.
+    #: CSV or JSON Lines file with the columns item, category and text. Empty: the names in the events of the data.
     catalogue: str = ""
 
 
 class EvaluateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model is measured beside the baselines."""
 
-    #: Temporal snapshots: the same history, ended earlier and earlier by ``step_days``.
+    #: How many test sets. For each the event log ends ``step_days`` earlier than for the one before.
     snapshots: int = 3
     step_days: float = 14.0
-    #: Trainings of each network and tree model, whose metrics are averaged.
+    #: Each network and tree model is trained once for each of these seeds; metrics are averaged over the seeds.
     seeds: tuple[int, ...] = (7, 8, 9)
-    #: Draws of users for the 95 % intervals.
+    #: How often users are drawn for the 95 % intervals.
     resamples: int = 300
-    #: Also measure what the network's parts are worth, on the first seed.
+    #: Also measure how much each part of the network is worth, with the first seed.
     ablations: bool = False
 
 
 class ExportConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the model folder says beside the network."""
+    """What the model folder holds beside the network."""
 
-    #: Churn probability at which the medium and the high band begin.
+    #: Churn probabilities at which the medium and the high band begin.
     medium: float = 0.4
     high: float = 0.7
-    #: Users with fewer events get data_sufficiency "low" and the calibration of such users.
+    #: Users with fewer events get data_sufficiency "low", and the calibration made for such users.
     sufficient_events: int = 5
 
 
 class RetrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When a challenger takes the champion's place."""
 
-    #: Least fall of the mean log-loss of all probability heads, in nats.
+    #: How much the mean log-loss of all probability heads must fall at least, in nats.
     margin: float = 0.0005
-    #: Epochs in which the champion's weights are trained on.
+    #: For how many epochs training goes on from the champion's weights.
     epochs: int = 2
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that a model is made of; relative paths are read from the working directory."""
+    """All settings of a model. Relative paths start at the working directory."""
 
     #: Name of the model in every score.
     name: str = "event-bert"
-    #: The same seed gives the same weights on a CPU.
+    #: On a CPU the same seed gives the same weights.
     seed: int = 7
     data: DataConfig = DataConfig()
     labels: LabelConfig = LabelConfig()
     snapshots: Plan = Plan()
     model: ModelConfig = ModelConfig()
     text: TextConfig = TextConfig()
-    #: A larger network that is trained first and whose probabilities this one learns from.
+    #: A larger network. It is trained first, and this one learns from its probabilities.
     teacher: ModelConfig | None = None
     fit: FitConfig = FitConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -94,7 +94,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def portable(self) -> Settings:
-        """The same without this machine's folders: what a model says of how it was made."""
+        """The same settings without the folders of this machine; a model records these as how it was made."""
         replace, data, text = msgspec.structs.replace, self.data, self.text
         return replace(
             self,
@@ -104,9 +104,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_settings(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
-    """Read a TOML file (none: all defaults), then set ``table.key=value`` pairs.
+    """Read a TOML file, then set ``table.key=value`` pairs. Without a file all settings have their defaults.
 
-    Raises ConfigError that names the key for what is unknown, of the wrong type, or does not go together.
+    Raises ConfigError that names the key if a key is unknown, if its value has the wrong type, or if values contradict
+    each other.
     """
     tree: dict[str, Any] = {}
     if path is not None:
@@ -127,14 +128,9 @@ def read_settings(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
 
 
 def as_toml(settings: Settings) -> str:
-    """All settings as TOML that :func:`read_settings` reads back; what is not set is left out."""
+    """Write all settings as TOML that :func:`read_settings` reads back. A table that is not set is left out."""
     tree: dict[str, Any] = msgspec.to_builtins(settings)
-    plain = {key: value for key, value in tree.items() if not isinstance(value, dict) and value is not None}
-    lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in plain.items()]
-    for name, table in tree.items():
-        if isinstance(table, dict):
-            lines += ["", f"[{name}]", *(f"{k} = {msgspec.json.encode(v).decode()}" for k, v in table.items())]
-    return "\n".join(lines) + "\n"
+    return msgspec.toml.encode({key: value for key, value in tree.items() if value is not None}).decode()
 
 
 def _set(tree: dict[str, Any], pair: str) -> None:
@@ -153,7 +149,26 @@ def _set(tree: dict[str, Any], pair: str) -> None:
 
 
 def _check(settings: Settings) -> None:
-    labels, data = settings.labels, settings.data
+    """Raise ConfigError if values are out of range or contradict each other."""
+    _check_labels(settings.labels)
+    _check_source(settings.data.source)
+    _check_network("model", settings.model)
+    if settings.teacher is not None:
+        _check_network("teacher", settings.teacher)
+    export = settings.export
+    _expect(0 < export.medium < export.high < 1, "export.medium", f"less than high {export.high:g}", export.medium)
+    _expect(bool(settings.evaluate.seeds), "evaluate.seeds", "at least one seed", list(settings.evaluate.seeds))
+    for name, number in _numbers(settings):
+        _expect(number >= 0, name, "0 or more", number)
+    _check_privacy(settings)
+    positive = {"fit.batch_size": settings.fit.batch_size, "fit.epochs": settings.fit.epochs,
+                "fit.threads": settings.fit.threads, "snapshots.every_days": settings.snapshots.every_days,
+                "evaluate.snapshots": settings.evaluate.snapshots}  # fmt: skip
+    for name, number in positive.items():
+        _expect(number > 0, name, "more than 0", number)
+
+
+def _check_labels(labels: LabelConfig) -> None:
     days = (labels.eligible_days, labels.churn_days, labels.value_days, *labels.purchase_days)
     _expect(bool(labels.purchase_days) and min(days) > 0, "labels", "days above 0", days)
     _expect(
@@ -168,33 +183,24 @@ def _check(settings: Settings) -> None:
         f"one of purchase_days {labels.purchase_days}: its probability is that of any value at all",
         labels.value_days,
     )
-    if is_topic(data.source):
-        Topic.parse(data.source)
-    elif data.source != SIMULATOR:
-        _expect(
-            Path(data.source).is_file(), "data.source", "a file of events, kafka://host:port/topic or simulator",
-            data.source,
-        )  # fmt: skip
-    for name, table in (("model", settings.model), ("teacher", settings.teacher)):
-        if table is not None:
-            _expect(table.heads > 0, f"{name}.heads", "more than 0", table.heads)
-            _expect(table.hidden % table.heads == 0, f"{name}.hidden", f"a multiple of {table.heads}", table.hidden)
-            _expect(table.dropout < 1, f"{name}.dropout", "less than 1", table.dropout)
-    export = settings.export
-    _expect(0 < export.medium < export.high < 1, "export.medium", f"less than high {export.high:g}", export.medium)
-    _expect(bool(settings.evaluate.seeds), "evaluate.seeds", "at least one seed", list(settings.evaluate.seeds))
-    for name, number in _numbers(settings):
-        _expect(number >= 0, name, "0 or more", number)
-    _check_private(settings)
-    positive = {"fit.batch_size": settings.fit.batch_size, "fit.epochs": settings.fit.epochs,
-                "fit.threads": settings.fit.threads, "snapshots.every_days": settings.snapshots.every_days,
-                "evaluate.snapshots": settings.evaluate.snapshots}  # fmt: skip
-    for name, number in positive.items():
-        _expect(number > 0, name, "more than 0", number)
 
 
-def _check_private(settings: Settings) -> None:
-    """With a privacy budget, nothing may be learned of users outside of it."""
+def _check_source(source: str) -> None:
+    if is_topic(source):
+        Topic.parse(source)
+    elif source != SIMULATOR:
+        expected = "a file of events, kafka://host:port/topic or simulator"
+        _expect(Path(source).is_file(), "data.source", expected, source)
+
+
+def _check_network(name: str, network: ModelConfig) -> None:
+    _expect(network.heads > 0, f"{name}.heads", "more than 0", network.heads)
+    _expect(network.hidden % network.heads == 0, f"{name}.hidden", f"a multiple of {network.heads}", network.hidden)
+    _expect(network.dropout < 1, f"{name}.dropout", "less than 1", network.dropout)
+
+
+def _check_privacy(settings: Settings) -> None:
+    """Raise ConfigError if there is a privacy budget and something would be learned from users without noise."""
     fit = settings.fit
     if not fit.dp_epsilon:
         return
@@ -206,6 +212,7 @@ def _check_private(settings: Settings) -> None:
 
 
 def _numbers(settings: Settings) -> list[tuple[str, float]]:
+    """Dotted name and value of every number in a table."""
     tree: Mapping[str, Any] = msgspec.to_builtins(settings)
     tables = [(name, table) for name, table in tree.items() if isinstance(table, dict)]
     return [(f"{t}.{k}", v) for t, table in tables for k, v in table.items() if isinstance(v, int | float)]

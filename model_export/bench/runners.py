@@ -1,37 +1,33 @@
-"""Bench ways: in what ways the same network is run here, and how each lays histories of differing length out."""
+"""Runners: the ways in which the bench runs the same network, each with the layout of its batches."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from model_export.bench.io_binding import BoundSession
-from model_export.bench.workload import Material
+from model_export.bench.layouts import Layout, bucketed, to_full, to_longest, without_padding
+from model_export.bench.workload import Workload
 from model_export.export.export import to_onnx
-from model_export.export.variants import fused, half
+from model_export.export.variants import fused, in_fp16
 from model_export.network.event_bert import EventBert
 from model_export.network.serving_graph import Serving
 from model_export.network.unpadded import pack, packed
-from stream.contract.columns import HISTORY_LEN
+from stream.arrays import FeatureRows, TokenRows
 from stream.contract.tokens import CHANNELS, LENGTHS
 from stream.errors import ConfigError
-from stream.score.encode import padded_length
 from stream.score.session import open_session
 
-__all__ = ["Layout", "Run", "Way", "Ways", "cpu_ways", "gpu_ways", "packed_run"]
+__all__ = ["Run", "Runner", "Runners", "cpu_runners", "gpu_runners", "packed_run"]
 
-Array = npt.NDArray[Any]
-#: Tokens ``(n, length, channels)`` and features → anything, once it is computed.
-Run = Callable[[Array, Array], object]
-#: Lengths of the histories of a batch → rows that are run at once, and how many positions each of them takes.
-Layout = Callable[[Array], Iterator[tuple[Array, Array]]]
+#: Takes tokens ``(n, length, channels)`` and features ``(n, features)``; returns once the outputs are computed.
+Run: TypeAlias = Callable[[TokenRows, FeatureRows], object]
 
 EAGER: Final = "torch eager"
 EAGER_BUCKETED: Final = "torch eager, bucketed"
@@ -49,8 +45,8 @@ PACKED_CUDA: Final = "torch, packed, fp16 on CUDA"
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way to run the network; ``compile_s`` seconds went by before it could."""
+class Runner:
+    """One way to run the network. ``compile_s`` is how many seconds it took until it could be run."""
 
     run: Run
     layout: Layout
@@ -58,91 +54,94 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Ways:
-    """Those that can be run here, and of the others why they cannot."""
+class Runners:
+    """The runners that work on this machine, and for each of the others the reason why it does not."""
 
-    of: dict[str, Way]
+    usable: dict[str, Runner]
     missing: dict[str, str]
 
 
-def cpu_ways(of: Material, threads: int, compiled: bool) -> Ways:
-    """All ways on the CPU; torch's use the threads that torch is set to."""
-    network, config = of.network.eval(), of.network.config
+def cpu_runners(workload: Workload, threads: int, compiled: bool) -> Runners:
+    """All runners on the CPU. Those of torch use the number of threads that torch is set to."""
+    network, config = workload.network.eval(), workload.network.config
     plain = to_onnx(network)
     serving = _session(to_onnx(network, Serving(network)), threads)
     return _tried(
-        of,
+        workload,
         {
-            EAGER: lambda: Way(_torch(network), _to_longest),
-            EAGER_BUCKETED: lambda: Way(_torch(network), _bucketed),
+            EAGER: lambda: Runner(_torch(network), to_longest),
+            EAGER_BUCKETED: lambda: Runner(_torch(network), bucketed),
             COMPILED: lambda: _compiled(network, compiled),
-            PACKED: lambda: Way(packed_run(network), _packed),
-            PLAIN: lambda: Way(_session(plain, threads), _bucketed),
-            FUSED: lambda: Way(_session(fused(plain, config.heads, config.hidden), threads), _bucketed),
-            SERVING: lambda: Way(serving, _bucketed),
-            UNBUCKETED: lambda: Way(serving, _to_longest),
-            FULL: lambda: Way(serving, _to_full),
-            INT8: lambda: Way(_session(_int8(of), threads), _bucketed),
+            PACKED: lambda: Runner(packed_run(network), without_padding),
+            PLAIN: lambda: Runner(_session(plain, threads), bucketed),
+            FUSED: lambda: Runner(_session(fused(plain, config.heads, config.hidden), threads), bucketed),
+            SERVING: lambda: Runner(serving, bucketed),
+            UNBUCKETED: lambda: Runner(serving, to_longest),
+            FULL: lambda: Runner(serving, to_full),
+            INT8: lambda: Runner(_session(_int8(workload), threads), bucketed),
         },
     )
 
 
-def gpu_ways(of: Material) -> Ways:
-    """All ways on a GPU. TensorRT gets the graph as it was exported: it knows none of onnxruntime's own nodes."""
-    network, config = of.network.eval(), of.network.config
+def gpu_runners(workload: Workload) -> Runners:
+    """All runners on a GPU. TensorRT gets the graph as exported, because it does not know onnxruntime's own nodes."""
+    network, config = workload.network.eval(), workload.network.config
     plain = to_onnx(network)
-    found = _tried(
-        of,
+    tried = _tried(
+        workload,
         {
-            CUDA: lambda: Way(BoundSession(half(fused(plain, config.heads, config.hidden)), "cuda").run, _bucketed),
-            TENSORRT: lambda: Way(BoundSession(plain, "tensorrt").run, _bucketed),
-            PACKED_CUDA: lambda: Way(packed_run(network, "cuda", torch.float16), _packed),
+            CUDA: lambda: Runner(
+                BoundSession(in_fp16(fused(plain, config.heads, config.hidden)), "cuda").run, bucketed
+            ),
+            TENSORRT: lambda: Runner(BoundSession(plain, "tensorrt").run, bucketed),
+            PACKED_CUDA: lambda: Runner(packed_run(network, "cuda", torch.float16), without_padding),
         },
     )
     if torch.cuda.is_available():
-        return found
-    return Ways({}, dict.fromkeys(found.of, "torch finds no CUDA device to measure the peak of") | found.missing)
+        return tried
+    reason = "torch finds no CUDA device to measure the peak of"
+    return Runners({}, dict.fromkeys(tried.usable, reason) | tried.missing)
 
 
 def packed_run(network: EventBert, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Run:
-    """The packed network on a device; packing is part of each run. Raises ConfigError without such a device."""
+    """Run the packed network on a device; packing is part of each run. Raises ConfigError without the device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch finds no CUDA device")
     reader = packed(network).to(device, dtype)
 
-    def run(tokens: Array, features: Array) -> list[torch.Tensor]:
+    def run(tokens: TokenRows, features: FeatureRows) -> list[torch.Tensor]:
         with torch.inference_mode():
             outputs = reader(pack(tokens, device), torch.from_numpy(features).to(device, dtype))
-            return [output.cpu() for output in outputs]  # waits for a GPU
+            return [output.cpu() for output in outputs]  # copying waits until a GPU has finished
 
     return run
 
 
-def _tried(of: Material, makers: Mapping[str, Callable[[], Way]]) -> Ways:
-    """Make each way and run it once: some only fail then."""
-    ways, missing = {}, {}
-    tokens, features = of.sample.tokens[:2].astype(np.int32), of.sample.features[:2]
+def _tried(workload: Workload, makers: Mapping[str, Callable[[], Runner]]) -> Runners:
+    """Make each runner and run it once, because some fail only when they are run."""
+    usable, missing = {}, {}
+    tokens, features = workload.sample.tokens[:2].astype(np.int32), workload.sample.features[:2]
     for name, make in makers.items():
         try:
-            way = make()
-            way.run(tokens, features)
+            runner = make()
+            runner.run(tokens, features)
         except Exception as error:
             missing[name] = " ".join(str(error).split())[:200]
         else:
-            ways[name] = way
-    return Ways(ways, missing)
+            usable[name] = runner
+    return Runners(usable, missing)
 
 
 def _torch(network: Callable[..., Any]) -> Run:
-    def run(tokens: Array, features: Array) -> object:
+    def run(tokens: TokenRows, features: FeatureRows) -> object:
         with torch.inference_mode():
             return network(torch.from_numpy(tokens), torch.from_numpy(features))
 
     return run
 
 
-def _compiled(network: EventBert, wanted: bool) -> Way:
-    """Compiled for any number of users and events; one user is a shape of its own to torch."""
+def _compiled(network: EventBert, wanted: bool) -> Runner:
+    """Compile for any number of users and events. torch treats one user as a shape of its own."""
     if not wanted:
         raise ConfigError("left out with --no-compile")
     began = time.perf_counter()
@@ -150,7 +149,7 @@ def _compiled(network: EventBert, wanted: bool) -> Way:
     for users in (2, 1):
         for length in LENGTHS:
             run(np.ones((users, length, len(CHANNELS)), np.int32), np.zeros((users, len(network.mean)), np.float32))
-    return Way(run, _bucketed, time.perf_counter() - began)
+    return Runner(run, bucketed, time.perf_counter() - began)
 
 
 def _session(graph: bytes, threads: int) -> Run:
@@ -158,31 +157,7 @@ def _session(graph: bytes, threads: int) -> Run:
     return lambda tokens, features: session.run(None, {"tokens": tokens, "features": features})
 
 
-def _int8(of: Material) -> bytes:
-    if "int8" not in of.graphs:
+def _int8(workload: Workload) -> bytes:
+    if "int8" not in workload.graphs:
         raise ConfigError("the model folder has no variant int8")
-    return of.graphs["int8"]
-
-
-# Layouts --------------------------------------------------------------------------------------------
-
-
-def _bucketed(lengths: Array) -> Iterator[tuple[Array, Array]]:
-    """As the worker does: users of like history length together."""
-    padded = np.array([padded_length(n) for n in range(HISTORY_LEN + 1)])[lengths]
-    for length in LENGTHS:
-        if len(rows := np.flatnonzero(padded == length)):
-            yield rows, padded[rows]
-
-
-def _to_longest(lengths: Array) -> Iterator[tuple[Array, Array]]:
-    yield np.arange(len(lengths)), np.full_like(lengths, padded_length(int(lengths.max())))
-
-
-def _to_full(lengths: Array) -> Iterator[tuple[Array, Array]]:
-    yield np.arange(len(lengths)), np.full_like(lengths, HISTORY_LEN)
-
-
-def _packed(lengths: Array) -> Iterator[tuple[Array, Array]]:
-    """Without padding: as many positions as there are events."""
-    yield np.arange(len(lengths)), lengths
+    return workload.graphs["int8"]

@@ -1,4 +1,4 @@
-"""Bench material: the network that is measured, and the users that are run through it."""
+"""Workload: the network that the bench measures, and the users that are run through it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from model_export.settings import Settings
 from stream.contract.manifest import Manifest, read_manifest
 from stream.errors import ConfigError
 
-__all__ = ["Material", "material"]
+__all__ = ["Workload", "load_workload"]
 
-#: Shoppers and days simulated for a model folder: enough for two classes of each label.
+#: Shoppers and days to simulate for a model folder: enough that each label has both classes.
 _SIMULATED: Final = history.DataConfig(users=400, days=140, seed=3)
 
 
-class Material(msgspec.Struct, frozen=True):
-    """A network, users to run through it, and its graphs in fp32 and int8 that ``sample`` tells apart by AUC."""
+class Workload(msgspec.Struct, frozen=True):
+    """A network and users to run through it. ``graphs`` holds its ONNX graphs by number format, fp32 and int8.
+
+    The loss of AUC in int8 is measured by running ``sample`` through those two graphs.
+    """
 
     name: str
     network: EventBert
@@ -34,26 +37,32 @@ class Material(msgspec.Struct, frozen=True):
     graphs: dict[str, bytes]
 
 
-def material(folder: Path, data: history.DataConfig | None = None) -> Material:
-    """Of a run folder: its own network and sample. Of a model folder: random weights of its size, simulated users.
+def load_workload(folder: Path, data: history.DataConfig | None = None) -> Workload:
+    """Read the workload from a run folder or a model folder.
 
-    How fast a network is does not depend on its weights; what int8 loses does, and is measured on the folder's graphs.
+    A run folder gives its own network and sample. A model folder holds no torch weights, so it gives a network of its
+    size with random weights, and simulated users unless ``data`` names others. The speed of a network does not depend
+    on its weights. What int8 loses does depend on them, so it is measured on the graphs of the folder.
     """
     if (folder / RUN_FILE).is_file():
         if data is not None:
             raise ConfigError(f"{folder} is a run folder, which has users of its own; leave --data out, or export it")
-        run, network, sample, _ = load_run(folder)
-        graph = to_onnx(network, Serving(network))
-        graphs = {"fp32": graph, "int8": quantised(graph, sample.tokens, sample.features).graph}
-        return Material(run.settings.name, network, sample, graphs)
+        return _from_run(folder)
     manifest, _ = read_manifest(folder)
-    sample = _users(manifest, data or _SIMULATED)
-    variants = {str(name): (folder / file).read_bytes() for name, file in manifest.variants.items()}
-    return Material(manifest.name, _alike(manifest), sample, {n: g for n, g in variants.items() if n != "fp16"})
+    sample = _test_users(manifest, data or _SIMULATED)
+    graphs = {str(name): (folder / file).read_bytes() for name, file in manifest.variants.items() if name != "fp16"}
+    return Workload(manifest.name, _network_of_size(manifest), sample, graphs)
 
 
-def _users(manifest: Manifest, data: history.DataConfig) -> Sample:
-    """Users of the test window of ``data``, labelled as the model's are."""
+def _from_run(folder: Path) -> Workload:
+    run, network, sample, _ = load_run(folder)
+    graph = to_onnx(network, Serving(network))
+    graphs = {"fp32": graph, "int8": quantised(graph, sample.tokens, sample.features).graph}
+    return Workload(run.settings.name, network, sample, graphs)
+
+
+def _test_users(manifest: Manifest, data: history.DataConfig) -> Sample:
+    """Users of the test split of ``data``, with the labels that the model predicts."""
     defaults = Settings()
     labels = msgspec.convert(msgspec.to_builtins(manifest.labels), type(defaults.labels))
     examples = dataset.build(history.load(data), labels, defaults.snapshots, defaults.seed).test
@@ -62,8 +71,8 @@ def _users(manifest: Manifest, data: history.DataConfig) -> Sample:
     return Sample(examples.tokens, examples.features, examples.churn, examples.purchase, examples.value)
 
 
-def _alike(manifest: Manifest) -> EventBert:
-    """A network of the size that the manifest's recipe tells; the default where it does not."""
+def _network_of_size(manifest: Manifest) -> EventBert:
+    """A network of the size that the manifest's recipe names, or of the default size if the recipe names none."""
     sizes = {k: manifest.recipe[f"model.{k}"] for k in ("hidden", "layers", "heads") if f"model.{k}" in manifest.recipe}
     shape = Shape(purchase_heads=len(manifest.labels.purchase_days), categories=len(manifest.categories))
     torch.manual_seed(0)

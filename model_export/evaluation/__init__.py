@@ -1,1 +1,1 @@
-"""Every model on the same users and snapshots, trained, calibrated and measured alike."""
+"""Trains, calibrates and measures every candidate in the same way, on the same users and test sets."""

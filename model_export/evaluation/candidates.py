@@ -1,14 +1,14 @@
-"""Candidates: every model that is measured, behind one interface, trained, calibrated and refitted alike.
+"""Candidates: every model that an evaluation compares. All are trained, calibrated and refitted in the same way.
 
-=============  ==========================================================================================
+=============  ===============================================================================================
 recency        logistic regression on days since the last event alone
 logistic       logistic regression on all features
 lightgbm       boosted trees on all features
 bgnbd          BG/NBD and Gamma-Gamma on the orders alone
 event_bert     the network without the numeric features
 fused          the network as it is served
-lightgbm_bert  boosted trees on all features and what the fused network's encoder reads in the events
-=============  ==========================================================================================
+lightgbm_bert  boosted trees on all features and the embedding of the events by the fused network's encoder
+=============  ===============================================================================================
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.progress import Progress
 
@@ -37,25 +36,29 @@ from model_export.settings import Settings
 from model_export.text.products import ProductTable
 from model_export.training.calibration import predicted, predicted_value
 from model_export.training.train import Model, learn
+from stream.arrays import FeatureRows
 from stream.score.calibration import sigmoid
 from stream.score.expectation import expected_value
 
-__all__ = ["ABLATIONS", "CANDIDATES", "SEEDED", "Trial"]
+__all__ = ["ABLATIONS", "CANDIDATES", "SEEDED", "Candidates"]
 
-Array = npt.NDArray[Any]
+#: Learning rate of the network without numeric features: it has no linear start, so it has more to learn.
 _RATE_FROM_NOTHING: Final = 2e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One temporal snapshot: the history as it was known then, and its windows; snapshots of all users only."""
+class Candidates:
+    """A method for each candidate, which trains it and scores one test set.
+
+    ``log`` and ``examples`` hold only what was known at the end of that test set. Examples are those at snapshots.
+    """
 
     settings: Settings
     log: EventLog
     examples: Dataset
     progress: Progress
     products: ProductTable | None = None
-    #: Networks by what they were learned with: two candidates look at the fused one.
+    #: Trained networks by their settings: two candidates use the fused one.
     _learned: dict[bytes, Model] = field(default_factory=dict)
 
     def recency(self, seed: int) -> Scores:  # noqa: ARG002 - every candidate is called alike
@@ -79,17 +82,17 @@ class Trial:
         return self._network(self._learn(seed))
 
     def event_bert(self, seed: int) -> Scores:
-        """The network without numeric features; without a linear start it has further to go."""
+        """The network without numeric features."""
         fit = msgspec.structs.replace(self.settings.fit, learning_rate=_RATE_FROM_NOTHING)
         return self._network(self._learn(seed, fit=fit, use_numeric=False))
 
     def lightgbm_bert(self, seed: int) -> Scores:
-        """Boosted trees on the features and the encoder's vector, each window's from the network that served it."""
+        """Boosted trees on the features and the encoder's embedding, from the network that scored each split."""
         model = self._learn(seed)
-        now = {id(self.examples.recent), id(self.examples.test)}
+        served = {id(self.examples.recent), id(self.examples.test)}
 
-        def inputs(part: Examples) -> Array:
-            network = model.network if id(part) in now else model.validated
+        def inputs(part: Examples) -> FeatureRows:
+            network = model.network if id(part) in served else model.validated
             return np.column_stack((part.features, _embedding(network, part)))
 
         return self._score(LightGbm(seed, inputs, threads=self.settings.fit.threads))
@@ -99,7 +102,7 @@ class Trial:
         return self._network(self._learn(seed, use_time=False))
 
     def with_pretraining(self, seed: int) -> Scores:
-        """The fused network whose encoder first learned to tell hidden events."""
+        """The fused network with an encoder that first learned to guess hidden events."""
         fit = msgspec.structs.replace(self.settings.fit, pretrain_epochs=2)
         return self._network(self._learn(seed, fit=fit))
 
@@ -132,29 +135,30 @@ class Trial:
         )
 
 
-Candidate = Callable[[Trial, int], Scores]
+Candidate = Callable[[Candidates, int], Scores]
 CANDIDATES: Final[dict[str, Candidate]] = {
-    "recency": Trial.recency,
-    "logistic": Trial.logistic,
-    "lightgbm": Trial.lightgbm,
-    "bgnbd": Trial.bgnbd,
-    "event_bert": Trial.event_bert,
-    "fused": Trial.fused,
-    "lightgbm_bert": Trial.lightgbm_bert,
+    "recency": Candidates.recency,
+    "logistic": Candidates.logistic,
+    "lightgbm": Candidates.lightgbm,
+    "bgnbd": Candidates.bgnbd,
+    "event_bert": Candidates.event_bert,
+    "fused": Candidates.fused,
+    "lightgbm_bert": Candidates.lightgbm_bert,
 }
-#: What the parts of the fused network are worth; without numeric features it is ``event_bert``.
+#: Variants of the fused network that show what its parts are worth. ``event_bert`` is the one without numeric features.
 ABLATIONS: Final[dict[str, Candidate]] = {
-    "fused_without_time": Trial.without_time,
-    "fused_with_pretraining": Trial.with_pretraining,
-    "fused_without_text": Trial.without_text,
+    "fused_without_time": Candidates.without_time,
+    "fused_with_pretraining": Candidates.with_pretraining,
+    "fused_without_text": Candidates.without_text,
 }
-#: Those that a seed changes.
+#: Candidates whose scores depend on the seed.
 SEEDED: Final = frozenset({"lightgbm", "event_bert", "fused", "lightgbm_bert"})
 
 
 @torch.no_grad()
-def _embedding(network: EventBert, examples: Examples) -> Array:
-    out = np.empty((len(examples), network.encoder.width), np.float32)
+def _embedding(network: EventBert, examples: Examples) -> FeatureRows:
+    """The encoder's vector ``(n, width)`` of each example."""
+    vectors = np.empty((len(examples), network.encoder.width), np.float32)
     for rows, batch in by_length(examples.tokens):
-        out[rows] = network.encoder(torch.from_numpy(batch)).numpy()
-    return out
+        vectors[rows] = network.encoder(torch.from_numpy(batch)).numpy()
+    return vectors

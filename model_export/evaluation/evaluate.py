@@ -1,4 +1,7 @@
-"""Evaluate: every candidate on the same users and temporal snapshots, trained, calibrated and measured alike."""
+"""Evaluate: runs an evaluation. Every candidate is trained, calibrated and scored on the same users and test sets.
+
+``evaluation_folder.py`` says which files it leaves behind, ``measure_scores.py`` turns the scores into metrics.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import csv
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -19,8 +22,9 @@ from model_export.data import examples as dataset
 from model_export.data.event_log import DataConfig, EventLog, fingerprint
 from model_export.data.examples import Dataset, Examples
 from model_export.data.prepare import check_enough
-from model_export.evaluation.candidates import ABLATIONS, CANDIDATES, SEEDED, Trial
-from model_export.evaluation.evaluation_folder import METRICS_FILE, Evaluation, Outcomes, measured, save_arrays
+from model_export.evaluation.candidates import ABLATIONS, CANDIDATES, SEEDED, Candidates
+from model_export.evaluation.evaluation_folder import METRICS_FILE, Evaluation, ScoredExamples, save_arrays
+from model_export.evaluation.measure_scores import measure_scores
 from model_export.network.heads import head_names
 from model_export.settings import Settings
 from model_export.training.train import products_of
@@ -29,42 +33,46 @@ from stream.errors import ConfigError
 
 __all__ = ["evaluate"]
 
-Array = npt.NDArray[Any]
+#: Index of the group of each user.
+Groups: TypeAlias = npt.NDArray[np.int32]
 _SETTINGS_FILE: Final = "settings.json"
 
 
 def evaluate(settings: Settings, folder: Path, console: Console) -> Evaluation:
-    """Run what ``folder`` does not hold yet, measure, and write metrics.json.
+    """Score what ``folder`` does not hold yet, measure all scores, and write metrics.json.
 
-    Raises ConfigError where the data is too short, or has too few examples of an outcome.
+    Raises ConfigError if the data is too short, or has too few examples of a label.
     """
     portable = _claim(settings, folder)
     log = history.load(settings.data)
-    names, group = _groups(settings.data, log)
-    models = {**CANDIDATES, **(ABLATIONS if settings.evaluate.ablations else {})}
+    group_names, group = _groups(settings.data, log)
     products = products_of(settings)
+    models = {**CANDIDATES, **(ABLATIONS if settings.evaluate.ablations else {})}
     if products is None:
         models.pop("fused_without_text", None)
     left_out: dict[str, int] = {}
     with Progress(console=console, transient=True) as progress:
-        for k, (known, examples) in enumerate(_trials(settings, log)):
+        for k, (known, examples) in enumerate(_test_sets(settings, log)):
             left_out.update({f"snapshot {k}, {reason}": n for reason, n in sorted(examples.left_out.items())})
-            save_arrays(folder / f"{k}.safetensors", _outcomes(examples.test, group))
-            trial = Trial(settings, known, examples, progress, products)
-            for model, candidate in models.items():
+            save_arrays(folder / f"{k}.safetensors", _scored(examples.test, group))
+            candidates = Candidates(settings, known, examples, progress, products)
+            for model, score in models.items():
                 for seed in settings.evaluate.seeds if model in SEEDED else settings.evaluate.seeds[:1]:
                     path = folder / f"{k}-{model}-{seed}.safetensors"
                     if not path.is_file():
                         console.print(f"snapshot {k + 1} of {settings.evaluate.snapshots}: {model}, seed {seed}")
-                        save_arrays(path, candidate(trial, seed))
+                        save_arrays(path, score(candidates, seed))
     console.print(f"measuring, {settings.evaluate.resamples} resamples")
-    evaluation = measured(portable, folder, list(models), names, left_out)
+    evaluation = measure_scores(portable, folder, list(models), groups=group_names, left_out=left_out)
     (folder / METRICS_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n")
     return evaluation
 
 
 def _claim(settings: Settings, folder: Path) -> Settings:
-    """Take the folder for these settings and this data; returns the settings without this machine's paths."""
+    """Claim the folder for these settings and this data, and remove scores that were made with others.
+
+    Returns the settings without the paths of this machine.
+    """
     digest = hashlib.sha256(fingerprint(settings.data)).hexdigest()
     claim = msgspec.json.encode({"settings": settings.portable, "data_sha256": digest})
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,8 +84,8 @@ def _claim(settings: Settings, folder: Path) -> Settings:
     return settings.portable
 
 
-def _trials(settings: Settings, log: EventLog) -> Iterator[tuple[EventLog, Dataset]]:
-    """The history as it was known at its end, a step earlier and so on, each with its examples at snapshots."""
+def _test_sets(settings: Settings, log: EventLog) -> Iterator[tuple[EventLog, Dataset]]:
+    """Yield the event log as known at its end, one step earlier, and so on, each with its examples at snapshots."""
     for k in range(settings.evaluate.snapshots):
         known = log.until(log.span[1] - round(k * settings.evaluate.step_days * DAY_S))
         examples = dataset.build(known, settings.labels, settings.snapshots, settings.seed)
@@ -85,12 +93,12 @@ def _trials(settings: Settings, log: EventLog) -> Iterator[tuple[EventLog, Datas
         yield known, examples.of_kind(at_event=False)
 
 
-def _outcomes(test: Examples, group: Array) -> Outcomes:
-    return Outcomes(test.user, test.as_of, test.outcomes, test.value, test.features, group[test.user])
+def _scored(test: Examples, group: Groups) -> ScoredExamples:
+    return ScoredExamples(test.user, test.as_of, test.outcomes, test.value, test.features, group[test.user])
 
 
-def _groups(data: DataConfig, log: EventLog) -> tuple[list[str], Array]:
-    """Names of the groups, "" first, and the index ``(users,)`` of every user's, from the CSV ``data.groups``."""
+def _groups(data: DataConfig, log: EventLog) -> tuple[list[str], Groups]:
+    """Read ``data.groups``: names of the groups, "" first, and for every user ``(users,)`` the index of its group."""
     if not data.groups:
         return [""], np.zeros(len(log.names), np.int32)
     path = Path(data.groups)

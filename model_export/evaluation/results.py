@@ -1,8 +1,8 @@
-"""Results: every recipe evaluated, written as docs/results.json and docs/results.md.
+"""Results: evaluates every recipe and writes docs/results.json and docs/results.md.
 
     python -m model_export.evaluation.results --data ../shared/data --out docs
 
-An evaluation that was interrupted goes on where it was; one that is there is only measured again.
+An interrupted evaluation goes on where it stopped. A complete one is only measured again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from rich.console import Console
 from model_export.data import event_log as history
 from model_export.evaluation.churn_regret import churn_regret
 from model_export.evaluation.evaluate import evaluate
-from model_export.evaluation.evaluation_folder import Bounds, Evaluation, load_evaluation
+from model_export.evaluation.evaluation_folder import Evaluation, MetricsTable, load_evaluation
 from model_export.metrics.bootstrap import Interval
 from model_export.report import summary, write_report
 from model_export.settings import read_settings
 
 __all__ = ["main"]
 
-#: recipe → its file in the folder of real data; none: simulated.
+#: recipe → its file in the folder of real data; empty: the data is simulated.
 DATASETS: Final = {
     "uci": "uci_online_retail.parquet",
     "cdnow": "cdnow_master.txt.gz",
@@ -35,7 +35,7 @@ DATASETS: Final = {
     "simulator": "",
 }
 _METRICS: Final = ("auc", "pr_auc", "log_loss", "ece", "gini", "decile_mape", "total_bias")
-#: (dataset, task, metric, least, most) of the fused model, beside not being below LightGBM.
+#: What the fused model must reach: (dataset, task, metric, least, most). It must also not be below LightGBM.
 _BARS: Final = (
     ("cdnow", "churn", "ece", None, 0.03),
     ("cdnow", "purchase_90d", "ece", None, 0.03),
@@ -48,20 +48,24 @@ _BARS: Final = (
 )
 _INTRO: Final = """# Results
 
-Made by `make results` ({made}, {machine}, CPU only; not measured on GPU); the same numbers are in
-[results.json](results.json) as `dataset → task → model → metric → [low, value, high]`. Each evaluation also leaves a
-`report.html` in `.valuestream/evaluations/<dataset>`.
+Made by `make results` ({made}, {machine}, CPU only; not measured on GPU).
+The same numbers are in [results.json](results.json) as
+`dataset → task → model → metric → [low, value, high]`. Each evaluation also leaves a `report.html`
+in `.valuestream/evaluations/<dataset>`.
 
-How it was measured: every model is trained, calibrated and brought up to date alike, on the same users, at three
-temporal snapshots of which each sees only what was known then, with three seeds where a seed matters; numbers are
-means over snapshots and seeds, intervals come from resampling users 300 times, the same users for all models. ECE is
-of all snapshots together (`ece_by_snapshot` in the report is the mean of each alone: with 800 users chance alone makes
-it about .04). Total bias and decile MAPE are of value after recalibration. How models are brought up to date, and
-what else was tried, is in [decision 0008](decisions/0008-fresh-labels-and-drift.md).
+How it was measured: every model is trained, calibrated and brought up to date in the same way, on
+the same users, at three temporal snapshots. Each snapshot sees only what was known then. Models
+that depend on a seed are trained with three seeds. Numbers are means over snapshots and seeds.
+Intervals come from resampling users 300 times, with the same users for all models. ECE is of all
+snapshots together; `ece_by_snapshot` in the report is the mean of each snapshot alone (with 800
+users chance alone makes it about .04). Total bias and decile MAPE are of value after
+recalibration. [Decision 0008](decisions/0008-fresh-labels-and-drift.md) says how models are
+brought up to date, and what else was tried.
 
-`recency`: days since the last event; `logistic`: logistic regression on all features; `lightgbm`: boosted trees on
-them; `bgnbd`: BG/NBD with Gamma-Gamma on orders; `event_bert`: the BERT over events alone; `fused`: the model that is
-served; `lightgbm_bert`: boosted trees on features and the BERT's embedding; `fused_…`: ablations, on one seed.
+`recency`: days since the last event; `logistic`: logistic regression on all features; `lightgbm`:
+boosted trees on all features; `bgnbd`: BG/NBD with Gamma-Gamma on orders; `event_bert`: the BERT
+over events alone; `fused`: the model that is served; `lightgbm_bert`: boosted trees on features and
+the BERT's embedding; `fused_…`: ablations, on one seed.
 """
 
 
@@ -69,7 +73,9 @@ served; `lightgbm_bert`: boosted trees on features and the BERT's embedding; `fu
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of the real data files.")
 @click.option("--work", default=".valuestream/evaluations", type=click.Path(path_type=Path), help="Evaluations.")
 @click.option("--out", default="docs", type=click.Path(path_type=Path), help="Where the results are written.")
-@click.option("--only", multiple=True, type=click.Choice(list(DATASETS)), help="Run these; others as last measured.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(list(DATASETS)), help="Run these; show the others as last measured."
+)
 def main(data: Path, work: Path, out: Path, only: tuple[str, ...]) -> None:
     """Evaluate every recipe and write results.json and results.md."""
     console = Console()
@@ -91,10 +97,13 @@ def main(data: Path, work: Path, out: Path, only: tuple[str, ...]) -> None:
     (out / "results.md").write_text(_page(evaluations, regret), encoding="utf-8")
 
 
-def _tree(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, dict[str, dict[str, Bounds]]]]:
+def _tree(evaluations: dict[str, Evaluation]) -> dict[str, dict[str, MetricsTable]]:
     return {
         name: {
-            task: {model: {m: of[m] for m in _METRICS if m in of} for model, of in table.items()}
+            task: {
+                model: {metric: metrics[metric] for metric in _METRICS if metric in metrics}
+                for model, metrics in table.items()
+            }
             for task, table in evaluation.tasks.items()
         }
         for name, evaluation in evaluations.items()
@@ -147,9 +156,10 @@ def _calibration(evaluation: Evaluation) -> str:
 
 def _regret(regret: dict[str, Interval]) -> str:
     rows = [
-        "Regret of churn: mean log-loss less that of the true hazard, in nats. The truth knows each shopper's session",
-        "rate and hazard, not whether a silent one has left, nor how one who is about to leave behaves; a model that",
-        "sees the latter can be better than it (`model_export/evaluation/churn_regret.py`).",
+        "Regret of churn: mean log-loss less that of an oracle that knows the true hazard, in nats. The",
+        "oracle knows each shopper's session rate and hazard. It does not know whether a silent shopper has",
+        "left, nor how a shopper behaves who is about to leave. A model that sees the latter can be better",
+        "than the oracle (`model_export/evaluation/churn_regret.py`).",
         "",
         "| model | regret |",
         "|---|---:|",

@@ -1,1 +1,1 @@
-"""A run folder to the model folder that serves: ONNX variants, manifest, card, signature, verification."""
+"""Turns a run folder into the model folder that serves: ONNX variants, manifest, card, signature, verification."""

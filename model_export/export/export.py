@@ -1,4 +1,4 @@
-"""Export: a run folder → the model folder that serves, the same bytes every time."""
+"""Export: writes the model folder that serves from a run folder. The same run gives the same bytes every time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from torch import nn
 
 from model_export.export.model_card import model_card
+from model_export.export.precision_loss import PrecisionLoss, outputs, precision_loss
 from model_export.export.signing import read_sign_key, sign_folder
-from model_export.export.variants import Loss, fused, half, loss, outputs, quantised
+from model_export.export.variants import fused, in_fp16, quantised
 from model_export.files import replaced
 from model_export.network.event_bert import EventBert
 from model_export.network.serving_graph import ORT_DOMAIN, Serving
 from model_export.run_folder import Run, Sample, load_run, predict
+from stream.arrays import Floats
 from stream.contract.manifest import MANIFEST_FILE, MODEL_FILE, GoldenCase, Manifest, Variant
 from stream.contract.tokens import CHANNELS, LENGTHS
 from stream.errors import ContractError
@@ -32,7 +33,6 @@ from stream.score.scorer import RawScores, Scorer, golden_file
 
 __all__ = ["VARIANTS", "export", "to_onnx"]
 
-Array = npt.NDArray[Any]
 OPSET: Final = 17
 CARD_FILE: Final = "README.md"
 GOLDEN_CASES: Final = 16
@@ -43,11 +43,14 @@ _OUTPUTS: Final = ["churn", "purchase", "value"]
 
 @dataclass(frozen=True, slots=True)
 class _Graphs:
-    """The model in each number format; sizes in bytes and losses by how it was made (int8 in two ways, one is kept)."""
+    """The model in each number format, and how large and how exact each of them is.
 
-    of: dict[Variant, bytes]
+    ``sizes`` (bytes) and ``losses`` are keyed by how a graph was made: int8 is made in two ways, and one is kept.
+    """
+
+    by_variant: dict[Variant, bytes]
     sizes: dict[str, int]
-    losses: dict[str, Loss]
+    losses: dict[str, PrecisionLoss]
 
 
 def export(
@@ -61,14 +64,14 @@ def export(
 ) -> Manifest:
     """Write the model folder ``out`` in one step, after the serving code has loaded each variant once.
 
-    fp32 is always among them; ``bands`` and ``sufficient_events`` are those of the run's settings where not given.
-    With a ``sign_key``, a PEM file, the manifest is signed.
+    fp32 is always written. Without ``bands`` or ``sufficient_events``, those of the run's settings are used. If
+    ``sign_key``, a PEM file, is given, the manifest is signed with it.
     """
     key = None if sign_key is None else read_sign_key(sign_key)
     run, network, sample, digest = load_run(run_folder)
     graphs = _graphs(network, sample, variants)
-    files = {_model_file(name): graph for name, graph in graphs.of.items()}
-    files |= {golden_file(name): _golden(network, sample, graphs.of[name], name) for name in graphs.of}
+    files = {_model_file(name): graph for name, graph in graphs.by_variant.items()}
+    files |= {golden_file(name): _golden(network, sample, graphs.by_variant[name], name) for name in graphs.by_variant}
     files[CARD_FILE] = model_card(run, digest, graphs.sizes, graphs.losses).encode()
     settings = run.settings
     manifest = Manifest(
@@ -83,7 +86,7 @@ def export(
         recipe=_recipe(run, digest, graphs.losses),
         metrics={f"{model}.{k}": v for model, metrics in run.metrics.items() for k, v in metrics.items()},
         files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-        variants={name: _model_file(name) for name in graphs.of},
+        variants={name: _model_file(name) for name in graphs.by_variant},
         categories=run.categories,
         typical=tuple(np.median(sample.features, axis=0).astype(float).tolist()),
     )
@@ -91,7 +94,7 @@ def export(
     with replaced(out, MANIFEST_FILE) as new:
         for file, data in files.items():
             (new / file).write_bytes(data)
-        for name in graphs.of:
+        for name in graphs.by_variant:
             Scorer(new, variant=name)
         if key is not None:
             sign_folder(new, key)
@@ -108,23 +111,24 @@ def _graphs(network: EventBert, sample: Sample, variants: tuple[Variant, ...]) -
     graphs: dict[Variant, bytes] = {"fp32": to_onnx(network, Serving(network))}
     sizes, losses = {"fp32": len(graphs["fp32"])}, {}
     if "fp16" in variants:
-        graphs["fp16"] = half(graph)
+        graphs["fp16"] = in_fp16(graph)
         held_out = sample.tokens[1::2], sample.features[1::2]
-        losses["fp16"] = loss(graphs["fp16"], outputs(graph, *held_out), *held_out)
+        losses["fp16"] = precision_loss(graphs["fp16"], outputs(graph, *held_out), *held_out)
         sizes["fp16"] = len(graphs["fp16"])
     if "int8" in variants:
         int8 = quantised(graphs["fp32"], sample.tokens, sample.features)
         graphs["int8"] = int8.graph
-        losses |= {f"int8 {kind}": found for kind, found in int8.losses.items()}
+        losses |= {f"int8 {kind}": loss for kind, loss in int8.losses.items()}
         sizes[f"int8 {int8.kind}"] = len(int8.graph)
     return _Graphs(graphs, sizes, losses)
 
 
 def to_onnx(network: EventBert, written: nn.Module | None = None) -> bytes:
-    """The network, as it is or as it is ``written`` otherwise, as one ONNX file with dynamic batch and length.
+    """Write the network as one ONNX file with dynamic batch and length.
 
-    The TorchScript exporter is meant: measured with torch 2.15, its graph of this network is a third faster in
-    onnxruntime than that of the dynamo exporter, and made in 0.3 s instead of 11 s.
+    ``written`` is a module that computes the same in another way; without it the network is exported as it is. The
+    TorchScript exporter is used on purpose: with torch 2.15 its graph of this network runs a third faster in
+    onnxruntime than the graph of the dynamo exporter, and it is made in 0.3 s instead of 11 s (measured).
     """
     tokens = torch.ones((2, LENGTHS[0], len(CHANNELS)), dtype=torch.int32)
     features = torch.zeros((2, network.mean.shape[0]))
@@ -150,7 +154,7 @@ def to_onnx(network: EventBert, written: nn.Module | None = None) -> bytes:
 
 
 def _checked(data: bytes) -> bytes:
-    """The same graph without notes on where it was made; raises ContractError where it is not a valid one."""
+    """Drop the notes on where the graph was made. Raises ContractError if the graph is not valid."""
     model = onnx.load_model_from_string(data)
     for node in model.graph.node:
         node.doc_string = ""
@@ -164,9 +168,10 @@ def _checked(data: bytes) -> bytes:
 
 
 def _golden(network: EventBert, sample: Sample, graph: bytes, variant: Variant) -> bytes:
-    """Golden cases of rows spread over the sample, which is sorted by history length.
+    """Golden cases of rows that are spread evenly over the sample, which is sorted by history length.
 
-    Outputs of fp32 are torch's, so that a folder that serves is one that was exported right; others are onnxruntime's.
+    For fp32 the expected outputs are torch's, so a folder can serve only if it was exported right. For the other
+    variants they are onnxruntime's.
     """
     rows = np.linspace(0, len(sample.tokens) - 1, min(GOLDEN_CASES, len(sample.tokens))).astype(int)
     tokens, features = sample.tokens[rows], sample.features[rows]
@@ -181,13 +186,13 @@ def _golden(network: EventBert, sample: Sample, graph: bytes, variant: Variant) 
     return b"".join(lines)
 
 
-def _as_scores(columns: Array, horizons: int) -> RawScores:
+def _as_scores(columns: Floats, horizons: int) -> RawScores:
     churn, purchase, value, category = np.split(columns.astype(np.float32), [1, 1 + horizons, 3 + horizons], axis=1)
     return RawScores(churn[:, 0], purchase, value, category)
 
 
-def _recipe(run: Run, digest: str, losses: dict[str, Loss]) -> dict[str, str | int | float | bool]:
-    """All settings in one flat table, without the folders that files lay in, and what compression lost."""
+def _recipe(run: Run, digest: str, losses: dict[str, PrecisionLoss]) -> dict[str, str | int | float | bool]:
+    """All settings in one flat table, without the folders of files, together with counts and what each format loses."""
     flat = dict(_flat("", msgspec.to_builtins(run.settings.portable)))
     counts = {f"counts.{key}": value for key, value in run.counts.items()}
     lost = {f"loss.{name}.{k}": float(f"{v:.3g}") for name, x in losses.items() for k, v in asdict(x).items()}
@@ -195,7 +200,7 @@ def _recipe(run: Run, digest: str, losses: dict[str, Loss]) -> dict[str, str | i
 
 
 def _flat(prefix: str, tree: dict[str, Any]) -> Iterator[tuple[str, str | int | float | bool]]:
-    """Leaves of nested settings by dotted name; lists as text, what is not set left out."""
+    """Values of nested settings by dotted name. Lists become text; keys that are not set are left out."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):

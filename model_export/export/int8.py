@@ -1,47 +1,46 @@
-"""int8: products with weights as products of integers, by the ranges that activations had on calibration rows.
+"""Int8: turns products with weights into products of integers, by the ranges that activations had on some rows.
 
-A product of the history, ``x @ weights``, becomes three steps: x to 8 bits with a fixed range, a product of integers,
-and its sums back to fp32; all else stays fp32. onnxruntime's own ``quantize_static`` is not used: it knows no type for
-what onnxruntime's attention and GELU give, and so leaves their products in fp32, of weights that every run turns back
-to floats (docs/inference.md).
+A product of the history, ``x @ weights``, becomes three steps: x is turned into 8 bits with a fixed range, integers
+are multiplied, and the sums are turned back into fp32. All else stays fp32. onnxruntime's own ``quantize_static`` is
+not used, because it knows no type for the outputs of onnxruntime's attention and GELU. It would leave the products of
+those outputs in fp32, with weights that every run turns back into floats (docs/inference.md).
 
-What depends on the numeric features stays in fp32 as well: they range widely, and one beyond the calibration rows would
-be cut (measured on random networks: errors of 0.6 in logits, instead of 0.05), and there is little to gain, as it is a
-few products per user and not per event.
+Nodes that depend on the numeric features stay in fp32 as well. Features range widely, and one beyond the calibration
+rows would be cut: on random networks the error was 0.6 in logits instead of 0.05 (measured). There is little to gain,
+because these are a few products per user and not per event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from stream.arrays import Numbers
 from stream.score.session import open_session
 
 __all__ = ["after_features", "in_int8"]
 
-Array = npt.NDArray[Any]
 #: Steps of an activation, which has 8 bits.
 _STEPS: Final = 255
-#: Weights have 7 bits, as CPUs without VNNI add pairs of 8-bit products in 16 bits, which overflow.
+#: Weights have 7 bits. CPUs without VNNI add pairs of 8-bit products in 16 bits, which would overflow with 8.
 _WEIGHT_MAX: Final = 63
 _TABLE_MAX: Final = 127
-#: Embedding tables of fewer rows stay as they are: little is saved, and one of them is the mask of attention.
+#: Embedding tables with fewer rows stay in fp32: little would be saved, and one of them is the mask of attention.
 _TABLE_ROWS_MIN: Final = 256
-#: Beside what is nothing but zeros there is a scale all the same.
+#: Added to every range, so that a tensor of zeros has a scale above 0 too.
 _TINY: Final = np.float32(1e-30)
 _DOMAIN: Final = "com.microsoft"
 
 
-def in_int8(graph: bytes, batches: Iterable[Mapping[str, Array]]) -> bytes:
-    """The graph with products of weights and large embedding tables in int8, for the ranges seen on these inputs.
+def in_int8(graph: bytes, batches: Iterable[Mapping[str, Numbers]]) -> bytes:
+    """Turn products with weights and large embedding tables into int8, for the ranges that ``batches`` of inputs give.
 
-    No range depends on what is run, so a row gives the same alone and in any batch.
+    No range depends on the rows of a later run, so a row gives the same alone and in any batch.
     """
     model = onnx.load_model_from_string(graph)
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -71,43 +70,43 @@ def after_features(model: ModelProto) -> list[str]:
     return names
 
 
-def _is_product(node: NodeProto, weights: Mapping[str, Array]) -> bool:
-    """Whether it is ``x @ weights``, for a Gemm plus something, and nothing is turned or scaled."""
+def _is_product(node: NodeProto, weights: Mapping[str, Numbers]) -> bool:
+    """Whether the node is ``x @ weights``, for a Gemm plus a bias, with no factor transposed or scaled."""
     plain = all(helper.get_attribute_value(a) == (not a.name.startswith("trans")) for a in node.attribute)
     return node.op_type in ("Gemm", "MatMul") and plain and weights.get(node.input[1], np.zeros(0)).ndim == 2
 
 
-def _is_table(node: NodeProto, weights: Mapping[str, Array]) -> bool:
+def _is_table(node: NodeProto, weights: Mapping[str, Numbers]) -> bool:
     table = weights.get(node.input[0], np.zeros(0)) if node.op_type == "Gather" else np.zeros(0)
     return table.ndim == 2 and len(table) >= _TABLE_ROWS_MIN and table.dtype == np.float32
 
 
 def _ranges(
-    model: ModelProto, names: Sequence[str], batches: Iterable[Mapping[str, Array]]
+    model: ModelProto, names: Sequence[str], batches: Iterable[Mapping[str, Numbers]]
 ) -> dict[str, tuple[float, float]]:
-    """Least and largest number that each of these tensors held; 0 is always between them."""
-    told = ModelProto.FromString(model.SerializeToString())
-    told.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    session = open_session(Path("model.onnx"), told.SerializeToString(), "cpu", 1)
-    found = dict.fromkeys(names, (0.0, 0.0))
+    """Smallest and largest number that each of these tensors held; a range always includes 0."""
+    observed = ModelProto.FromString(model.SerializeToString())
+    observed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    session = open_session(Path("model.onnx"), observed.SerializeToString(), "cpu", 1)
+    ranges = dict.fromkeys(names, (0.0, 0.0))
     for batch in batches:
         for name, values in zip(names, session.run(list(names), dict(batch)), strict=True):
-            low, high = found[name]
-            found[name] = min(low, float(values.min())), max(high, float(values.max()))
-    return found
+            low, high = ranges[name]
+            ranges[name] = min(low, float(values.min())), max(high, float(values.max()))
+    return ranges
 
 
 class _Writer:
-    """The nodes of a graph, written once more."""
+    """Collects the nodes of the new graph, and the constants that they read."""
 
-    def __init__(self, model: ModelProto, weights: Mapping[str, Array]) -> None:
+    def __init__(self, model: ModelProto, weights: Mapping[str, Numbers]) -> None:
         self._model, self._weights = model, weights
-        self._constants: dict[str, Array] = {}
+        self._constants: dict[str, Numbers] = {}
         self.nodes: list[NodeProto] = []
 
-    def product(self, node: NodeProto, seen: tuple[float, float]) -> None:
-        """``x @ weights [+ added]`` of integers; each column of the weights has a scale of its own."""
-        name, (x, scale, zero) = node.name, self._activation(node.input[0], seen)
+    def product(self, node: NodeProto, value_range: tuple[float, float]) -> None:
+        """Write ``x @ weights [+ added]`` with integers; each column of the weights has its own scale."""
+        name, (x, scale, zero) = node.name, self._activation(node.input[0], value_range)
         weights = self._weights[node.input[1]]
         scales = (np.abs(weights).max(axis=0) + _TINY) / np.float32(_WEIGHT_MAX)
         factors = [
@@ -125,7 +124,7 @@ class _Writer:
             self.nodes.append(helper.make_node("Add", [out, *added], node.output))
 
     def table(self, node: NodeProto) -> None:
-        """Rows of a table of integers, times one scale."""
+        """Write a look-up in a table of integers, times one scale."""
         name, table = node.name, self._weights[node.input[0]]
         scale = np.float32((np.abs(table).max() + _TINY) / _TABLE_MAX)
         rows = self._constant(f"{name}/table", np.round(table / scale).astype(np.int8))
@@ -139,7 +138,7 @@ class _Writer:
         ]
 
     def written(self) -> bytes:
-        """The model with these nodes, without the weights that none reads any more."""
+        """Return the model with the new nodes, without the weights that no node reads any more."""
         graph = self._model.graph
         read = {name for node in self.nodes for name in node.input}
         kept = [tensor for tensor in graph.initializer if tensor.name in read]
@@ -152,17 +151,20 @@ class _Writer:
         out: bytes = self._model.SerializeToString(deterministic=True)
         return out
 
-    def _activation(self, x: str, seen: tuple[float, float]) -> tuple[str, str, str]:
-        """Names of ``x`` in 8 bits, its scale, and the number that stands for 0; written once for all its readers."""
+    def _activation(self, x: str, value_range: tuple[float, float]) -> tuple[str, str, str]:
+        """Names of ``x`` in 8 bits, of its scale, and of the number that stands for 0.
+
+        The nodes are written once and shared by all products that read ``x``.
+        """
         names = f"{x}/int8", f"{x}/scale", f"{x}/zero"
         if names[1] not in self._constants:
-            low, high = seen
+            low, high = value_range
             scale = np.float32((high - low + _TINY) / _STEPS)
             self._constant(names[1], np.asarray(scale))
             self._constant(names[2], np.asarray(np.round(-low / scale), np.uint8))
             self.nodes.append(helper.make_node("QuantizeLinear", [x, names[1], names[2]], [names[0]]))
         return names
 
-    def _constant(self, name: str, value: Array) -> str:
+    def _constant(self, name: str, value: Numbers) -> str:
         self._constants[name] = value
         return name

@@ -1,11 +1,11 @@
-"""The model card: what a model is for, how it was made and what it is worth, in words (README.md of its folder)."""
+"""Model card: says in words what a model is for, how it was made and what it is worth (README.md of its folder)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from model_export.data.event_log import SIMULATOR
-from model_export.export.variants import Loss
+from model_export.export.precision_loss import PrecisionLoss
 from model_export.run_folder import Run
 from model_export.settings import Settings
 
@@ -14,11 +14,11 @@ __all__ = ["model_card", "privacy_words"]
 _MEASURES = ("auc", "log_loss", "brier", "ece", "gini", "total_bias")
 
 
-def model_card(run: Run, digest: str, sizes: Mapping[str, int], losses: Mapping[str, Loss]) -> str:
-    """Markdown made of the run alone, so that the same run gives the same card.
+def model_card(run: Run, digest: str, sizes: Mapping[str, int], losses: Mapping[str, PrecisionLoss]) -> str:
+    """Write the card as Markdown, from the run alone, so that the same run gives the same card.
 
-    ``sizes`` in bytes and ``losses`` are by number format, and for int8 by kind of quantisation (``int8 static``); a
-    kind without a size was not shipped.
+    ``sizes`` (bytes) and ``losses`` have a key for each number format, for int8 one for each kind of quantisation
+    (``int8 static``). A kind without a size was not shipped.
     """
     settings, labels, counts = run.settings, run.settings.labels, run.counts
     horizons = " and ".join(f"{days:g}" for days in labels.purchase_days)
@@ -63,7 +63,7 @@ def _simulator(run: Run) -> str:
 
 
 def privacy_words(settings: Settings) -> str:
-    """What the weights may tell of one user; nothing where they were trained without a budget."""
+    """What the weights may reveal about one user; empty if they were trained without a privacy budget."""
     fit = settings.fit
     if not fit.dp_epsilon:
         return ""
@@ -80,8 +80,8 @@ percentiles, typical values, golden cases, and the metrics below.
 """
 
 
-def _variants(sizes: Mapping[str, int], losses: Mapping[str, Loss]) -> str:
-    """Sizes and losses; which to serve holds for the widths measured, 32 and 128."""
+def _variants(sizes: Mapping[str, int], losses: Mapping[str, PrecisionLoss]) -> str:
+    """Sizes and losses. The advice on which variant to serve holds for the widths measured, 32 and 128."""
     if not losses:
         return f"\n{sizes['fp32'] / 1e6:.2f} MB in fp32.\n"
     rows = [f"| fp32 | {sizes['fp32'] / 1e6:.2f} MB | – | – | – | – |"]
@@ -109,8 +109,8 @@ def _table(run: Run, suffix: str, title: str) -> str:
     rows = [f"{title}\n", f"| | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
     for name in run.metrics[models[0] + suffix]:
         if name.rpartition(".")[2] in _MEASURES:
-            found = [run.metrics[m + suffix].get(name) for m in models]
-            rows.append(f"| {name} | {' | '.join('–' if x is None else f'{x:.3f}' for x in found)} |")
+            values = [run.metrics[m + suffix].get(name) for m in models]
+            rows.append(f"| {name} | {' | '.join('–' if x is None else f'{x:.3f}' for x in values)} |")
     return "\n".join(rows) + "\n"
 
 

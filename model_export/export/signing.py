@@ -1,4 +1,4 @@
-"""Sign: a model folder → the same with a detached signature of its manifest."""
+"""Signing: writes a detached signature of the manifest into a model folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXPECTED: Final = (
 
 
 def read_sign_key(path: Path) -> Ed25519PrivateKey:
-    """The private key in a PEM file; ConfigError where there is none of the right kind."""
+    """Read the private key from a PEM file. Raises ConfigError if the file holds no Ed25519 key."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:

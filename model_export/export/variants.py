@@ -1,19 +1,17 @@
-"""Compress: the exported graph → one with fused nodes, and from that the same in fp16 and in int8."""
+"""Variants: make a graph with fused nodes from the exported one, and graphs in fp16 and int8."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -21,60 +19,35 @@ from onnxruntime.transformers.fusion_options import FusionOptions
 from onnxruntime.transformers.optimizer import optimize_model
 
 from model_export.export.int8 import after_features, in_int8
-from model_export.metrics.measures import spearman
-from model_export.metrics.ordered import ordered
+from model_export.export.precision_loss import ALONE_MAX, BATCH_ROWS, PrecisionLoss, outputs, precision_loss
+from model_export.run_folder import Tokens
+from stream.arrays import FeatureRows, Numbers
 from stream.errors import ContractError
-from stream.score.session import open_session
 
-__all__ = ["ALONE_MAX", "Fusions", "Loss", "Quantised", "fused", "fusions", "half", "loss", "outputs", "quantised"]
+__all__ = ["Quantised", "fused", "in_fp16", "quantised"]
 
-Array = npt.NDArray[Any]
-#: A row alone may differ from the same row in a batch by rounding on CPUs we have not seen; on ours it does not.
-ALONE_MAX: Final = 1e-6
-_ALONE_ROWS: Final = 16
-#: Rows run at once, a multiple of what onnxruntime's kernels take together (see ``stream.score.scorer``).
-_ROWS: Final = 64
-_ROWS_MULTIPLE: Final = 8
-#: Lengths to which calibration rows are cut as well.
+#: Lengths to which calibration histories are cut as well.
 _SHORT: Final = (1, 2, 4)
-#: Where onnxruntime keeps operators that are none of ONNX.
+#: onnxruntime keeps operators that are not part of ONNX in this domain.
 _FUSED_DOMAIN: Final = "com.microsoft"
-_ATTENTION: Final = ("Attention", "MultiHeadAttention", "QAttention")
-_NORMS: Final = ("LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization")
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Against fp32: largest and mean error in logits, worst rank correlation of an output, row alone against batch."""
-
-    error: float
-    mean_error: float
-    spearman: float
-    alone: float
+#: Only products with weights are quantised. onnx's shape inference does not know the type that fused nodes give.
+_DYNAMIC_OPTIONS: Final = {"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT}
 
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """An int8 graph, which ``kind`` of quantisation made it, and what each kind lost on held-out rows."""
+    """An int8 graph, the ``kind`` of quantisation that made it, and what each kind lost on held-out rows."""
 
     graph: bytes
     kind: str
-    losses: dict[str, Loss]
-
-
-@dataclass(frozen=True, slots=True)
-class Fusions:
-    """How many nodes of each kind onnxruntime runs."""
-
-    attention: int
-    norms: int
+    losses: dict[str, PrecisionLoss]
 
 
 def fused(graph: bytes, heads: int, hidden: int) -> bytes:
-    """The graph with one node for each attention, layer norm and GELU.
+    """Fuse the nodes of each attention, layer norm and GELU into one.
 
-    Skip connections stay apart from their layer norms: onnxruntime's node for both is slower on a CPU (measured: 10
-    to 30 %), and with it the fused graph was slower than the plain one.
+    Skip connections stay apart from their layer norms. onnxruntime has a node for both, but it is slower on a CPU
+    (measured: 10 to 30 %), and with it the fused graph was slower than the plain one.
     """
     model = onnx.load_model_from_string(graph)
     _divide_by_scale(model)
@@ -87,21 +60,22 @@ def fused(graph: bytes, heads: int, hidden: int) -> bytes:
     return _serialised(out)
 
 
-def half(graph: bytes) -> bytes:
-    """The graph with weights and activations in fp16; inputs and outputs stay as they are.
+def in_fp16(graph: bytes) -> bytes:
+    """Turn weights and activations into fp16; inputs and outputs keep their type.
 
-    Features are logarithms, so they are far from the largest number of fp16, 65,504. onnxruntime has few fp16 kernels
-    for CPUs and computes the rest in fp32: this variant is for GPUs, and half the size everywhere.
+    Features are logarithms, so they are far below 65,504, the largest number of fp16. onnxruntime has few fp16 kernels
+    for CPUs and computes the rest in fp32. So this variant is for GPUs, but it is half the size everywhere.
     """
     with _quiet():
         return _serialised(convert_float_to_float16(onnx.load_model_from_string(graph), keep_io_types=True))
 
 
-def quantised(graph: bytes, tokens: Array, features: Array) -> Quantised:
-    """The int8 graph that loses least of those that score a row the same alone and in a batch.
+def quantised(graph: bytes, tokens: Tokens, features: FeatureRows) -> Quantised:
+    """Choose the int8 graph that loses least among those that score a row the same alone and in a batch.
 
-    Every other row calibrates, the rest measure. Raises ContractError where no graph keeps the promise: dynamic
-    quantisation takes its ranges from each batch, so it cannot unless its nodes see one row at a time.
+    Every other row calibrates, the rest measure the loss. Raises ContractError if no graph scores a row the same.
+    Dynamic quantisation takes its ranges from each batch, so it keeps the promise only if its nodes see one row at a
+    time.
     """
     held_out = tokens[1::2], features[1::2]
     graphs = {
@@ -109,51 +83,23 @@ def quantised(graph: bytes, tokens: Array, features: Array) -> Quantised:
         "dynamic": _dynamic(graph),
     }
     expected = outputs(graph, *held_out)
-    losses = {kind: loss(data, expected, *held_out) for kind, data in graphs.items()}
-    steady = [kind for kind, found in losses.items() if found.alone <= ALONE_MAX]
+    losses = {kind: precision_loss(data, expected, *held_out) for kind, data in graphs.items()}
+    steady = [kind for kind, loss in losses.items() if loss.alone <= ALONE_MAX]
     if not steady:
-        found = ", ".join(f"{kind} {x.alone:.1e}" for kind, x in losses.items())
+        differences = ", ".join(f"{kind} {x.alone:.1e}" for kind, x in losses.items())
         raise ContractError(
-            f"a row alone differs from the same row in a batch by {found} in int8, expected at most {ALONE_MAX:g}; "
-            "export without the variant int8"
+            f"a row alone differs from the same row in a batch by {differences} in int8, "
+            f"expected at most {ALONE_MAX:g}; export without the variant int8"
         )
     kind = min(steady, key=lambda kind: losses[kind].mean_error)
     return Quantised(graphs[kind], kind, losses)
 
 
-def loss(graph: bytes, expected: Array, tokens: Array, features: Array) -> Loss:
-    """What ``graph`` loses against the outputs ``expected (n, columns)``."""
-    session = open_session(Path("model.onnx"), graph, "cpu", 1)
-    found = _run(session, tokens, features)
-    some = np.linspace(0, len(tokens) - 1, min(_ALONE_ROWS, len(tokens))).astype(int)
-    alone = np.concatenate([_run(session, tokens[[i]], features[[i]]) for i in some])
-    error = np.abs(found - expected)
-    ranks = [spearman(ordered(found[:, c], expected[:, c])) for c in range(expected.shape[1])]
-    return Loss(float(error.max()), float(error.mean()), min(ranks), float(np.abs(alone - found[some]).max()))
-
-
-def outputs(graph: bytes, tokens: Array, features: Array) -> Array:
-    """All outputs of a graph on the CPU, ``(n, columns)`` in the order of the graph."""
-    return _run(open_session(Path("model.onnx"), graph, "cpu", 1), tokens, features)
-
-
-def fusions(model: Path) -> Fusions:
-    """Count nodes of a model file as onnxruntime runs it on a CPU, after its own optimisation."""
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as scratch:
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(Path(scratch) / "optimised.onnx")
-        options.log_severity_level = 3
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        counts = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
-    return Fusions(*(sum(counts[name] for name in names) for names in (_ATTENTION, _NORMS)))
-
-
 def _divide_by_scale(model: onnx.ModelProto) -> None:
-    """Write attention's ``scores * scale`` as ``scores / (1 / scale)``.
+    """Write the ``scores * scale`` of attention as ``scores / (1 / scale)``.
 
-    onnxruntime looks for the mask as the one product that is added, as in graphs of older transformers.
+    onnxruntime finds the mask of attention as the only product that is added, as in graphs of older transformers. A
+    second product would hide the mask.
     """
     producers = {name: node for node in model.graph.node for name in node.output}
     for softmax in (node for node in model.graph.node if node.op_type == "Softmax"):
@@ -166,7 +112,7 @@ def _divide_by_scale(model: onnx.ModelProto) -> None:
 
 
 def _dynamic(graph: bytes) -> bytes:
-    """Quantised with the ranges of each batch."""
+    """Quantise so that ranges are taken from each batch."""
     model = onnx.load_model_from_string(graph)
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         path = Path(scratch) / "int8.onnx"
@@ -176,41 +122,28 @@ def _dynamic(graph: bytes) -> bytes:
             reduce_range=True,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=after_features(model),
-            extra_options=_OPTIONS,
+            extra_options=_DYNAMIC_OPTIONS,
         )
         return _serialised(onnx.load(path))
 
 
-#: Only products with weights are quantised; onnx's shape inference does not know the type that fused nodes give.
-_OPTIONS: Final = {"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT}
+def _calibration(tokens: Tokens, features: FeatureRows) -> Iterator[dict[str, Numbers]]:
+    """Yield the calibration rows, a batch at a time; then the same rows with histories cut to a few events.
 
-
-def _calibration(tokens: Array, features: Array) -> Iterator[dict[str, Array]]:
-    """Calibration rows, a batch at a time; then the same cut to a few events.
-
-    The fewer events attention averages over, the further activations range (measured without the short ones: a user
-    of one event was off by 1.2 in logits where no calibration row had fewer than four).
+    The fewer events attention averages over, the wider activations range. Without the short histories, and with no
+    calibration row of fewer than four events, a user of one event was off by 1.2 in logits (measured).
     """
     for histories in (tokens, *(_shortened(tokens, events) for events in _SHORT)):
-        for i in range(0, len(histories), _ROWS):
-            rows = slice(i, i + _ROWS)
+        for i in range(0, len(histories), BATCH_ROWS):
+            rows = slice(i, i + BATCH_ROWS)
             yield {"tokens": histories[rows].astype(np.int32), "features": features[rows]}
 
 
-def _shortened(tokens: Array, events: int) -> Array:
+def _shortened(tokens: Tokens, events: int) -> Tokens:
     """Histories cut to their first events."""
-    out = tokens.copy()
-    out[:, events:] = 0
-    return out
-
-
-def _run(session: Any, tokens: Array, features: Array) -> Array:
-    """Outputs of the rows, filled up with copies of the last to a number that kernels take together."""
-    n = len(tokens)
-    rows = np.minimum(np.arange(n + -n % _ROWS_MULTIPLE), n - 1)
-    parts = [rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)]
-    found = [session.run(None, {"tokens": tokens[p].astype(np.int32), "features": features[p]}) for p in parts]
-    return np.concatenate([np.column_stack(columns) for columns in found])[:n].astype(np.float64)
+    cut = tokens.copy()
+    cut[:, events:] = 0
+    return cut
 
 
 def _serialised(model: onnx.ModelProto) -> bytes:
@@ -220,7 +153,7 @@ def _serialised(model: onnx.ModelProto) -> bytes:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without advice of onnxruntime's tools, which log to the root logger."""
+    """Silence the advice of onnxruntime's tools, which log to the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,93 +1,93 @@
-"""Drift: what changed between the test snapshots, in the users and in what the model makes of them."""
+"""Drift section: shows what changed between the snapshots, in the users and in what the model says of them."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from model_export.metrics.measures import auc, ece
 from model_export.metrics.ordered import ordered
-from model_export.report.markup import figure, grid, paragraph, section, table
-from model_export.report.material import FUSED, Material
-from model_export.report.plots import PSI_MODERATE, PSI_STRONG, bars_of_psi, snapshots
+from model_export.report.inputs import FUSED, ReportInputs
+from model_export.report.markup import Markup, figure, grid, paragraph, section, table
+from model_export.report.plots import PSI_MODERATE, PSI_STRONG, psi_plot, snapshots_plot
 from model_export.report.shares import Shares
 from model_export.report.wording import number, task_titles
+from stream.arrays import Numbers
 from stream.contract.tokens import FEATURES
 
-__all__ = ["drift", "psi"]
+__all__ = ["drift_section", "psi"]
 
-Array = npt.NDArray[Any]
+#: How many of the features that moved most are plotted.
 _FEATURES_MAX: Final = 10
 
 
-def drift(material: Material) -> str:
+def drift_section(inputs: ReportInputs) -> Markup:
     """Features that moved most, and base rate, prediction, AUC and ECE of every snapshot."""
-    titles = task_titles(material.evaluation.settings.labels)
-    shares = {head: _shares_by_snapshot(material, head) for head in material.heads}
+    titles = task_titles(inputs.evaluation.settings.labels)
+    shares = {head: _shares_by_snapshot(inputs, head) for head in inputs.heads}
     return section(
         "What changed over time",
         paragraph(
-            "Each snapshot is tested by a model that was trained on the time before it alone. Where the base rate "
-            "moves and the prediction stays, season or market has changed: recalibrate on the latest closed window."
+            "Each snapshot is scored by a model that was trained only on the time before it. If the base rate moves "
+            "and the prediction stays, season or market has changed: recalibrate on the latest labels that have closed."
         ),
-        grid(*(figure(snapshots(titles[head], of), head) for head, of in shares.items())),
+        grid(*(figure(snapshots_plot(titles[head], by_snapshot), head) for head, by_snapshot in shares.items())),
         table(
             "Fused model; means over seeds. Score PSI compares its probabilities with those of the oldest snapshot.",
             ["task", "snapshot", "examples", "base rate", "mean prediction", "AUC", "ECE", "score PSI"],
-            [row for head, of in shares.items() for row in _rows(material, head, of)],
+            [row for head, by_snapshot in shares.items() for row in _rows(inputs, head, by_snapshot)],
         ),
-        _moved_features(material),
+        _moved_features(inputs),
     )
 
 
-def _shares_by_snapshot(material: Material, head: str) -> Shares:
-    """Oldest first, as time goes in a plot."""
-    h, ages = material.heads.index(head), range(len(material.outcomes))[::-1]
-    return Shares.of(
-        [material.evaluation.snapshots[k][0] for k in ages],
-        np.array([len(material.outcomes[k].user) for k in ages]),
-        np.array([material.over_seeds(k, head, lambda p, _: float(p.mean())) for k in ages]),
-        np.array([material.outcomes[k].labels[:, h].mean() for k in ages]),
+def _shares_by_snapshot(inputs: ReportInputs, head: str) -> Shares:
+    """Shares of one head at every snapshot, oldest first, as a plot shows time."""
+    h, ages = inputs.heads.index(head), range(len(inputs.examples))[::-1]
+    return Shares.with_intervals(
+        [inputs.evaluation.snapshots[k][0] for k in ages],
+        np.array([len(inputs.examples[k].user) for k in ages]),
+        np.array([inputs.mean_over_seeds(k, head, lambda p, _: float(p.mean())) for k in ages]),
+        np.array([inputs.examples[k].labels[:, h].mean() for k in ages]),
     )
 
 
-def _rows(material: Material, head: str, shares: Shares) -> list[list[str]]:
-    h, last = material.heads.index(head), len(material.outcomes) - 1
-    oldest = material.scores[FUSED][last][0].p[:, h]
+def _rows(inputs: ReportInputs, head: str, shares: Shares) -> list[list[str]]:
+    h, last = inputs.heads.index(head), len(inputs.examples) - 1
+    oldest = inputs.scores[FUSED][last][0].p[:, h]
     rows = []
     for i, day in enumerate(shares.labels):
         k = last - i
         measured = {
-            "auc": material.over_seeds(k, head, lambda p, y: auc(ordered(p, y))),
-            "ece": material.over_seeds(k, head, lambda p, y: ece(ordered(p, y))),
+            "auc": inputs.mean_over_seeds(k, head, lambda p, y: auc(ordered(p, y))),
+            "ece": inputs.mean_over_seeds(k, head, lambda p, y: ece(ordered(p, y))),
         }
         rows.append([
             head, day, f"{shares.n[i]:,}", f"{shares.observed[i]:.3f} [{shares.low[i]:.3f}, {shares.high[i]:.3f}]",
             f"{shares.predicted[i]:.3f}", *(number(m, x if np.isfinite(x) else None) for m, x in measured.items()),
-            f"{psi(oldest, material.scores[FUSED][k][0].p[:, h]):.2f}",
+            f"{psi(oldest, inputs.scores[FUSED][k][0].p[:, h]):.2f}",
         ])  # fmt: skip
     return rows
 
 
-def _moved_features(material: Material) -> str:
-    if len(material.outcomes) < 2:
+def _moved_features(inputs: ReportInputs) -> Markup:
+    if len(inputs.examples) < 2:
         return paragraph("There is one snapshot, so features cannot be compared; evaluate.snapshots sets the number.")
-    old, new = material.outcomes[-1].features, material.newest.features
+    old, new = inputs.examples[-1].features, inputs.newest.features
     moved = {name: psi(old[:, i], new[:, i]) for i, name in enumerate(FEATURES)}
     top = dict(sorted(((name, x) for name, x in moved.items() if x > 0), key=lambda item: -item[1])[:_FEATURES_MAX])
     strong = sum(x >= PSI_STRONG for x in moved.values())
     moderate = sum(x >= PSI_MODERATE for x in moved.values()) - strong
-    first, last = material.evaluation.snapshots[-1][0], material.evaluation.snapshots[0][0]
+    first, last = inputs.evaluation.snapshots[-1][0], inputs.evaluation.snapshots[0][0]
     return paragraph(
         f"Of {len(moved)} features, {strong} moved strongly (PSI {PSI_STRONG:g} or more) and {moderate} moderately "
         f"({PSI_MODERATE:g} or more) between {first} and {last}."
-    ) + grid(figure(bars_of_psi("Features that moved most", list(top), list(top.values())), f"{first} to {last}."))
+    ) + grid(figure(psi_plot("Features that moved most", list(top), list(top.values())), f"{first} to {last}."))
 
 
-def psi(before: Array, after: Array) -> float:
-    """Population stability index over the tenths of ``before`` (Siddiqi 2006): 0 where nothing moved.
+def psi(before: Numbers, after: Numbers) -> float:
+    """Population stability index over the tenths of ``before`` (Siddiqi 2006): 0 if nothing moved.
 
     An empty bin counts as half an example; equal values stay in one bin.
 
@@ -99,5 +99,5 @@ def psi(before: Array, after: Array) -> float:
     for values in (before, after):
         counts = np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1)
         shares.append(np.maximum(counts, 0.5) / len(values))
-    was, now = shares
-    return float(((now - was) * np.log(now / was)).sum())
+    old, new = shares
+    return float(((new - old) * np.log(new / old)).sum())

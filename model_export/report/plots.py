@@ -1,4 +1,4 @@
-"""Plots: the small figures of the report, each with an alternative text that says its numbers."""
+"""Plots: draws the small figures of the report, each with an alternative text that gives its numbers."""
 
 from __future__ import annotations
 
@@ -6,23 +6,32 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from model_export.metrics.ordered import Ordered
+from model_export.report.markup import Markup
 from model_export.report.shares import Shares
-from model_export.report.svg import drawn
+from model_export.report.svg import draw_svg
+from stream.arrays import Floats, Numbers
 
 __all__ = [
-    "PSI_MODERATE", "PSI_STRONG", "bars_of_psi", "buyers", "cohorts", "gain", "precision_recall",
-    "reliability_diagram", "roc", "snapshots", "value_by_decile",
+    "PSI_MODERATE",
+    "PSI_STRONG",
+    "cohorts_plot",
+    "gain_plot",
+    "one_time_buyers_plot",
+    "precision_recall_plot",
+    "psi_plot",
+    "reliability_plot",
+    "roc_plot",
+    "snapshots_plot",
+    "value_plot",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
 #: Population stability index from which a shift counts as moderate, and as strong (Siddiqi 2006).
 PSI_MODERATE: Final = 0.1
 PSI_STRONG: Final = 0.25
-#: Colours that are told apart without red-green vision (Okabe & Ito 2008), and a line style for print without any.
+#: Colours that can be told apart without red-green vision (Okabe & Ito 2008), and line styles for print without colour.
 _BLUE, _ORANGE, _GREEN, _GREY, _PURPLE = "#0072B2", "#D55E00", "#009E73", "#6B6B6B", "#CC79A7"
 _LINES: Final[dict[str, tuple[str, Any]]] = {
     "fused": (_BLUE, "-"), "lightgbm": (_ORANGE, (0, (5, 1.5))), "recency": (_GREY, (0, (1, 1.2))),
@@ -32,7 +41,7 @@ _LINES: Final[dict[str, tuple[str, Any]]] = {
 _POINTS: Final = 200
 
 
-def gain(title: str, curves: dict[str, Ordered]) -> str:
+def gain_plot(title: str, curves: dict[str, Ordered]) -> Markup:
     """Share of all positives found by contacting the users ranked highest."""
 
     def draw(ax: Axes) -> None:
@@ -41,10 +50,10 @@ def gain(title: str, curves: dict[str, Ordered]) -> str:
             _line(ax, model, contacted / ranked.total, found / ranked.positive)
         _unit_square(ax, "share of users contacted", "share of all positives found")
 
-    return drawn(title, f"Cumulative gain: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
+    return draw_svg(title, f"Cumulative gain: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
 
 
-def roc(title: str, curves: dict[str, Ordered]) -> str:
+def roc_plot(title: str, curves: dict[str, Ordered]) -> Markup:
     """ROC curves."""
 
     def draw(ax: Axes) -> None:
@@ -53,10 +62,10 @@ def roc(title: str, curves: dict[str, Ordered]) -> str:
             _line(ax, model, (called - hits) / (ranked.total - ranked.positive), hits / ranked.positive)
         _unit_square(ax, "false positive rate", "true positive rate")
 
-    return drawn(title, f"ROC: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
+    return draw_svg(title, f"ROC: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
 
 
-def precision_recall(title: str, curves: dict[str, Ordered]) -> str:
+def precision_recall_plot(title: str, curves: dict[str, Ordered]) -> Markup:
     """Precision by recall, with the base rate."""
 
     one = next(iter(curves.values()))
@@ -68,10 +77,10 @@ def precision_recall(title: str, curves: dict[str, Ordered]) -> str:
         ax.axhline(one.positive / one.total, color="#9aa5b1", linewidth=1, label="base rate")
         _unit_square(ax, "recall", "precision")
 
-    return drawn(title, f"Precision and recall: {title}. Curves of {_named(curves)}.", draw)
+    return draw_svg(title, f"Precision and recall: {title}. Curves of {_named(curves)}.", draw)
 
 
-def reliability_diagram(title: str, before: tuple[Array, Array], after: Shares) -> str:
+def reliability_plot(title: str, before: tuple[Floats, Floats], after: Shares) -> Markup:
     """Observed share by predicted probability, before (predicted, observed) and after calibration."""
     top = max(_top(after), min(1.02, 1.08 * max(*before[0], *before[1])))
 
@@ -81,10 +90,10 @@ def reliability_diagram(title: str, before: tuple[Array, Array], after: Shares) 
         ax.set(xlabel="predicted probability", ylabel="share that came true", xlim=(0, top), ylim=(0, top))
 
     text = f"Reliability: {title}. Ten tenths of users: predicted {_few(after.predicted)}, true {_few(after.observed)}."
-    return drawn(title, text, draw, diagonal="perfect")
+    return draw_svg(title, text, draw, diagonal="perfect")
 
 
-def value_by_decile(title: str, currency: str, actual: Array, after: Array, before: Array) -> str:
+def value_plot(title: str, currency: str, *, actual: Floats, after: Floats, before: Floats) -> Markup:
     """Mean value of tenths of users, lowest predictions first: actual, predicted after and before recalibration."""
 
     def draw(ax: Axes) -> None:
@@ -95,11 +104,11 @@ def value_by_decile(title: str, currency: str, actual: Array, after: Array, befo
         ax.set(xlabel="tenth of users, highest predictions last", ylabel=f"mean value, {currency}", xticks=tenths)
         ax.grid(axis="x", visible=False)
 
-    return drawn(title, f"Value by tenth of users: predicted {_few(after)}, actual {_few(actual)} {currency}.", draw)
+    return draw_svg(title, f"Value by tenth of users: predicted {_few(after)}, actual {_few(actual)} {currency}.", draw)
 
 
-def cohorts(title: str, shares: Shares) -> str:
-    """Predicted and observed share of cohorts, one a row."""
+def cohorts_plot(title: str, shares: Shares) -> Markup:
+    """Predicted and observed share of cohorts, a row for each."""
 
     def draw(ax: Axes) -> None:
         rows = np.arange(len(shares.labels))[::-1]
@@ -112,10 +121,10 @@ def cohorts(title: str, shares: Shares) -> str:
         f"{label}: predicted {p:.2f}, observed {o:.2f}"
         for label, p, o in zip(shares.labels, shares.predicted, shares.observed, strict=True)
     )
-    return drawn(title, text, draw, height=1.1 + 0.22 * len(shares.labels))
+    return draw_svg(title, text, draw, height=1.1 + 0.22 * len(shares.labels))
 
 
-def buyers(title: str, days: Array, shares: Shares) -> str:
+def one_time_buyers_plot(title: str, days: Floats, shares: Shares) -> Markup:
     """Share of one-time buyers who order again, by days since their order."""
 
     def draw(ax: Axes) -> None:
@@ -123,11 +132,11 @@ def buyers(title: str, days: Array, shares: Shares) -> str:
         _bars(ax, days, shares, color=_GREY, label="observed")
         ax.set(xlabel="days since the only order", ylabel="share that orders again", ylim=(0, _top(shares)))
 
-    return drawn(title, f"One-time buyers: predicted {_few(shares.predicted)}, true {_few(shares.observed)}.", draw)
+    return draw_svg(title, f"One-time buyers: predicted {_few(shares.predicted)}, true {_few(shares.observed)}.", draw)
 
 
-def bars_of_psi(title: str, names: Sequence[str], psi: Sequence[float]) -> str:
-    """Population stability index of features, the most moved first."""
+def psi_plot(title: str, names: Sequence[str], psi: Sequence[float]) -> Markup:
+    """Population stability index of features; the feature that moved most comes first."""
 
     def draw(ax: Axes) -> None:
         rows = np.arange(len(names))[::-1]
@@ -139,18 +148,18 @@ def bars_of_psi(title: str, names: Sequence[str], psi: Sequence[float]) -> str:
         ax.grid(axis="y", visible=False)
 
     text = "Drift of features: " + ", ".join(f"{name} {x:.2f}" for name, x in zip(names, psi, strict=True))
-    return drawn(title, text, draw, height=1.1 + 0.22 * len(names))
+    return draw_svg(title, text, draw, height=1.1 + 0.22 * len(names))
 
 
-def snapshots(title: str, shares: Shares) -> str:
+def snapshots_plot(title: str, shares: Shares) -> Markup:
     """Base rate and mean prediction of each snapshot, oldest first."""
 
     def draw(ax: Axes) -> None:
-        at = np.arange(len(shares.labels))
-        ax.plot(at - 0.06, shares.predicted, "D", color=_BLUE, markersize=5, label="mean prediction")
-        _bars(ax, at + 0.06, shares, color=_GREY, label="base rate")
+        x = np.arange(len(shares.labels))
+        ax.plot(x - 0.06, shares.predicted, "D", color=_BLUE, markersize=5, label="mean prediction")
+        _bars(ax, x + 0.06, shares, color=_GREY, label="base rate")
         ax.set(
-            xticks=at,
+            xticks=x,
             xticklabels=shares.labels,
             ylabel="share",
             ylim=(0, _top(shares)),
@@ -158,30 +167,30 @@ def snapshots(title: str, shares: Shares) -> str:
         )
 
     text = f"{title} by snapshot: predicted {_few(shares.predicted)}, observed {_few(shares.observed)}."
-    return drawn(title, text, draw)
+    return draw_svg(title, text, draw)
 
 
 def _top(shares: Shares) -> float:
-    """End of an axis from 0 that shows all of them, with room for their marks."""
+    """End of an axis that starts at 0 and shows all shares, with room for their marks."""
     return min(1.02, 1.08 * float(np.max((shares.predicted, shares.high))))
 
 
-def _called(ranked: Ordered) -> tuple[Array, Array]:
-    """Weight of users called positive, and of positives among them, as the threshold falls; from 0 on."""
+def _called(ranked: Ordered) -> tuple[Numbers, Numbers]:
+    """Weight of users called positive, and of true positives among them, as the threshold falls; both start at 0."""
     called = (ranked.total - ranked.cum_weight)[::-1]
     hits = (ranked.positive - ranked.cum_outcome)[::-1]
     kept = np.unique(np.linspace(0, len(called) - 1, _POINTS).round().astype(int))
     return called[kept], hits[kept]
 
 
-def _line(ax: Axes, model: str, x: Array, y: Array) -> None:
+def _line(ax: Axes, model: str, x: Numbers, y: Numbers) -> None:
     colour, style = _LINES[model]
     ax.plot(x, y, color=colour, linestyle=style, label=model)
 
 
-def _bars(ax: Axes, at: Array, shares: Shares, color: str = _BLUE, label: str = "after, 95 % interval") -> None:
+def _bars(ax: Axes, x: Numbers, shares: Shares, *, color: str = _BLUE, label: str = "after, 95 % interval") -> None:
     spread = np.abs(np.stack((shares.observed - shares.low, shares.high - shares.observed)))
-    ax.errorbar(at, shares.observed, yerr=spread, fmt="o", color=color, markersize=4, elinewidth=1.1, label=label)
+    ax.errorbar(x, shares.observed, yerr=spread, fmt="o", color=color, markersize=4, elinewidth=1.1, label=label)
 
 
 def _unit_square(ax: Axes, x: str, y: str) -> None:
@@ -192,5 +201,5 @@ def _named(curves: dict[str, Ordered]) -> str:
     return ", ".join(curves)
 
 
-def _few(numbers: Array) -> str:
+def _few(numbers: Floats) -> str:
     return ", ".join(f"{x:.3g}" for x in numbers)

@@ -1,4 +1,4 @@
-"""Tables: all models with their intervals, errors by class, what the parts are worth, and how it was measured."""
+"""Table sections: all models with intervals, errors by class, what the parts are worth, and how it was measured."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 from model_export.evaluation.evaluation_folder import Evaluation
 from model_export.metrics.diagnostics import classification_report
 from model_export.metrics.ordered import ordered
-from model_export.report.markup import code, details, figure, grid, listing, note, paragraph, section, table
-from model_export.report.material import FUSED, VALUE, Material, best_f1_threshold
-from model_export.report.plots import precision_recall, roc
+from model_export.report.inputs import FUSED, VALUE, ReportInputs, best_f1_threshold
+from model_export.report.markup import Markup, code, details, figure, grid, listing, note, paragraph, section, table
+from model_export.report.plots import precision_recall_plot, roc_plot
 from model_export.report.wording import metric_name, model_name, rows_of, task_titles, with_interval
 from model_export.settings import as_toml
 
-__all__ = ["ablations", "all_models", "curves", "errors_by_class", "how_measured"]
+__all__ = ["ablations_section", "all_models_section", "curves_section", "errors_section", "how_measured_section"]
 
 _MODELS: Final = {
     FUSED: "the network as it is served",
@@ -27,7 +27,7 @@ _MODELS: Final = {
 }
 
 
-def all_models(evaluation: Evaluation) -> str:
+def all_models_section(evaluation: Evaluation) -> Markup:
     """Every model and metric of every task."""
     titles = task_titles(evaluation.settings.labels)
     return section(
@@ -42,15 +42,15 @@ def all_models(evaluation: Evaluation) -> str:
     )
 
 
-def _models_of(evaluation: Evaluation, task: str, title: str) -> str:
+def _models_of(evaluation: Evaluation, task: str, title: str) -> Markup:
     metrics = list(evaluation.tasks[task][FUSED])
     head = ["model", *(metric_name(metric) for metric in metrics)]
     rows = rows_of(evaluation, task, metrics)
-    differences = [
-        [f"{FUSED} − {model}", *(with_interval(metric, of[metric], difference=True) for metric in metrics)]
-        for model, of in evaluation.differences[task].items()
+    difference_rows = [
+        [f"{FUSED} − {model}", *(with_interval(metric, differences[metric], difference=True) for metric in metrics)]
+        for model, differences in evaluation.differences[task].items()
     ]
-    paired = table("On the same resamples: an interval without 0 is a difference beyond chance.", head, differences)
+    paired = table("On the same resamples: an interval without 0 is a difference beyond chance.", head, difference_rows)
     return table(title, head, rows) + details(f"Differences to every model: {title}", paired)
 
 
@@ -58,66 +58,66 @@ def _models(evaluation: Evaluation) -> list[str]:
     return list(next(iter(evaluation.tasks.values()), {}))
 
 
-def curves(material: Material) -> str:
+def curves_section(inputs: ReportInputs) -> Markup:
     """ROC and precision-recall curves."""
-    titles = task_titles(material.evaluation.settings.labels)
+    titles = task_titles(inputs.evaluation.settings.labels)
     figures = []
-    for head in material.drawn_heads:
-        ranked = material.curves(head)
-        figures += [figure(roc(titles[head], ranked), f"{head}: ROC")]
-        figures += [figure(precision_recall(titles[head], ranked), f"{head}: precision and recall")]
+    for head in inputs.plotted_heads:
+        ranked = inputs.curves(head)
+        figures += [figure(roc_plot(titles[head], ranked), f"{head}: ROC")]
+        figures += [figure(precision_recall_plot(titles[head], ranked), f"{head}: precision and recall")]
     return section("ROC and precision-recall", grid(*figures))
 
 
-def errors_by_class(material: Material) -> str:
+def errors_section(inputs: ReportInputs) -> Markup:
     """Precision, recall and F1 by class, at one half and at the threshold of best F1."""
-    rows = [row for head in material.drawn_heads for row in _class_rows(material, head)]
+    rows = [row for head in inputs.plotted_heads for row in _class_rows(inputs, head)]
     return section(
         "Classification report",
         paragraph(
-            "Fused model, first seed, newest snapshot. The second threshold is the one of best F1, found on these same "
-            "users, so its numbers are a little too good."
+            "Fused model, first seed, newest snapshot. The second threshold is the one with the best F1. It was found "
+            "on these same users, so its numbers are a little too good."
         ),
         table("Class 1: it happened.", ["task", "threshold", "class", "precision", "recall", "F1", "support"], rows),
     )
 
 
-def _class_rows(material: Material, head: str) -> Iterator[list[str]]:
-    p, y = material.probability(head), material.actual(head)
+def _class_rows(inputs: ReportInputs, head: str) -> Iterator[list[str]]:
+    p, y = inputs.probability(head), inputs.actual(head)
     for threshold in (0.5, best_f1_threshold(ordered(p, y))):
-        for name, of in classification_report(p, y, threshold).items():
-            numbers = (f"{x:.3f}" for x in (of.precision, of.recall, of.f1))
-            yield [head, f"{threshold:.3f}", name, *numbers, f"{of.support:,}"]
+        for name, errors in classification_report(p, y, threshold).items():
+            numbers = (f"{x:.3f}" for x in (errors.precision, errors.recall, errors.f1))
+            yield [head, f"{threshold:.3f}", name, *numbers, f"{errors.support:,}"]
 
 
-def ablations(evaluation: Evaluation) -> str:
-    """What the parts of the network are worth: its variants against the whole."""
+def ablations_section(evaluation: Evaluation) -> Markup:
+    """What the parts of the network are worth: the fused model compared with its variants."""
     variants = [m for m in _models(evaluation) if m == "event_bert" or m.startswith(f"{FUSED}_")]
     rows = [[task, model, *_differences(evaluation, task, model)] for task in evaluation.tasks for model in variants]
     return (
         section(
             "What the parts are worth",
             paragraph(
-                "The fused model less a variant of it: where ranking (AUC or Gini) is above 0, or log-loss, ECE or "
-                "RMSE below, the fused model is better. event_bert is the model without numeric features."
+                "The fused model less a variant of it. The fused model is better if AUC or Gini is above 0, or "
+                "log-loss, ECE or RMSE below 0. event_bert is the model without numeric features."
             ),
             table("95 % intervals in brackets.", ["task", "variant", "AUC or Gini", "log-loss or RMSE", "ECE"], rows),
             note("Variants named fused_… are trained with the first seed only, fused with all seeds."),
         )
         if rows
-        else ""
+        else Markup()
     )
 
 
 def _differences(evaluation: Evaluation, task: str, model: str) -> list[str]:
-    of = evaluation.differences[task][model]
-    wanted = ("gini", "rmse") if task == VALUE else ("auc", "log_loss", "ece")
-    cells = [with_interval(metric, of[metric], difference=True) for metric in wanted]
+    differences = evaluation.differences[task][model]
+    metrics = ("gini", "rmse") if task == VALUE else ("auc", "log_loss", "ece")
+    cells = [with_interval(metric, differences[metric], difference=True) for metric in metrics]
     return [*cells, *[""] * (3 - len(cells))]
 
 
-def how_measured(evaluation: Evaluation) -> str:
-    """What was left out, the settings, and the command that makes it all anew."""
+def how_measured_section(evaluation: Evaluation) -> Markup:
+    """Test snapshots, what was left out, the settings, and the commands that make the report again."""
     days = [[day, f"{n:,}"] for day, n in evaluation.snapshots]
     left_out = [[reason, f"{n:,}"] for reason, n in evaluation.left_out.items()]
     return section(

@@ -1,13 +1,13 @@
-"""Words: names, numbers and verdicts as people read them, and the summary of an evaluation."""
+"""Wording: names, numbers and verdicts as people read them, and the summary of an evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from model_export.evaluation.evaluation_folder import Bounds, Evaluation
+from model_export.evaluation.evaluation_folder import Estimate, Evaluation
 from model_export.network.heads import head_names
-from model_export.report.material import FUSED, VALUE
+from model_export.report.inputs import FUSED, VALUE
 from stream.contract.manifest import Labels
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "summary", "task_titles", "verdict_of", "with_interval",
 ]  # fmt: skip
 
-#: The baseline that the model must stand up to.
+#: The baseline that the model must not be worse than.
 RIVAL: Final = "lightgbm"
 _METRIC_NAMES: Final = {
     "auc": "AUC", "pr_auc": "PR-AUC", "log_loss": "log-loss", "brier": "Brier", "ece": "ECE", "gini": "Gini",
@@ -27,7 +27,7 @@ _MODEL_NAMES: Final = {
     "bgnbd": "BG/NBD", "event_bert": "event BERT alone", "lightgbm_bert": "LightGBM + BERT embedding",
 }  # fmt: skip
 _LOWER_IS_BETTER: Final = frozenset({"log_loss", "brier", "ece", "ece_by_snapshot", "decile_mape", "rmse"})
-#: Metrics of the summary, of those that a task has.
+#: Metrics that the summary shows, as far as a task has them.
 _SUMMARY: Final = ("auc", "pr_auc", "log_loss", "ece", "gini", "decile_mape", "total_bias")
 _UNKNOWN: Final = "–"
 
@@ -38,10 +38,10 @@ def task_titles(labels: Labels) -> dict[str, str]:
     >>> task_titles(Labels(45, 14, (7, 30), 30))["purchase_7d"]
     'Purchase within 7 days'
     """
-    asked = [f"Churn: no event within {labels.churn_days:g} days"]
-    asked += [f"Purchase within {days:g} days" for days in labels.purchase_days]
+    questions = [f"Churn: no event within {labels.churn_days:g} days"]
+    questions += [f"Purchase within {days:g} days" for days in labels.purchase_days]
     value = f"Net value of the next {labels.value_days:g} days"
-    return {**dict(zip(head_names(labels), asked, strict=True)), VALUE: value}
+    return {**dict(zip(head_names(labels), questions, strict=True)), VALUE: value}
 
 
 def main_metric(task: str) -> str:
@@ -84,7 +84,7 @@ def signed(metric: str, value: float | None) -> str:
     return f"{value:+,.2f}" if metric == "rmse" else f"{value:+.3f}"
 
 
-def with_interval(metric: str, bounds: Bounds, difference: bool = False) -> str:
+def with_interval(metric: str, bounds: Estimate, difference: bool = False) -> str:
     """A value and its 95 % interval.
 
     >>> with_interval("auc", (0.81, 0.824, 0.84))
@@ -95,8 +95,8 @@ def with_interval(metric: str, bounds: Bounds, difference: bool = False) -> str:
     return f"{value} [{low}, {high}]" if bounds[0] is not None and bounds[2] is not None else value
 
 
-def verdict_of(metric: str, difference: Bounds) -> str:
-    """What a difference to another model says of ours: better, worse, not worse, or not known.
+def verdict_of(metric: str, difference: Estimate) -> str:
+    """Whether a difference to another model makes ours better, worse, not worse, or whether that is not known.
 
     >>> verdict_of("auc", (-0.03, -0.02, -0.01)), verdict_of("log_loss", (-0.03, -0.02, -0.01))
     ('worse', 'better')
@@ -109,7 +109,7 @@ def verdict_of(metric: str, difference: Bounds) -> str:
     return "better" if low > 0 else "worse" if high < 0 else "not worse"
 
 
-def compared(metric: str, difference: Bounds, other: str) -> str:
+def compared(metric: str, difference: Estimate, other: str) -> str:
     """A difference to ``other`` in words.
 
     >>> compared("auc", (-0.03, -0.02, -0.01), "LightGBM")
@@ -143,7 +143,9 @@ def summary(evaluation: Evaluation) -> str:
 def rows_of(evaluation: Evaluation, task: str, metrics: Sequence[str]) -> list[list[str]]:
     """Rows of a task's table: each model's metrics with intervals, then the fused model less LightGBM."""
     table = evaluation.tasks[task]
-    rows = [[model, *(with_interval(metric, of[metric]) for metric in metrics)] for model, of in table.items()]
+    rows = [
+        [model, *(with_interval(metric, of_model[metric]) for metric in metrics)] for model, of_model in table.items()
+    ]
     if difference := evaluation.differences[task].get(RIVAL):
         cells = [with_interval(metric, difference[metric], True) for metric in metrics]
         rows.append([f"{FUSED} − {RIVAL}", *cells])

@@ -9,8 +9,8 @@ import numpy as np
 from rich.table import Table
 
 from model_export.data.examples import Examples
-from model_export.evaluation.evaluation_folder import Bounds
-from model_export.metrics.bootstrap import Interval, Measured, TestSet, measure
+from model_export.evaluation.evaluation_folder import Estimate, rounded
+from model_export.metrics.bootstrap import Measured, TestSet, measure
 from model_export.metrics.measures import METRICS
 from model_export.network.event_bert import EventBert
 from model_export.network.heads import head_names
@@ -27,9 +27,9 @@ class Comparison(msgspec.Struct, frozen=True):
     """Champion and challenger on the same examples; 95 % intervals are from the same draws of users."""
 
     #: ``champion`` and ``challenger`` → head → metric.
-    metrics: dict[str, dict[str, dict[str, Bounds]]]
+    metrics: dict[str, dict[str, dict[str, Estimate]]]
     #: Fall of the mean log-loss of all probability heads, champion's less challenger's, in nats.
-    improvement: Bounds
+    improvement: Estimate
     examples: int
     users: int
 
@@ -60,12 +60,12 @@ def compare(champion: Champion, run: Run, network: EventBert, test: Examples) ->
     return Comparison(
         metrics={
             name: {
-                head: {metric: _bounds(of[name][metric]) for metric in METRICS["probability"]}
+                head: {metric: rounded(of[name][metric], _DIGITS) for metric in METRICS["probability"]}
                 for head, of in zip(heads, of_head, strict=True)
             }
             for name in p
         },
-        improvement=_bounds(Measured(joint).difference("champion", "challenger", "log_loss")),
+        improvement=rounded(Measured(joint).difference("champion", "challenger", "log_loss"), _DIGITS),
         examples=len(test),
         users=len(np.unique(test.user)),
     )
@@ -96,12 +96,6 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def _bounds(interval: Interval) -> Bounds:
-    ends = (interval.low, interval.value, interval.high)
-    low, value, high = (round(x, _DIGITS) if np.isfinite(x) else None for x in ends)
-    return low, value, high
-
-
-def _shown(bounds: Bounds) -> str:
+def _shown(bounds: Estimate) -> str:
     low, value, high = ("–" if x is None else f"{x:.4f}" for x in bounds)
     return f"{value} [{low}, {high}]"

@@ -1,4 +1,4 @@
-"""Bound session: what a GPU is asked for, as far as a CPU can tell."""
+"""IO binding: what a bound session asks of a GPU, as far as a CPU can tell."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from model_export.bench import io_binding as bound
+from model_export.bench import io_binding as io_binding_module
 from model_export.bench.io_binding import BoundSession
 from model_export.export.export import to_onnx
-from model_export.export.variants import fused, half
+from model_export.export.variants import fused, in_fp16
 from stream.contract.tokens import CHANNELS, FEATURES
 from stream.errors import ConfigError
-from tests.model_export.export.test_export import CONFIG, network, sample
+from tests.model_export.small_run import CONFIG, network, sample
 
 ROWS = sample(48)
 TOKENS, NUMBERS = ROWS.tokens.astype(np.int32), ROWS.features
@@ -23,16 +23,18 @@ TOKENS, NUMBERS = ROWS.tokens.astype(np.int32), ROWS.features
 
 @pytest.fixture(scope="module")
 def graph() -> bytes:
-    """As the CUDA way gets it: fused, in fp16."""
-    return half(fused(to_onnx(network()), CONFIG.heads, CONFIG.hidden))
+    """The graph that the CUDA runner gets: fused, in fp16."""
+    return in_fp16(fused(to_onnx(network()), CONFIG.heads, CONFIG.hidden))
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_each_shape_is_recorded_once_and_never_its_first_run(
+def test_each_shape_is_recorded_once_but_not_at_its_first_run(
     graph: bytes, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_cpu = replace(bound._PROVIDERS[provider], name="CPUExecutionProvider", device="cpu", options={}, beside=())
-    monkeypatch.setitem(bound._PROVIDERS, provider, on_cpu)
+    on_cpu = replace(
+        io_binding_module._PROVIDERS[provider], name="CPUExecutionProvider", device="cpu", options={}, beside=()
+    )
+    monkeypatch.setitem(io_binding_module._PROVIDERS, provider, on_cpu)
     session = BoundSession(graph, provider)
     runs = []
 
@@ -54,7 +56,7 @@ def test_each_shape_is_recorded_once_and_never_its_first_run(
     assert session.shapes == 2
 
 
-def test_half_precision_with_bound_buffers_stays_near_the_network(graph: bytes) -> None:
+def test_fp16_with_bound_buffers_stays_near_the_network(graph: bytes) -> None:
     plain = onnxruntime.InferenceSession(to_onnx(network()), providers=["CPUExecutionProvider"])
     expected = plain.run(None, {"tokens": TOKENS, "features": NUMBERS})
     for found, wanted in zip(BoundSession(graph, "cpu").run(TOKENS, NUMBERS), expected, strict=True):
@@ -62,8 +64,8 @@ def test_half_precision_with_bound_buffers_stays_near_the_network(graph: bytes) 
         assert np.abs(found - wanted).max() < 5e-2
 
 
-def test_provider_that_onnxruntime_takes_back_is_refused(graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CUDA build without CUDA's libraries lists the provider, and then runs on the CPU."""
+def test_provider_that_onnxruntime_replaces_is_refused(graph: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA build without CUDA's libraries lists the provider, but runs on the CPU."""
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     loaded = []
@@ -77,8 +79,8 @@ def test_provider_that_onnxruntime_takes_back_is_refused(graph: bytes, monkeypat
     assert loaded == ["CUDA"]
 
 
-def test_engine_of_tensorrt_is_built_for_all_shapes_and_what_it_does_not_know_stays_on_the_gpu() -> None:
-    wanted = bound._PROVIDERS["tensorrt"]
+def test_tensorrt_builds_one_engine_for_all_shapes_and_other_nodes_stay_on_the_gpu() -> None:
+    wanted = io_binding_module._PROVIDERS["tensorrt"]
     assert wanted.beside == ("CUDAExecutionProvider",)
     last = f"x{len(CHANNELS)},features"
     assert wanted.options["trt_profile_min_shapes"] == f"tokens:1x8{last}:1x{len(FEATURES)}"

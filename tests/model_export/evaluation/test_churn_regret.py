@@ -1,4 +1,4 @@
-"""The simulator's truth: what could be known of churn, against shoppers drawn by the same law."""
+"""Churn regret: the oracle's probability of churn is right for shoppers that are drawn by the same law."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_probability_is_the_share_of_drawn_shoppers_who_stay_away(
     assert found == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / was_silent.sum()))
 
 
-def test_longer_silence_is_never_less_churn_and_centuries_do_not_overflow() -> None:
+def test_longer_silence_never_lowers_churn_and_centuries_do_not_overflow() -> None:
     silent = np.array([0.0, 1.0, 10.0, 100.0, 1e6])
     with np.errstate(all="raise", under="ignore"):
         found = true_churn(np.full(5, 0.5), np.full(5, 0.01), silent, 14.0)

@@ -1,4 +1,4 @@
-"""Evaluate: all candidates on the same users, what is done is not done again, and groups are read or refused."""
+"""Evaluate: all candidates score the same users, finished scores are kept, and groups are read or refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model_export.data.event_log import load
 from model_export.data.examples import build
 from model_export.evaluation.candidates import CANDIDATES
 from model_export.evaluation.evaluate import evaluate
-from model_export.evaluation.evaluation_folder import Evaluation, load_evaluation, load_outcomes, load_scores
+from model_export.evaluation.evaluation_folder import Evaluation, load_evaluation, load_scored_examples, load_scores
 from model_export.settings import Settings
 from stream.contract.columns import DAY_S
 from stream.errors import ConfigError
@@ -31,10 +31,10 @@ def quiet() -> Console:
 
 @pytest.fixture(autouse=True, scope="module")
 def few_rounds() -> Iterator[None]:
-    """Boosted trees of few rounds: what they learn is tested elsewhere."""
+    """Give boosted trees few rounds: what they learn is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("model_export.baselines.trees._ROUNDS_MAX", 15)
-        # Nor has the network without its linear start the time to learn slowly.
+        # The network without its linear start learns faster here, because it is trained for a short time only.
         patch.setattr("model_export.evaluation.candidates._RATE_FROM_NOTHING", 2e-2)
         yield
 
@@ -70,23 +70,23 @@ def test_all_seven_candidates_are_measured_on_every_task_with_an_interval(evalua
             assert low < high, (task, model)
 
 
-def test_metrics_file_is_the_evaluation_and_names_no_folder(folder: Path, evaluation: Evaluation) -> None:
+def test_metrics_file_holds_the_evaluation_and_names_no_folder(folder: Path, evaluation: Evaluation) -> None:
     assert msgspec.json.decode((folder / "metrics.json").read_bytes(), type=Evaluation) == evaluation
     assert evaluation.settings == SETTINGS
     assert evaluation.currency == "USD"
     assert str(folder) not in (folder / "metrics.json").read_text()
 
 
-def test_snapshots_are_steps_apart_and_each_is_scored_by_all_for_the_same_users(folder: Path) -> None:
-    outcomes = load_outcomes(folder)
+def test_test_sets_are_steps_apart_and_every_candidate_scores_the_same_users(folder: Path) -> None:
+    test_sets = load_scored_examples(folder)
     log = load(SETTINGS.data)
     last = [log.until(log.span[1] - k * 8 * DAY_S).span[1] - HORIZON for k in range(2)]
     assert 8 * DAY_S <= last[0] - last[1] < 9 * DAY_S
-    assert [int(o.as_of.max()) for o in outcomes] == last
-    for o, t in zip(outcomes, last, strict=True):
-        assert t - 6 * DAY_S <= o.as_of.min()
+    assert [int(o.as_of.max()) for o in test_sets] == last
+    for o, end in zip(test_sets, last, strict=True):
+        assert end - 6 * DAY_S <= o.as_of.min()
     for model in CANDIDATES:
-        for o, (scores,) in zip(outcomes, load_scores(folder, model), strict=True):
+        for o, (scores,) in zip(test_sets, load_scores(folder, model), strict=True):
             assert scores.p.shape == scores.p_raw.shape == (len(o.user), 3)
             assert ((scores.p > 0) & (scores.p < 1)).all()
             assert (scores.value >= 0).all()
@@ -97,52 +97,52 @@ def test_censored_users_are_counted_in_the_evaluation(evaluation: Evaluation) ->
     assert evaluation.left_out["snapshot 1, censored"] > 0
 
 
-def test_an_earlier_snapshot_knows_nothing_of_what_came_after_its_end(folder: Path) -> None:
-    outcomes = load_outcomes(folder)[1]
+def test_an_earlier_test_set_knows_no_event_after_its_end(folder: Path) -> None:
+    examples = load_scored_examples(folder)[1]
     log = load(SETTINGS.data)
     known = log.until(log.span[1] - 8 * DAY_S)
     data = build(known, SETTINGS.labels, SETTINGS.snapshots, SETTINGS.seed).of_kind(at_event=False)
-    assert np.array_equal(outcomes.features, data.test.features)
-    assert np.array_equal(outcomes.labels, np.column_stack((data.test.churn, data.test.purchase)))
+    assert np.array_equal(examples.features, data.test.features)
+    assert np.array_equal(examples.labels, np.column_stack((data.test.churn, data.test.purchase)))
 
 
-def test_an_interrupted_evaluation_does_only_what_is_missing(folder: Path) -> None:
+def test_an_interrupted_evaluation_makes_only_the_missing_scores(folder: Path) -> None:
     before = times(folder)
-    was = (folder / "metrics.json").read_bytes()
+    metrics = (folder / "metrics.json").read_bytes()
     assert len(before) == 2 * len(CANDIDATES)
     (folder / "1-logistic-7.safetensors").unlink()
     (folder / "metrics.json").unlink()
     evaluate(SETTINGS, folder, quiet())
     after = times(folder)
     assert {name for name in before if before[name] != after[name]} == {"1-logistic-7.safetensors"}
-    assert (folder / "metrics.json").read_bytes() == was
+    assert (folder / "metrics.json").read_bytes() == metrics
 
 
-def test_scores_made_with_other_settings_are_dropped(
+def test_scores_made_with_other_settings_are_removed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = tmp_path / "shop"
-    shutil.copytree(folder, mine)
-    before = times(mine)
+    copy = tmp_path / "shop"
+    shutil.copytree(folder, copy)
+    before = times(copy)
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("model_export.data.event_log.load", stop)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(SETTINGS, mine, quiet())
-    assert times(mine) == before
+        evaluate(SETTINGS, copy, quiet())
+    assert times(copy) == before
     with pytest.raises(KeyboardInterrupt):
-        evaluate(changed(SETTINGS, "fit", epochs=9), mine, quiet())
-    assert times(mine) == {}
+        evaluate(changed(SETTINGS, "fit", epochs=9), copy, quiet())
+    assert times(copy) == {}
 
 
-def test_an_evaluation_that_is_not_there_says_what_makes_it(tmp_path: Path) -> None:
+def test_missing_evaluation_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"metrics.json cannot be read .* run `valuestream-model evaluate` first"):
         load_evaluation(tmp_path)
 
 
-def test_too_few_of_an_outcome_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_too_few_examples_of_a_label_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     few = changed(SETTINGS, "fit", class_min=10_000)
     with pytest.raises(ConfigError, match=r"train window has \d+ examples with churn = yes, expected at least 10000"):
         evaluate(few, tmp_path / "shop", quiet())
@@ -152,7 +152,7 @@ def test_too_few_of_an_outcome_are_refused_before_anything_is_trained(tmp_path: 
 # -- groups -----------------------------------------------------------------------------------------------
 
 
-def in_groups(path: Path, text: str) -> Settings:
+def settings_with_groups(path: Path, text: str) -> Settings:
     path.write_text(text, encoding="utf-8")
     return changed(SETTINGS, "data", groups=str(path))
 
@@ -160,19 +160,19 @@ def in_groups(path: Path, text: str) -> Settings:
 def test_users_have_the_group_that_the_csv_names_and_no_model_sees_it(folder: Path, tmp_path: Path) -> None:
     names = load(SETTINGS.data).names
     text = "user,group\n" + "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(names[:40]))
-    settings = in_groups(tmp_path / "groups.csv", text)
-    mine = tmp_path / "shop"
-    shutil.copytree(folder, mine)
-    # Groups say nothing to a model: its scores are those without them, taken over here to save the training.
+    settings = settings_with_groups(tmp_path / "groups.csv", text)
+    copy = tmp_path / "shop"
+    shutil.copytree(folder, copy)
+    # No model sees the groups, so its scores are the same without them. Reusing them saves the training.
     portable = changed(settings, "data", groups="groups.csv")
-    (mine / "settings.json").write_bytes(msgspec.json.encode({"settings": portable, "data_sha256": ""}))
-    evaluation = evaluate(settings, mine, quiet())
+    (copy / "settings.json").write_bytes(msgspec.json.encode({"settings": portable, "data_sha256": ""}))
+    evaluation = evaluate(settings, copy, quiet())
     assert evaluation.groups == ["", "a", "b", "group"]
     assert evaluation.settings.data.groups == "groups.csv"
     assert evaluation.tasks == load_evaluation(folder).tasks
-    for outcomes in load_outcomes(mine):
-        expected = [1 + user % 2 if user < 40 else 0 for user in outcomes.user.tolist()]
-        assert outcomes.group.tolist() == expected
+    for examples in load_scored_examples(copy):
+        expected = [1 + user % 2 if user < 40 else 0 for user in examples.user.tolist()]
+        assert examples.group.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -184,10 +184,10 @@ def test_users_have_the_group_that_the_csv_names_and_no_model_sees_it(folder: Pa
 )
 def test_groups_of_another_form_are_refused_by_their_row(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        evaluate(in_groups(tmp_path / "groups.csv", text), tmp_path / "shop", quiet())
+        evaluate(settings_with_groups(tmp_path / "groups.csv", text), tmp_path / "shop", quiet())
 
 
-def test_groups_that_are_not_there_are_refused(tmp_path: Path) -> None:
+def test_missing_groups_file_is_refused(tmp_path: Path) -> None:
     settings = changed(SETTINGS, "data", groups=str(tmp_path / "none.csv"))
     with pytest.raises(ConfigError, match=r"data.groups .*none.csv cannot be read .*; give a CSV of user, group"):
         evaluate(settings, tmp_path / "shop", quiet())

@@ -1,4 +1,4 @@
-"""One-time buyers in a world whose truth is known: BG/NBD (Fader, Hardie & Lee 2005) with the CDNOW parameters."""
+"""One-time buyers: drawn by BG/NBD (Fader, Hardie & Lee 2005) with the CDNOW parameters, so the truth is known."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HORIZON_DAYS = 90.0
 
 
 def bgnbd(n: int, seed: int) -> Examples:
-    """Customers by the week of their first order, within 39; who ordered again by now or does in 90 days."""
+    """Customers with a first order in the last 39 weeks: their orders so far, and whether they order in 90 days."""
     rng = np.random.default_rng(seed)
     rate, drop = rng.gamma(R, 1 / ALPHA_WEEKS, n) / 7, rng.beta(A, B, n)
     seen = rng.uniform(1, 39 * 7, n)
@@ -40,7 +40,7 @@ def bgnbd(n: int, seed: int) -> Examples:
 
 
 def scores(rows: Examples) -> RawScores:
-    """A model that knows recency and frequency, and is wrong about their scale."""
+    """A model that knows recency and frequency, but not their scale."""
     recency, orders = (rows.features[:, FEATURES.index(name)] for name in ("order_recency", "orders"))
     logit = 3 * orders - 2 * recency
     return RawScores(
@@ -54,22 +54,23 @@ def calibration() -> Calibration:
     return calibrate(scores(rows), rows, LABELS, 2)
 
 
-def test_one_time_buyers_are_ever_less_likely_to_order_and_as_likely_as_is_true(calibration: Calibration) -> None:
+def test_predictions_for_one_time_buyers_fall_with_time_and_match_the_truth(calibration: Calibration) -> None:
     later = bgnbd(30_000, 2)
     tenths = one_time_buyers(later, predicted(scores(later), later, calibration, 2)[:, 2])
     assert len(tenths) == 10
     assert (np.diff([t.days for t in tenths]) > 0).all()
     assert (np.diff([t.predicted for t in tenths]) < 0).all()
-    # BG/NBD: P(an order in t | none again in T) = 1 - ((α + T) / (α + T + t))^r, as none has dropped out yet.
+    # BG/NBD: P(an order in t | no second order in T) = 1 - ((α + T) / (α + T + t))^r, because nobody drops out before
+    # a second order.
     for tenth in tenths:
-        begin = ALPHA_WEEKS + tenth.days / 7
-        truth = 1 - (begin / (begin + HORIZON_DAYS / 7)) ** R
+        weeks = ALPHA_WEEKS + tenth.days / 7
+        truth = 1 - (weeks / (weeks + HORIZON_DAYS / 7)) ** R
         assert tenth.predicted == pytest.approx(truth, abs=0.05)
         assert tenth.interval[0] - 0.02 <= truth <= tenth.interval[1] + 0.02
         assert tenth.interval[0] <= tenth.observed <= tenth.interval[1]
 
 
-def test_a_model_that_likes_one_time_buyers_the_more_the_longer_they_stay_away_is_refused() -> None:
+def test_model_that_scores_one_time_buyers_higher_the_longer_they_stay_away_is_refused() -> None:
     rows = bgnbd(10_000, 3)
     once = rows.take(np.flatnonzero(np.rint(np.expm1(rows.features[:, FEATURES.index("orders")])) == 1))
     recency = once.features[:, FEATURES.index("order_recency")]
@@ -79,7 +80,7 @@ def test_a_model_that_likes_one_time_buyers_the_more_the_longer_they_stay_away_i
     assert found[0].predicted > found[-1].predicted
 
 
-def test_only_buyers_with_one_order_are_looked_at_and_too_few_are_none() -> None:
+def test_only_buyers_with_one_order_count_and_fewer_than_ten_give_no_tenths() -> None:
     rows = bgnbd(1_000, 4)
     once = np.rint(np.expm1(rows.features[:, FEATURES.index("orders")])) == 1
     assert sum(t.n for t in one_time_buyers(rows, np.where(once, 0.5, np.nan))) == once.sum()
@@ -87,13 +88,13 @@ def test_only_buyers_with_one_order_are_looked_at_and_too_few_are_none() -> None
     assert one_time_buyers(few, np.zeros(9)) == []
 
 
-def test_head_says_which_horizon_came_true() -> None:
+def test_head_chooses_the_horizon_of_the_observed_orders() -> None:
     rows = bgnbd(500, 5)
     rows.purchase[:, 0] = 1
     assert {t.observed for t in one_time_buyers(rows, np.zeros(500), head=0)} == {1.0}
     assert {t.observed for t in one_time_buyers(rows, np.zeros(500))} != {1.0}
 
 
-def test_who_has_ordered_once_is_calibrated_as_few_events(calibration: Calibration) -> None:
+def test_users_with_few_events_have_a_calibration_of_their_own(calibration: Calibration) -> None:
     assert isinstance(calibration.purchase[1], HeadCalibration)
     assert calibration.purchase[1].few.n > calibration.purchase[1].enough.n > 0

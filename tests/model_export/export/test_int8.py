@@ -1,4 +1,4 @@
-"""int8: every product with weights runs on integers, near fp32, and a row gives the same in any company."""
+"""Int8: every product with weights runs on integers, stays near fp32, and gives a row the same in any batch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from onnx import numpy_helper
 
 from model_export.export.export import to_onnx
 from model_export.export.int8 import after_features, in_int8
-from model_export.export.variants import fused, loss, outputs
+from model_export.export.precision_loss import outputs, precision_loss
+from model_export.export.variants import fused
 from model_export.network.serving_graph import Serving
-from tests.model_export.export.test_export import CONFIG, network, sample
+from tests.model_export.small_run import CONFIG, network, sample
 
 ROWS = sample()
 BATCH = {"tokens": ROWS.tokens.astype(np.int32), "features": ROWS.features}
@@ -46,7 +47,7 @@ def weights_of(graph: bytes) -> dict[str, np.ndarray]:
     return {x.name: numpy_helper.to_array(x) for x in onnx.load_model_from_string(graph).graph.initializer}
 
 
-def test_products_of_the_history_run_on_integers_and_no_weight_is_turned_back_to_floats(
+def test_products_of_the_history_run_on_integers_and_no_weight_is_turned_back_into_floats(
     graph: bytes, int8: bytes, tmp_path: Path
 ) -> None:
     counts = nodes_run(int8, tmp_path)
@@ -63,11 +64,11 @@ def test_products_of_the_history_run_on_integers_and_no_weight_is_turned_back_to
     assert counts["DequantizeLinear"] == len(tables) >= 1
 
 
-def test_it_is_near_fp32_and_a_row_alone_is_what_it_is_in_a_batch(graph: bytes, int8: bytes) -> None:
-    found = loss(int8, outputs(graph, ROWS.tokens, ROWS.features), ROWS.tokens, ROWS.features)
-    assert 0 < found.mean_error < 0.004
-    assert found.error < 0.04
-    assert found.alone == 0
+def test_int8_is_near_fp32_and_scores_a_row_the_same_alone_and_in_a_batch(graph: bytes, int8: bytes) -> None:
+    loss = precision_loss(int8, outputs(graph, ROWS.tokens, ROWS.features), ROWS.tokens, ROWS.features)
+    assert 0 < loss.mean_error < 0.004
+    assert loss.error < 0.04
+    assert loss.alone == 0
 
 
 def test_weights_have_seven_bits_and_each_column_a_scale_of_its_own(int8: bytes) -> None:
@@ -79,7 +80,7 @@ def test_weights_have_seven_bits_and_each_column_a_scale_of_its_own(int8: bytes)
         assert weights[name.replace("/weights", "/scales")].shape == (x.shape[1],)
 
 
-def test_what_depends_on_the_features_and_the_mask_of_attention_stay_in_fp32(graph: bytes, int8: bytes) -> None:
+def test_nodes_after_the_features_and_the_mask_of_attention_stay_in_fp32(graph: bytes, int8: bytes) -> None:
     model = onnx.load_model_from_string(graph)
     after, kept = set(after_features(model)), weights_of(int8)
     for node in model.graph.node:
@@ -88,7 +89,7 @@ def test_what_depends_on_the_features_and_the_mask_of_attention_stay_in_fp32(gra
                 assert kept[name].tobytes() == weights_of(graph)[name].tobytes()
 
 
-def test_columns_and_inputs_of_nothing_but_zeros_give_zeros_and_not_nan() -> None:
+def test_columns_and_inputs_of_zeros_give_no_nan() -> None:
     trained = network()
     trained.encoder.bert.encoder.layer[0].intermediate.dense.weight.data[:3] = 0
     graph = to_onnx(trained, Serving(trained))

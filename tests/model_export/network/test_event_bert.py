@@ -18,9 +18,9 @@ from model_export.settings import read_settings
 from stream.contract.manifest import Labels
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES, LENGTHS
 from stream.score.scorer import DEMO_MODEL, Scorer
-from tests.model_export.export.test_export import network as small_network
-from tests.model_export.export.test_export import sample, write_run
 from tests.model_export.small import examples
+from tests.model_export.small_run import network as small_network
+from tests.model_export.small_run import sample, write_run
 
 SHAPE = Shape(purchase_heads=2, categories=5)
 #: Place among all outputs: churn, two of purchase, mu, log-sigma, five of category.

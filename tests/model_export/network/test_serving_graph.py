@@ -19,7 +19,7 @@ from model_export.text.products import ProductTable
 from stream.contract.tokens import CHANNELS
 from stream.errors import ConfigError
 from stream.score.session import open_session
-from tests.model_export.export.test_export import network, sample
+from tests.model_export.small_run import network, sample
 
 ROWS = sample(48)
 TOKENS, NUMBERS = ROWS.tokens.astype(np.int32), ROWS.features

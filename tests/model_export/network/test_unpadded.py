@@ -11,7 +11,7 @@ from model_export.network.event_encoder import MASKED
 from model_export.network.unpadded import pack, packed
 from model_export.text.products import ProductTable
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES
-from tests.model_export.export.test_export import network
+from tests.model_export.small_run import network
 
 TYPE = CHANNELS.index("type")
 
