@@ -16,8 +16,8 @@ from model_export.data.examples import Plan
 from model_export.network.event_bert import ModelConfig
 from model_export.training.fit import FitConfig
 from stream.contract.manifest import Labels
+from stream.datasets.topic_source import Topic, is_topic
 from stream.errors import ConfigError
-from stream.kafka.events_topic import Topic, is_topic
 
 __all__ = ["EvaluateConfig", "ExportConfig", "RetrainConfig", "Settings", "TextConfig", "as_toml", "read_settings"]
 

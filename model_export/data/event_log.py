@@ -17,9 +17,10 @@ import numpy.typing as npt
 from stream.contract.events import EVENT
 from stream.datasets.formats import FORMATS, read_events
 from stream.datasets.market import CURRENCY, Market
+from stream.datasets.topic_source import is_topic
 from stream.decode.decoder import Decoder, Money
 from stream.errors import ConfigError
-from stream.kafka.events_topic import end_offsets, is_topic, read_topic
+from stream.kafka.events_topic import end_offsets, read_topic
 from stream.score.sentiment import Sentiment
 
 __all__ = ["SIMULATOR", "DataConfig", "EventLog", "fingerprint", "load", "read_log"]

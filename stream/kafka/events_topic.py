@@ -12,17 +12,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-import msgspec
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
+from stream.datasets.topic_source import Topic
 from stream.errors import ConfigError
 from stream.kafka.reading import open_consumer, read_partition
 from stream.kafka.topics import similar_names
 
-__all__ = ["Topic", "end_offsets", "is_topic", "read_topic"]
+__all__ = ["end_offsets", "read_topic"]
 
-_SCHEME: Final = "kafka://"
 #: How long we wait for the first answer of a broker.
 _CONNECT_TIMEOUT_MS: Final = 5_000
 #: Environment variable → its name in kafka-python.
@@ -35,35 +34,6 @@ _SECURITY: Final = {
     "VALUESTREAM_SSL_CERTFILE": "ssl_certfile",
     "VALUESTREAM_SSL_KEYFILE": "ssl_keyfile",
 }
-
-
-class Topic(msgspec.Struct, frozen=True):
-    """A topic's name, and its brokers as ``host:port``."""
-
-    brokers: tuple[str, ...]
-    name: str
-
-    @staticmethod
-    def parse(source: str) -> Topic:
-        """Read ``kafka://host:port/topic``. Raises ConfigError for anything else.
-
-        >>> Topic.parse("kafka://a:9092,b:9092/events")
-        Topic(brokers=('a:9092', 'b:9092'), name='events')
-        """
-        servers, slash, name = source.removeprefix(_SCHEME).partition("/")
-        brokers = tuple(server.strip() for server in servers.split(","))
-        if not (is_topic(source) and slash and name and all(map(_is_address, brokers))):
-            raise ConfigError(f"found {source!r}, expected kafka://host:port/topic; set data.source")
-        return Topic(brokers, name)
-
-
-def is_topic(source: str) -> bool:
-    """Return whether a data source is a topic and not a file.
-
-    >>> is_topic("kafka://localhost:9092/events"), is_topic("events.jsonl")
-    (True, False)
-    """
-    return source.startswith(_SCHEME)
 
 
 def read_topic(source: str, *, records_max: int, environ: Mapping[str, str] = os.environ) -> Iterator[bytes]:
@@ -126,8 +96,3 @@ def _consumer(topic: Topic, environ: Mapping[str, str]) -> Iterator[Any]:
     finally:
         if consumer is not None:
             consumer.close()
-
-
-def _is_address(server: str) -> bool:
-    host, _, port = server.rpartition(":")
-    return bool(host) and port.isdecimal() and 0 < int(port) < 65_536

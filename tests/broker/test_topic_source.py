@@ -11,8 +11,9 @@ import pytest
 from model_export.data.event_log import DataConfig, EventLog, fingerprint, load
 from stream.commands.broker.processes import free_port
 from stream.datasets.market import Market
+from stream.datasets.topic_source import Topic
 from stream.errors import ConfigError
-from stream.kafka.events_topic import Topic, end_offsets, read_topic
+from stream.kafka.events_topic import end_offsets, read_topic
 from stream.settings import Settings
 from tests.broker.harness import Message, partition_of, produce
 
