@@ -1,4 +1,4 @@
-"""Topic source: how a data source that is a Kafka topic is written. Reading it is up to ``stream.kafka.events_topic``."""
+"""Topic source: how a Kafka topic is named as a data source. ``stream.kafka.events_topic`` reads it."""
 
 from __future__ import annotations
 
