@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from stream.arrays import Floats
 from stream.contract.columns import DAY_S
 from tests.broker.harness import Message
 
@@ -36,7 +36,7 @@ def clicks(
     *,
     span_s: float = SPAN_S,
     repeated: float = 0.01,
-    activity: npt.NDArray[np.float64] | None = None,
+    activity: Floats | None = None,
 ) -> Iterator[Message]:
     """Keys and values of ``n`` records, slightly out of order, whose event times lead up to ``end``.
 
@@ -71,7 +71,7 @@ def everyone(users: int, seed: int, end: float, *, span_s: float = DAY_S) -> Ite
         yield _message(f"first-{i:08x}", f"user-{user:07d}", _NAMES[0], at, i % 2_000, 1_000)
 
 
-def zipf(users: int, seed: int, exponent: float = 1.1) -> npt.NDArray[np.float64]:
+def zipf(users: int, seed: int, exponent: float = 1.1) -> Floats:
     """Activity of each user by Zipf's law; the seed decides which users are the busiest."""
     rank = np.random.default_rng(seed).permutation(users) + 1
     return np.asarray(rank**-exponent, np.float64)

@@ -131,7 +131,7 @@ def _wait_idle(worker: WorkerProcess, settings: Settings) -> None:
     harness.wait_for("the worker to have nothing to do", idle, _IDLE_TIMEOUT_S)
 
 
-def measure_latency(topic: Topic, users: int, events_per_s: int, seconds: float, folder: Path) -> dict[str, Any]:
+def measure_latency(topic: Topic, folder: Path, *, users: int, events_per_s: int, seconds: float) -> dict[str, Any]:
     """Measure event → score at one steady rate."""
     with live_worker(topic, users, folder) as live:
         return live.at(events_per_s, seconds)

@@ -59,7 +59,9 @@ def _latency(plan: Plan, topic: Any, folder: Path, results: Results, say: Say) -
     say(f"latency at {plan.latency_events_per_s:,} events/s for {plan.latency_s:.0f} s")
     load = round(os.getloadavg()[0], 2)
     try:
-        found = measure_latency(topic, plan.users, plan.latency_events_per_s, plan.latency_s, folder)
+        found = measure_latency(
+            topic, folder, users=plan.users, events_per_s=plan.latency_events_per_s, seconds=plan.latency_s
+        )
     except Exception as error:
         say(f"latency FAILED: {error}")
         return {"latency": f"{type(error).__name__}: {error}"}

@@ -203,8 +203,15 @@ def _recovered(found: dict[str, list[dict[str, Any]]], users: int) -> dict[str, 
 
 def workers(plan: SeriesPlan, bootstrap_servers: str, folder: Path, say: Say, put: Put) -> None:
     """Measure one worker and two, on events that wait for them."""
-    sizes = (plan.workers_events, plan.workers_users, plan.workers_rounds)
-    put({"workers": measure_workers(*sizes, bootstrap_servers, folder, say)})
+    measured = measure_workers(
+        bootstrap_servers,
+        folder,
+        say,
+        events=plan.workers_events,
+        users=plan.workers_users,
+        rounds=plan.workers_rounds,
+    )
+    put({"workers": measured})
 
 
 SERIES: Final = {"scale": scale, "latency": latency, "recovery": recovery, "workers": workers}

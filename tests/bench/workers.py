@@ -28,7 +28,7 @@ _SESSION_S: Final = "60"
 
 
 def measure_workers(
-    events: int, users: int, rounds: int, bootstrap_servers: str, folder: Path, say: Callable[[str], None]
+    bootstrap_servers: str, folder: Path, say: Callable[[str], None], *, events: int, users: int, rounds: int
 ) -> dict[str, Any]:
     """Events per second of one worker and of two, in turns, on events that wait for them; medians of the rounds."""
     rates: dict[int, list[float]] = {1: [], 2: []}

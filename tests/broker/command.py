@@ -1,4 +1,4 @@
-"""The ``valuestream`` command in a process of its own, as a person runs it."""
+"""Command: runs the ``valuestream`` command in a process of its own, as a person would."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["assert_one_line", "valuestream"]
 
 
 def valuestream(*arguments: str | os.PathLike[str] | bytes, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run it to its end, with these variables in the environment as well."""
+    """Run the command to its end, with these variables added to the environment."""
     return subprocess.run(
         [sys.executable, "-m", "stream.commands.cli", *arguments],
         env={**os.environ, **env},
@@ -22,7 +22,7 @@ def valuestream(*arguments: str | os.PathLike[str] | bytes, **env: str) -> subpr
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
-    """It failed with one line on stderr, and these words are in it."""
+    """Check that the command failed with one line on stderr that holds these words."""
     assert result.returncode == 1, result.stderr
     assert result.stderr.startswith("valuestream: ")
     assert result.stderr.count("\n") == 1, result.stderr

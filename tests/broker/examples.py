@@ -1,4 +1,4 @@
-"""Examples: records as a worker writes them."""
+"""Examples: makes records as a worker writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests against real Kafka share: a worker process, topics read to their end, and an oracle.
+"""Harness: helpers for tests on a real Kafka: a worker process, topics read to their end, and an oracle.
 
 The oracle is an undisturbed offline replay of the same records through the same pure stages.
 """
@@ -42,23 +42,23 @@ WAIT_S = 60.0
 
 
 def wait_for(what: str, condition: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
-    """Poll until the condition holds; fails with what was waited for."""
+    """Poll until the condition holds, and return its value. After ``timeout_s`` fail and say ``what`` was awaited."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
+        value = condition()
+        if value:
+            return value
         time.sleep(0.1)
     raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
 
 
 def partition_of(user: str) -> int:
-    """Kafka's default partitioner."""
+    """The partition of a user by Kafka's default partitioner."""
     return int((murmur2(user.encode()) & 0x7FFFFFFF) % PARTITIONS)
 
 
 def track(user: str, event: str, at: float, message_id: str, **properties: Any) -> bytes:
-    """A Segment track event."""
+    """A Segment track event as JSON."""
     return json.dumps(
         {
             "type": "track",
@@ -75,7 +75,7 @@ Message = tuple[bytes | None, bytes | None]
 
 
 def produce(settings: Settings, messages: Iterable[Message]) -> None:
-    """Send (key, value) pairs in order, in whole batches."""
+    """Send messages in order, in large batches."""
 
     async def send() -> None:
         producer = AIOKafkaProducer(**aiokafka_config(settings), max_batch_size=900_000, acks="all")
@@ -121,13 +121,13 @@ def metric_sum(metrics_page: str, name: str) -> float:
 
 
 class WorkerProcess:
-    """A worker in a process of its own, as a person would start it."""
+    """A worker in a process of its own, started as a person would start it."""
 
     def __init__(self, settings: Settings, log: Path, module: str = "stream.commands.cli", **env: str) -> None:
         self.port = free_port()
         self._log = log
 
-        given = {
+        variables = {
             "VALUESTREAM_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
             "VALUESTREAM_HTTP_PORT": str(self.port),
             **{
@@ -147,7 +147,7 @@ class WorkerProcess:
         with log.open("ab") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, "worker"],
-                env={**os.environ, **given},
+                env={**os.environ, **variables},
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
@@ -176,7 +176,7 @@ class WorkerProcess:
         wait_for("the worker to be ready", ready)
 
     def wait_idle(self, settings: Settings) -> None:
-        """Until everything that the broker has is taken in, scored, durable and committed."""
+        """Wait until everything that the broker has is taken in, scored, durable and committed."""
         wait_for("all offsets to be committed", lambda: self.alive() and committed(settings) == end_offsets(settings))
         wait_for("the queue to be empty", lambda: self.alive() and self.metric("valuestream_queue_depth") == 0)
 
@@ -206,21 +206,23 @@ def end_offsets(settings: Settings) -> dict[int, int]:
 
 
 def committed(settings: Settings) -> dict[int, int]:
-    """Committed offset of every source partition that has one."""
+    """Committed offset of every source partition that has a commit."""
     admin = KafkaAdminClient(**kafka_python_config(settings))
     try:
         offsets = admin.list_group_offsets(settings.app_id)[settings.app_id]
     except CoordinatorNotAvailableError:
-        return {}  # Nothing was ever committed to this broker, which makes the topic for it now.
+        return {}  # Nothing was ever committed to this broker. It creates its topic for offsets only now.
     finally:
         admin.close()
     return {
-        tp.partition: at.offset for tp, at in offsets.items() if tp.topic == settings.events_topic and at.offset > 0
+        tp.partition: commit.offset
+        for tp, commit in offsets.items()
+        if tp.topic == settings.events_topic and commit.offset > 0
     }
 
 
 def read_topic(settings: Settings, topic: str) -> list[Any]:
-    """Every committed record of a topic up to its end as of now, per partition in offset order."""
+    """Every record of a topic up to its present end, in offset order per partition. Aborted records are left out."""
     consumer = KafkaConsumer(
         **kafka_python_config(settings),
         auto_offset_reset="earliest",
@@ -235,27 +237,32 @@ def read_topic(settings: Settings, topic: str) -> list[Any]:
     deadline = time.monotonic() + WAIT_S
     while any(consumer.position(tp) < end for tp, end in ends.items()):
         assert time.monotonic() < deadline, f"waited {WAIT_S:.0f} s to read {topic}"
-        for found in consumer.poll(timeout_ms=500).values():
-            records.extend(found)
+        for polled in consumer.poll(timeout_ms=500).values():
+            records.extend(polled)
     consumer.close()
     return records
 
 
+def events_of(settings: Settings) -> list[Any]:
+    """Every record of the events topic, in offset order per partition."""
+    return read_topic(settings, settings.events_topic)
+
+
 def last_values(records: Iterable[Any]) -> dict[str, bytes]:
-    """The last value of each key, as compaction would leave it."""
+    """The last value of each key, which compaction would keep."""
     return {r.key.decode(): r.value for r in records}
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """What an undisturbed run must come to: the state, and the last score of every user as bytes."""
+    """The result of an undisturbed run: the states, and the last score of every user as bytes."""
 
     partitions: dict[int, PartitionState]
     scores: dict[str, bytes]
 
 
 def oracle(settings: Settings, model: Path = DEMO_MODEL, sentiment: SentimentModel | None = None) -> Oracle:
-    """Replay the source topic offline; with a sentiment model, every accepted review's text is read."""
+    """Replay the source topic offline. With a sentiment model the texts of accepted reviews are read as well."""
     scorer = Scorer(model)
     decider = Decider(scorer.manifest, scorer.sha256, AlertRule(high=0.7, clear=0.6, cooldown_s=86_400))
     decoder = Decoder(

@@ -1,4 +1,4 @@
-"""Model folders made by hand: scores that move with the sentiment, and a sentiment that takes its time."""
+"""Models: writes model folders by hand. Scores depend on sentiments, and sentiments can be made slow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from stream.score.sentiment import (
 
 __all__ = ["WORDS", "write_scoring_model", "write_sentiment_model"]
 
-#: word → logits of ``LABELS`` that it adds.
+#: Word → logits of ``LABELS`` that the word adds.
 WORDS: Final = {
     "[UNK]": (0.0, 0.0, 0.0),
     "good": (0.0, 0.0, 1.0),
@@ -41,13 +41,13 @@ _GOLDEN: Final = ("good", "it tore", "great great bad it")
 
 
 def write_scoring_model(folder: Path) -> Path:
-    """Write a model folder whose every output is a weighted sum of the features, sentiments heaviest."""
+    """Write a model folder. Every output is a weighted sum of the features, and sentiments weigh most."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(3)
     sizes = {"churn": 1, "purchase": 2, "value": 2}
     weights = {head: rng.normal(0, 0.02, (len(FEATURES), n)).astype(np.float32) for head, n in sizes.items()}
-    for of_head in weights.values():
-        of_head[[FEATURES.index(name) for name in ("reviews", "sentiment_mean", "sentiment_last")]] = 0.9
+    for head_weights in weights.values():
+        head_weights[[FEATURES.index(name) for name in ("reviews", "sentiment_mean", "sentiment_last")]] = 0.9
     nodes = [helper.make_node("MatMul", ["features", f"w_{head}"], [f"{head}_rows"]) for head in weights]
     nodes.append(helper.make_node("Squeeze", ["churn_rows", "columns"], ["churn"]))
     nodes += [helper.make_node("Identity", [f"{head}_rows"], [head]) for head in ("purchase", "value")]
@@ -55,7 +55,9 @@ def write_scoring_model(folder: Path) -> Path:
     inputs.append(_tensor("features", TensorProto.FLOAT, "batch", len(FEATURES)))
     outputs = [_tensor("churn", TensorProto.FLOAT, "batch")]
     outputs += [_tensor(head, TensorProto.FLOAT, "batch", 2) for head in ("purchase", "value")]
-    constants = {f"w_{head}": of_head for head, of_head in weights.items()} | {"columns": np.array([1], np.int64)}
+    constants = {f"w_{head}": head_weights for head, head_weights in weights.items()} | {
+        "columns": np.array([1], np.int64)
+    }
     _save(folder / scoring.MODEL_FILE, nodes, inputs, outputs, constants)
     features = np.linspace(0, 1, len(FEATURES), dtype=np.float32)
     churn, purchase, value = ((features @ weights[head]).tolist() for head in sizes)
@@ -81,7 +83,7 @@ def write_scoring_model(folder: Path) -> Path:
 
 
 def write_sentiment_model(folder: Path, loops: int) -> Path:
-    """Write a folder whose texts are sums of words; each inference goes ``loops`` (even) times round an empty loop."""
+    """Write a sentiment folder. A text is the sum of its words; each inference runs ``loops`` (even) idle loops."""
     folder.mkdir(parents=True)
     _save_words(folder / sentiment.MODEL_FILE, loops)
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
@@ -114,7 +116,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _save_words(path: Path, loops: int) -> None:
-    """Sum of the words' logits, negated ``loops`` times: an even number of times leaves it as it was."""
+    """Save a model that adds up the words' logits and negates the sum ``loops`` times, which must be even."""
     negate = helper.make_graph(
         [helper.make_node("Neg", ["sum_in"], ["sum_out"]), helper.make_node("Identity", ["go_in"], ["go_out"])],
         "negate",

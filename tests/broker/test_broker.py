@@ -1,3 +1,5 @@
+"""Tests of the embedded broker and its commands: start, stop, crash, and what may go wrong with them."""
+
 from __future__ import annotations
 
 import json
@@ -29,7 +31,7 @@ def broker_command(command: str, *arguments: str) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
-    """A program that is not a broker, and must outlive whatever we do to brokers."""
+    """A program that is not a broker. Nothing that we do to brokers may end it."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
         process.kill()
@@ -54,7 +56,7 @@ def consume(broker: EmbeddedBroker, topic: str, count: int) -> list[bytes]:
 
 
 @pytest.mark.broker
-def test_what_a_killed_broker_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_records_that_a_killed_broker_acknowledged_are_there_after_a_restart(tmp_path: Path) -> None:
     with EmbeddedBroker(tmp_path) as broker:
         broker.start(print)
         admin = connect(Settings(bootstrap_servers=broker.bootstrap_servers))
@@ -77,7 +79,7 @@ def test_what_a_killed_broker_acknowledged_is_there_after_a_restart(tmp_path: Pa
 def test_commands_run_a_broker_without_java_and_leave_a_foreign_process_alone(
     tmp_path: Path, bystander: subprocess.Popen[bytes]
 ) -> None:
-    # The note of an earlier broker whose pid the system has given to another program since.
+    # An earlier broker left this note, and the system has given its pid to another program since.
     Running(tmp_path, bystander.pid, 9092).record()
     port = free_port()
     try:
@@ -106,15 +108,15 @@ def test_commands_run_a_broker_without_java_and_leave_a_foreign_process_alone(
     assert bystander.poll() is None
 
 
-def test_the_note_of_a_process_that_is_gone_counts_as_no_broker(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    Running(tmp_path, gone.pid, 9092).record()
+def test_note_of_a_process_that_has_ended_counts_as_no_broker(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    Running(tmp_path, ended.pid, 9092).record()
     assert running(tmp_path) is None
 
 
 @pytest.mark.parametrize("note", ["", "[]", "{}", '{"pid": null, "port": 1}', "\x00"])
-def test_a_damaged_note_counts_as_no_broker(tmp_path: Path, note: str) -> None:
+def test_damaged_note_counts_as_no_broker(tmp_path: Path, note: str) -> None:
     (tmp_path / "broker.json").write_text(note)
     assert running(tmp_path) is None
 
@@ -127,7 +129,7 @@ def test_paused_broker_gives_no_answer_until_it_is_resumed(tmp_path: Path) -> No
         assert not answers(broker.bootstrap_servers, timeout_s=1)
         broker.resume()
         assert answers(broker.bootstrap_servers, timeout_s=5)
-        broker.pause()  # A paused broker can be stopped as well: leaving the block must not hang.
+        broker.pause()  # A paused broker can be stopped too: the end of the context must not hang.
     assert not listening(broker.port)
 
 
@@ -145,7 +147,7 @@ def test_broker_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path) -> No
     assert running(tmp_path) is None
 
 
-def test_taken_port_is_named(tmp_path: Path) -> None:
+def test_port_of_another_program_is_refused_by_number(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -174,13 +176,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "valuestream"
 
 
-def test_jars_that_cannot_be_fetched_end_in_one_line_with_the_next_step(no_network: Path) -> None:
+def test_jars_that_cannot_be_fetched_are_one_line_with_what_to_do(no_network: Path) -> None:
     with pytest.raises(ConfigError, match="check the network") as caught:
         java_and_classpath(print)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_jars_fetched_earlier_need_no_network_but_one_cut_short_is_noticed(no_network: Path) -> None:
+def test_jars_from_earlier_need_no_network_and_a_truncated_one_is_noticed(no_network: Path) -> None:
     jar = no_network / "kafka.jar"
     no_network.mkdir()
     jar.write_bytes(b"all of it")

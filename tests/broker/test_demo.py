@@ -1,4 +1,4 @@
-"""``valuestream demo`` as a person runs it: its own Kafka, a worker and shoppers, and nothing left behind."""
+"""Tests of ``valuestream demo``, run as a person runs it: it counts every event and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stream.commands.broker.processes import running
 
 pytestmark = pytest.mark.broker
 
-#: A cluster of the user's that the demo must not touch.
+#: The user has a cluster of their own, which the demo must not touch.
 ENVIRONMENT = {"VALUESTREAM_BOOTSTRAP_SERVERS": "127.0.0.1:1", "VALUESTREAM_SECURITY_PROTOCOL": "SASL_SSL"}
 ENDS_WITHIN_S = 150
 
@@ -27,13 +27,13 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all runs: each must begin clean on what the one before has left."""
+    """One folder for all runs. Each run must start clean in the folder of the one before."""
     return tmp_path_factory.mktemp("demo")
 
 
 @pytest.fixture
 def start(folder: Path) -> Iterator[Start]:
-    """Start a demo with a small market; what a test leaves running is ended."""
+    """A function that starts a demo with a small market. Demos that a test leaves running are ended."""
     started: list[subprocess.Popen[str]] = []
 
     def run(*more: str) -> subprocess.Popen[str]:
@@ -51,15 +51,15 @@ def start(folder: Path) -> Iterator[Start]:
         process.communicate(timeout=ENDS_WITHIN_S)
 
 
-def wait_for_line(process: subprocess.Popen[str], said: str) -> str:
-    """Read the demo's output up to a line that says so."""
+def wait_for_line(process: subprocess.Popen[str], text: str) -> str:
+    """Read the demo's output up to a line with this text."""
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
         seen.append(line)
-        if said in line:
+        if text in line:
             return line
-    raise AssertionError(f"the demo ended without {said!r}: {seen}")
+    raise AssertionError(f"the demo ended without {text!r}: {seen}")
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def test_ctrl_c_ends_the_demo_in_order_with_every_event_accounted_for(folder: Pa
     assert_nothing_is_left(folder)
 
 
-def test_demo_whose_worker_dies_ends_with_one_line_and_exit_status_1(folder: Path, start: Start) -> None:
+def test_demo_ends_with_one_line_and_exit_status_1_if_its_worker_dies(folder: Path, start: Start) -> None:
     process = start()
     wait_for_line(process, "events/s")
     (worker,) = (pid for pid, command in processes(str(folder)).items() if "stream.commands.cli worker" in command)
@@ -118,19 +118,19 @@ def test_demo_whose_worker_dies_ends_with_one_line_and_exit_status_1(folder: Pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (["--dir", "theirs"], "holds files that are not a demo's"),
         (["--summary", "nowhere/s.json"], "folder nowhere not found"),
     ],
 )
 def test_wrong_folder_is_refused_before_anything_starts(
-    folder: Path, start: Start, arguments: list[str], said: str
+    folder: Path, start: Start, arguments: list[str], expected: str
 ) -> None:
     (folder / "theirs" / "kafka").mkdir(parents=True, exist_ok=True)
     (folder / "theirs" / "kafka" / "precious.txt").write_text("theirs")
     process = start(*arguments)
     out, err = process.communicate(timeout=ENDS_WITHIN_S)
     assert (process.returncode, out) == (1, "")
-    assert said in err and len(err.splitlines()) == 1
+    assert expected in err and len(err.splitlines()) == 1
     assert (folder / "theirs" / "kafka" / "precious.txt").exists()

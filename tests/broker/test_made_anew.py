@@ -1,4 +1,4 @@
-"""Topics that were deleted and made anew: their offsets begin again, and nobody may take new events for old ones."""
+"""Tests of an events topic that was deleted and created again: new events must not be taken for old ones."""
 
 from __future__ import annotations
 

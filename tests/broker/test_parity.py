@@ -1,4 +1,4 @@
-"""Training and serving see the same: real users, scored live through Kafka and offline from the training replay."""
+"""Tests of parity: training and serving give real users the same scores, live through Kafka and offline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.broker.harness import WorkerProcess, produce
 
 pytestmark = [pytest.mark.broker, pytest.mark.data]
 
-#: The demo model reports in dollars; parity does not depend on the rate, but both sides must use the same.
+#: The demo model reports in dollars. Any rate would do for parity, if both sides use the same one.
 POUND_RATE = 1.0
 DAY = 86_400
 
@@ -53,7 +53,7 @@ def records(file: Path) -> list[harness.Message]:
 
 
 def assert_close(log: EventLog, live: dict[str, dict]) -> None:
-    """Offline: the training replay's events in one state, scored at the instants that the live scores name."""
+    """Check the live scores against one state of the training events, scored at the same instants."""
     state = PartitionState(400 * DAY)
     state.apply(EventBatch([log.names[i] for i in log.users.tolist()], log.rows))
     as_of = np.array([int(datetime.fromisoformat(live[user]["as_of"]).timestamp()) for user in state.ids])
@@ -65,6 +65,6 @@ def assert_close(log: EventLog, live: dict[str, dict]) -> None:
         online = live[offline.user_id]
         assert online["n_events"] == offline.n_events
         assert online["churn"]["probability"] == pytest.approx(offline.churn.probability, abs=1e-4)
-        for ours, theirs in zip(online["purchase"], offline.purchase, strict=True):
-            assert ours["probability"] == pytest.approx(theirs.probability, abs=1e-4)
+        for live_head, offline_head in zip(online["purchase"], offline.purchase, strict=True):
+            assert live_head["probability"] == pytest.approx(offline_head.probability, abs=1e-4)
         assert online["ltv"]["expected"] == pytest.approx(offline.ltv.expected, rel=1e-4, abs=1e-4)

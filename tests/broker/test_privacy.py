@@ -1,4 +1,4 @@
-"""``valuestream user erase`` and ``user export`` on real Kafka: gone after a crash and a replay; all that is held."""
+"""Tests of privacy on a real Kafka: ``user erase``, ``user export``, pseudonyms and segments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEY = bytes(range(7, 39)).hex()
 
 
 def run(settings: Settings, command: str, user_id: str, *more: str, **env: str) -> Result:
-    """Run a ``user`` command; its result, whose exception is the one line that a person would see."""
+    """Run a ``user`` command. The exception of its result is the one line that a person would see."""
     named = ("bootstrap_servers", "app_id", "events_topic", "scores_topic", "alerts_topic", "dlq_topic")
     flags = [part for name in named for part in (f"--{name.replace('_', '-')}", getattr(settings, name))]
     return CliRunner().invoke(user, [command, *flags, user_id, *more], env=env)
@@ -55,7 +55,7 @@ def put(settings: Settings, topic: str, key: str, value: bytes | None, partition
 def test_erased_user_stays_gone_after_kill_9_and_a_replay_and_no_other_user_changes(
     settings: Settings, tmp_path: Path
 ) -> None:
-    messages = shoppers(2_000, users=60)  # so few each that all repeats are known
+    messages = shoppers(2_000, users=60)  # Each user has so few events that all repeats are recognized.
     produce(settings, messages)
     with WorkerProcess(settings, tmp_path / "first.log") as worker:
         worker.wait_ready()
@@ -88,7 +88,7 @@ def test_erased_user_stays_gone_after_kill_9_and_a_replay_and_no_other_user_chan
     assert all(scores[user] is not None for user in left)
 
 
-def test_asking_without_a_worker_says_so_and_the_request_stands(settings: Settings) -> None:
+def test_erase_without_a_worker_says_so_and_its_request_stays(settings: Settings) -> None:
     asked = run(settings, "erase", "nobody", "--timeout", "0")
     assert isinstance(asked.exception, ValuestreamError)
     assert "nothing was known of user 'nobody'" in asked.stdout
@@ -101,7 +101,7 @@ def test_asking_without_a_worker_says_so_and_the_request_stands(settings: Settin
     }
 
 
-def test_export_holds_every_piece_of_the_user_and_none_of_others(settings: Settings) -> None:
+def test_export_holds_everything_about_the_user_and_nothing_about_others(settings: Settings) -> None:
     at = partition_of("ann")
     put(settings, changelog_topic(settings), "ann", packed(history(70)), at)
     put(settings, settings.scores_topic, "ann", encode_json(score_of("ann", 2.0)), at)
@@ -147,7 +147,7 @@ def test_export_of_an_erased_user_holds_the_erasure(settings: Settings) -> None:
     ]
 
 
-def test_pseudonymous_user_is_found_by_the_raw_id_and_the_key(settings: Settings) -> None:
+def test_pseudonymous_user_is_found_by_user_id_and_key(settings: Settings) -> None:
     pseudonyms = pseudonyms_of(KEY, "7")
     assert pseudonyms is not None
     stored, at = pseudonyms.pseudonym_of("ann"), partition_of("ann")
@@ -160,7 +160,7 @@ def test_pseudonymous_user_is_found_by_the_raw_id_and_the_key(settings: Settings
     assert isinstance(run(settings, "show", "ann").exception, ValuestreamError)
 
 
-def test_segments_count_each_user_once_by_the_last_score_and_none_who_was_erased(
+def test_segments_count_each_user_once_by_the_last_score_without_erased_users(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stream.commands.segments.private_counts._laplace", lambda scale: Noiseless())
@@ -175,7 +175,7 @@ def test_segments_count_each_user_once_by_the_last_score_and_none_who_was_erased
 
 
 class Noiseless:
-    """A mechanism that adds nothing, so that what it is given can be seen."""
+    """A mechanism that adds no noise, so that the test sees its input."""
 
     def __call__(self, counts: list[int]) -> list[int]:
         return counts
@@ -184,7 +184,7 @@ class Noiseless:
         return 0.5 * distance
 
 
-def test_worker_with_a_pseudonym_key_writes_no_user_id_anywhere_and_erases_by_it(
+def test_worker_with_a_pseudonym_key_writes_no_user_id_and_erases_by_pseudonym(
     settings: Settings, tmp_path: Path
 ) -> None:
     pseudonyms = pseudonyms_of(KEY, "7")

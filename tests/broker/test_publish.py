@@ -1,4 +1,4 @@
-"""Publish, on a broker: of what waits in a producer as the term of its lease ends, nothing is ever written."""
+"""Tests of publishing on a broker: records that wait in a producer when its lease term ends are never written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.broker
 
 
 class HeldForSends:
-    """A lease that ends as soon as so many sends were let in."""
+    """A lease that ends after it has allowed this number of sends."""
 
     def __init__(self, sends: int) -> None:
         self.term = 0
@@ -29,13 +29,13 @@ class HeldForSends:
         self._sends -= 1
         return self._sends >= 0
 
-    def go_on(self, sends: int) -> None:
-        """Partitions were given up and given back."""
+    def begin_term(self, sends: int) -> None:
+        """Begin a new term: the partitions were given up and assigned again."""
         self.term += 1
         self._sends = sends
 
 
-async def test_what_waited_behind_another_request_as_the_term_ended_is_not_written(settings: Settings) -> None:
+async def test_records_that_wait_behind_a_request_when_the_term_ends_are_not_written(settings: Settings) -> None:
     lease: Any = HeldForSends(6)
     publisher = Publisher(lease, 20.0, "changelog", **aiokafka_config(settings))
     await publisher.start()
@@ -44,7 +44,7 @@ async def test_what_waited_behind_another_request_as_the_term_ended_is_not_writt
         for number in range(6)
     ]
     await asyncio.sleep(0.5)
-    lease.go_on(sends=100)
+    lease.begin_term(sends=100)
     for send in sends:
         with pytest.raises(LeaseError):
             await send

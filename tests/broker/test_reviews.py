@@ -1,4 +1,4 @@
-"""Sentiments of reviews through workers that end while reviews wait: none is lost, none counts twice."""
+"""Tests of reviews: no sentiment is lost or counted twice if workers end while reviews wait."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.broker.undisturbed import assert_as_undisturbed
 
 pytestmark = pytest.mark.broker
 
-#: Some 20 ms for 8 texts: reviews wait for seconds, and the events behind them must not.
+#: Some 20 ms for 8 texts. So reviews wait for seconds, but the events behind them must not.
 LOOPS = 10_000
 
 
 def reviewers(n: int, users: int) -> list[Message]:
-    """Events of the last minutes, two in five of them reviews, and some sent twice."""
+    """Events of the last minutes. Two in five are reviews, and some are sent twice."""
     rng = random.Random(4)
     start = time.time() - 600
     messages: list[Message] = []
@@ -52,12 +52,12 @@ def test_sentiments_after_kill_9_and_sigterm_are_those_of_an_undisturbed_run(mak
         )
         wait_for("some sentiments to be durable", lambda: sum(harness.committed(settings).values()) > 100)
         worker.kill()
-    # All events are in the state, and what was committed stands before the reviews that waited.
+    # All events are in the state, but the committed offsets are before the reviews that still wait.
     assert sum(harness.committed(settings).values()) < sum(harness.end_offsets(settings).values())
-    bound = {"VALUESTREAM_REVIEWS_PENDING_MAX": "40", "VALUESTREAM_FETCH_RECORDS_MAX": "100"}
-    with WorkerProcess(settings, tmp_path / "log", **env, **bound) as worker:
+    limits = {"VALUESTREAM_REVIEWS_PENDING_MAX": "40", "VALUESTREAM_FETCH_RECORDS_MAX": "100"}
+    with WorkerProcess(settings, tmp_path / "log", **env, **limits) as worker:
         worker.wait_ready()
-        wait_for("ingestion to wait at the bound", lambda: worker.metric("valuestream_reviews_waits_total") > 3)
+        wait_for("ingestion to wait at the limit", lambda: worker.metric("valuestream_reviews_waits_total") > 3)
         assert worker.terminate() == 0, worker.log()
     assert sum(harness.committed(settings).values()) < sum(harness.end_offsets(settings).values())
     with WorkerProcess(settings, tmp_path / "log", **env) as worker:

@@ -1,4 +1,4 @@
-"""Rolling upgrade on real Kafka: workers of two state versions share the partitions, and a downgrade is refused."""
+"""Tests of a rolling upgrade: workers of two state versions share the partitions, and a downgrade is refused."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def assigned(*workers: WorkerProcess) -> list[float]:
 
 def versions(settings: Settings) -> dict[int, set[int]]:
     """Partition → state versions of its changelog values."""
-    found: dict[int, set[int]] = {}
+    by_partition: dict[int, set[int]] = {}
     for record in harness.read_topic(settings, changelog_topic(settings)):
-        found.setdefault(record.partition, set()).add(record.value[0])
-    return found
+        by_partition.setdefault(record.partition, set()).add(record.value[0])
+    return by_partition
 
 
-def test_workers_are_upgraded_one_by_one_and_an_older_one_then_refuses(make_settings, tmp_path: Path) -> None:
+def test_workers_are_upgraded_one_by_one_and_an_older_one_then_refuses_to_start(make_settings, tmp_path: Path) -> None:
     first, second = make_settings(instance_id="a"), make_settings(instance_id="b")
     traffic = [shoppers(6_000, users=400, seed=seed) for seed in (1, 2, 3, 4)]
     assert {partition_of(key.decode()) for key, _ in traffic[3]} == set(range(harness.PARTITIONS))
     with WorkerProcess(first, tmp_path / "old", OLD) as old, WorkerProcess(second, tmp_path / "new") as new:
-        # Before the first event: what the newer one has written, the older one would refuse to take over.
+        # They share before the first event: the older one would refuse to take over what the newer one has written.
         wait_for("both to have two partitions", lambda: old.alive() and new.alive() and assigned(old, new) == [2, 2])
         produce(first, traffic[0] + traffic[1])
         for worker in (old, new):
@@ -44,7 +44,7 @@ def test_workers_are_upgraded_one_by_one_and_an_older_one_then_refuses(make_sett
         new.wait_idle(first)
         produce(first, traffic[2])
         assert old.terminate() == 0, old.log()
-        # Events go on while the old one is replaced; it comes back with its store, which holds version 1.
+        # Events go on while the old worker is replaced. The new one starts with its store, which holds version 1.
         with WorkerProcess(first, tmp_path / "replaced") as replaced:
             wait_for("it to be back", lambda: new.alive() and replaced.alive() and assigned(replaced, new) == [2, 2])
             produce(first, traffic[3])
@@ -61,7 +61,7 @@ def test_workers_are_upgraded_one_by_one_and_an_older_one_then_refuses(make_sett
 
 
 def assert_refused(settings: Settings, log: Path) -> None:
-    """The older release ends with one line that says why and what to do; offsets and state stay as they were."""
+    """Check that the older release ends with one line that says why and what to do, and changes nothing."""
     before = harness.committed(settings), versions(settings)
     produce(settings, shoppers(100, users=400, seed=5))
     with WorkerProcess(settings, log, OLD) as old:

@@ -1,4 +1,4 @@
-"""A topic as training data: the same events as a file gives, up to where the topic ended, and clear refusals."""
+"""Tests of a topic as training data: it gives the same events as a file, and refusals are clear."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def source_of(settings: Settings) -> str:
 
 
 def by_user(log: EventLog) -> dict[str, list[Any]]:
-    """The events of each user in the log's order; offsets differ, as partitions are read one after the other."""
+    """The events of each user in the log's order, without offsets: these differ, as partitions are read in turn."""
     out: dict[str, list[Any]] = {name: [] for name in log.names}
     columns = [name for name in log.rows.dtype.names or () if name != "offset"]
     for user, row in zip(log.users.tolist(), log.rows[columns].tolist(), strict=True):
@@ -46,15 +46,15 @@ def test_a_topic_and_a_file_of_the_same_events_give_the_same_history(
     produce(settings, events)
     path = tmp_path / "events.jsonl"
     path.write_bytes(b"\n".join(value or b"" for _, value in events) + b"\n")
-    of_topic, of_file = load(DataConfig(source=source_of(settings))), load(DataConfig(source=str(path)))
-    assert len(of_file) > 500
-    assert by_user(of_topic) == by_user(of_file)
-    assert of_topic.rows["time"].tolist() == sorted(of_topic.rows["time"].tolist())
-    assert of_topic.categories == of_file.categories
+    from_topic, from_file = load(DataConfig(source=source_of(settings))), load(DataConfig(source=str(path)))
+    assert len(from_file) > 500
+    assert by_user(from_topic) == by_user(from_file)
+    assert from_topic.rows["time"].tolist() == sorted(from_topic.rows["time"].tolist())
+    assert from_topic.categories == from_file.categories
 
 
 @pytest.mark.broker
-def test_a_topic_reads_the_same_twice_and_ends_where_it_ended_when_reading_began(
+def test_topic_reads_the_same_twice_and_ends_at_its_end_when_reading_began(
     settings: Settings, events: list[Message]
 ) -> None:
     begin, rest = events[:300], events[300:]
@@ -65,7 +65,7 @@ def test_a_topic_reads_the_same_twice_and_ends_where_it_ended_when_reading_began
     found += reading
     expected = [value for p in range(4) for key, value in begin if partition_of((key or b"").decode()) == p]
     assert found == expected
-    assert list(read_topic(source_of(settings), records_max=10**6))[: len(found)] != found  # each partition has grown
+    assert list(read_topic(source_of(settings), records_max=10**6))[: len(found)] != found  # Each partition has grown.
     once, again = (list(read_topic(source_of(settings), records_max=10**6)) for _ in range(2))
     assert once == again
     assert sorted(once) == sorted(value or b"" for _, value in events)
@@ -100,7 +100,7 @@ def test_a_topic_with_more_records_than_allowed_is_refused_with_both_numbers(
 
 
 @pytest.mark.broker
-def test_a_topic_that_is_not_there_is_refused_and_not_created(settings: Settings) -> None:
+def test_missing_topic_is_refused_and_not_created(settings: Settings) -> None:
     source = f"kafka://{settings.bootstrap_servers}/no-such-topic-{settings.app_id}"
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"has no topic no-such-topic.*check data\.source"):
@@ -116,12 +116,12 @@ def test_security_settings_of_the_environment_reach_the_client(settings: Setting
                                           "VALUESTREAM_SASL_PASSWORD": "p"})  # fmt: skip
 
 
-def test_where_no_broker_listens_one_line_says_so() -> None:
+def test_missing_broker_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"topic events at 127.0.0.1:\d+ cannot be read"):
         list(read_topic(f"kafka://127.0.0.1:{free_port()}/events", records_max=10))
 
 
 @pytest.mark.parametrize("source", ["kafka://", "kafka://host/events", "kafka://host:1/", "kafka://host:x/t", "events"])
-def test_what_is_no_address_of_a_topic_is_refused(source: str) -> None:
+def test_text_that_is_no_address_of_a_topic_is_refused(source: str) -> None:
     with pytest.raises(ConfigError, match="expected kafka://host:port/topic"):
         Topic.parse(source)

@@ -1,3 +1,5 @@
+"""Tests of topics: the commands create what is missing, and report what is wrong."""
+
 from __future__ import annotations
 
 import subprocess
@@ -24,7 +26,7 @@ PROJECT = Path(__file__).parents[2]
 
 @pytest.fixture
 def fresh(broker: EmbeddedBroker, topic_names: dict[str, Any]) -> Settings:
-    """Settings whose topics do not exist yet."""
+    """Settings with topics that do not exist yet."""
     return Settings(bootstrap_servers=broker.bootstrap_servers, **topic_names)
 
 
@@ -43,8 +45,8 @@ def make_topic(admin: KafkaAdminClient, name: str, partitions: int, **config: st
 
 def topics_command(command: str, settings: Settings, *more: str) -> subprocess.CompletedProcess[str]:
     """``valuestream topics`` as a user runs it, with the test's settings in the environment."""
-    given = {f"VALUESTREAM_{name.upper()}": str(getattr(settings, name)) for name in settings.model_fields_set}
-    return valuestream("topics", command, *more, **given)
+    variables = {f"VALUESTREAM_{name.upper()}": str(getattr(settings, name)) for name in settings.model_fields_set}
+    return valuestream("topics", command, *more, **variables)
 
 
 def test_created_topics_pass_the_check_and_creating_them_again_changes_nothing(fresh: Settings) -> None:
@@ -54,7 +56,7 @@ def test_created_topics_pass_the_check_and_creating_them_again_changes_nothing(f
     assert check_topics(fresh) == (3, [])
 
 
-def test_created_topics_have_every_configuration_asked_for(fresh: Settings, admin: KafkaAdminClient) -> None:
+def test_created_topics_have_the_required_configuration(fresh: Settings, admin: KafkaAdminClient) -> None:
     from kafka.admin import ConfigResource
 
     ensure_topics(fresh, partitions=2)
@@ -104,7 +106,7 @@ def test_wrong_partition_count_is_reported_against_the_events_topic(fresh: Setti
     ],
     ids=["silent users are forgotten", "silent users are forgotten late", "compacted events", "small dead letters"],
 )
-def test_topic_that_was_made_otherwise_is_reported(
+def test_topic_with_a_wrong_configuration_is_reported(
     fresh: Settings,
     admin: KafkaAdminClient,
     which: Callable[[Settings], str],
@@ -117,7 +119,7 @@ def test_topic_that_was_made_otherwise_is_reported(
     assert problem in line
 
 
-def test_another_partition_count_for_existing_events_is_refused_before_anything_is_created(
+def test_wrong_partition_count_for_existing_events_is_refused_before_anything_is_created(
     fresh: Settings, admin: KafkaAdminClient
 ) -> None:
     make_topic(admin, fresh.events_topic, 2)
@@ -126,7 +128,7 @@ def test_another_partition_count_for_existing_events_is_refused_before_anything_
     assert fresh.scores_topic not in admin.list_topics()
 
 
-def test_what_the_broker_refuses_to_create_is_said_in_one_line(fresh: Settings) -> None:
+def test_refusal_of_the_broker_to_create_a_topic_is_one_line(fresh: Settings) -> None:
     with pytest.raises(ConfigError, match="replication factor") as caught:
         ensure_topics(fresh, partitions=1, replication=3)
     assert len(str(caught.value).splitlines()) == 1
@@ -150,7 +152,7 @@ def test_unreachable_broker_is_one_line_without_traceback(fresh: Settings) -> No
     assert ended.stdout == ""
 
 
-def test_settings_of_one_test_share_topics_but_no_data_directory(make_settings: Callable[..., Settings]) -> None:
+def test_settings_of_one_test_share_topics_but_not_the_data_directory(make_settings: Callable[..., Settings]) -> None:
     one, two = make_settings(instance_id="one"), make_settings(instance_id="two")
     assert one.events_topic == two.events_topic
     assert one.data_dir != two.data_dir

@@ -1,4 +1,4 @@
-"""``valuestream user show`` on real Kafka: the state that the changelog holds, in words and as JSON."""
+"""Tests of ``valuestream user show`` on a real Kafka: it shows the state in the changelog, in words and as JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ START = 1_735_732_800
 
 
 def history(n: int, user: str = "ann") -> list[Plain]:
-    """Events over more than a month, an order every tenth; a long one fills the history and the buckets."""
+    """``n`` events, 25,000 s apart. Every tenth is an order. Many events fill the history and the buckets."""
     kinds = [EventType.VIEW, EventType.VIEW, EventType.CART, EventType.SEARCH]
     return [
         Plain(START + i * 25_000, user, i + 1, EventType.PURCHASE, 1_234 + i)
@@ -42,7 +42,7 @@ def history(n: int, user: str = "ann") -> list[Plain]:
 
 
 def packed(events: list[Plain], **columns: Any) -> bytes:
-    """The changelog value of one user after these events, with some columns of ``USER`` set by hand."""
+    """The changelog value of one user after these events. Columns of ``USER`` can be set by hand."""
     rows = np.zeros(len(events), EVENT)
     rows["offset"] = np.arange(len(events))
     for name in ("identity", "time", "value", "type"):
@@ -79,7 +79,7 @@ def iso(seconds: int) -> str:
 
 @pytest.mark.broker
 @pytest.mark.parametrize("n", [1, 30, 150])
-def test_state_shown_is_what_a_plain_count_of_the_events_says(settings: Settings, n: int) -> None:
+def test_shown_state_equals_a_plain_count_of_the_events(settings: Settings, n: int) -> None:
     events = history(n)
     put(settings, changelog_topic(settings), "ann", packed(events))
     found, last = shown(settings, "ann"), events[-1].time
@@ -98,7 +98,7 @@ def test_state_shown_is_what_a_plain_count_of_the_events_says(settings: Settings
 
 
 @pytest.mark.broker
-def test_newest_value_counts_and_other_users_do_not(settings: Settings) -> None:
+def test_newest_value_of_the_user_counts_and_no_other(settings: Settings) -> None:
     topic = changelog_topic(settings)
     for user in ("bob", "ann", "eve"):
         put(settings, topic, user, packed(history(3, user)), packed(history(5 if user == "ann" else 9, user)))
@@ -130,11 +130,11 @@ def test_last_score_is_shown_from_state_and_from_the_scores_topic(settings: Sett
 
 
 @pytest.mark.broker
-def test_words_say_what_the_state_holds(settings: Settings) -> None:
+def test_output_in_words_shows_the_state(settings: Settings) -> None:
     put(settings, changelog_topic(settings), "ann", packed(history(30)))
     run = CliRunner().invoke(show, [*flags(settings), "ann"], catch_exceptions=False)
-    for said in ("user ann", "events          30", "orders          3", "first seen      2025-01-01 12:00:00"):
-        assert said in run.stdout
+    for text in ("user ann", "events          30", "orders          3", "first seen      2025-01-01 12:00:00"):
+        assert text in run.stdout
     assert "last 10 of 30 events" in run.stdout
     assert run.stdout.count("none yet") == 2
 

@@ -1,4 +1,4 @@
-"""A worker whose broker falls silent says so, ends, and leaves the rest to its supervisor."""
+"""Tests of the watchdog on a real Kafka: a worker with a silent broker says so and ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMPATIENT = {
 }
 
 
-def test_worker_of_a_silent_broker_is_not_ready_then_ends_and_its_successor_loses_nothing(
+def test_worker_with_a_silent_broker_is_not_ready_then_ends_and_nothing_is_lost(
     broker: EmbeddedBroker, make_settings, tmp_path: Path
 ) -> None:
     settings = make_settings(instance_id="w")
@@ -43,8 +43,8 @@ def test_worker_of_a_silent_broker_is_not_ready_then_ends_and_its_successor_lose
     assert_as_undisturbed(settings)
 
 
-def test_worker_that_the_group_refuses_says_so_and_ends(make_settings, tmp_path: Path) -> None:
-    """Brokers take session timeouts from 6 s on unless told."""
+def test_worker_that_the_group_refuses_ends_and_says_why(make_settings, tmp_path: Path) -> None:
+    """By default brokers refuse session timeouts of less than 6 s."""
     with WorkerProcess(make_settings(), tmp_path / "log", VALUESTREAM_SESSION_TIMEOUT_S="2") as worker:
         wait_for("the worker to end", lambda: worker.process.poll() is not None)
         assert worker.process.returncode == 1

@@ -1,4 +1,4 @@
-"""The worker as a process on real Kafka: commits, crashes, bad records, its end."""
+"""Tests of the worker as a process on a real Kafka: commits, crashes, bad records, and its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.broker.undisturbed import assert_as_undisturbed, shoppers
 pytestmark = pytest.mark.broker
 
 
-def test_every_offset_is_committed_and_a_restart_reads_none_again(make_settings, tmp_path: Path) -> None:
+def test_every_offset_is_committed_and_a_restart_reads_no_event_again(make_settings, tmp_path: Path) -> None:
     settings = make_settings(instance_id="w")
     produce(settings, shoppers(300_000, users=2_000, repeat=0))
     with WorkerProcess(settings, tmp_path / "log", VALUESTREAM_REFRESH_INTERVAL_S="30") as worker:
@@ -69,7 +69,7 @@ def test_state_and_scores_after_kill_9_are_those_of_an_undisturbed_run(
     assert_as_undisturbed(settings)
 
 
-def test_sigterm_in_mid_stream_ends_in_time_with_everything_committed(make_settings, tmp_path: Path) -> None:
+def test_worker_ends_in_time_after_sigterm_with_everything_committed(make_settings, tmp_path: Path) -> None:
     settings = make_settings(instance_id="w")
     produce(settings, shoppers(100_000, users=1_000))
     with WorkerProcess(settings, tmp_path / "log") as worker:
@@ -91,8 +91,9 @@ def test_sigterm_in_mid_stream_ends_in_time_with_everything_committed(make_setti
         assert worker.metric('valuestream_events_total{outcome="replayed"}') == 0
 
 
-#: Twelve kinds of record that cannot be used, and the reason that each is sent away with.
 def bad_records(now: float) -> dict[str, tuple[bytes | None, str]]:
+    """Kinds of records that cannot be used, each with the reason of its dead letter."""
+
     def at(**changed: object) -> bytes:
         event = {"type": "track", "event": "Product Viewed", "messageId": "b", "userId": "bad", "timestamp": now - 60}
         return json.dumps({**event, **changed}).encode()
@@ -116,7 +117,7 @@ def bad_records(now: float) -> dict[str, tuple[bytes | None, str]]:
     }
 
 
-def test_bad_records_become_dead_letters_and_good_ones_do_not_notice(make_settings, tmp_path: Path) -> None:
+def test_bad_records_become_dead_letters_and_do_not_affect_good_ones(make_settings, tmp_path: Path) -> None:
     settings = make_settings()
     good = shoppers(15_000, users=300, repeat=0)
     bad = [(f"bad-{i}".encode(), value, reason) for i, (value, reason) in enumerate(bad_records(time.time()).values())]

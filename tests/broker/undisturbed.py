@@ -1,4 +1,4 @@
-"""Undisturbed: traffic for the tests with faults, and what must come of it whatever happens on the way."""
+"""Undisturbed: traffic for the tests with faults, and a check that the result is that of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.broker.harness import Message, track
 __all__ = ["assert_as_undisturbed", "expected_states", "shoppers", "states_of", "without_scores"]
 
 NAMES = ("Product Viewed", "Product Viewed", "Products Searched", "Product Added", "Order Completed")
-#: Columns of USER that scoring writes; how often a user is scored on the way depends on the machine's speed.
+#: Columns of USER that scoring writes. How often a user is scored on the way depends on the machine's speed.
 SCORED = ("scored_offset", "scored_sentiment", "idle_stage", "churn", "purchase", "ltv", "alert_band", "alert_time")
 
 
 def shoppers(n: int, users: int, seed: int = 1, repeat: float = 0.02) -> list[Message]:
-    """Events of the last half hour, some of them sent twice."""
+    """Events of the last half hour; a share of ``repeat`` of them is sent twice."""
     rng = random.Random(seed)
     start = time.time() - 1_800
     messages: list[Message] = []
@@ -58,15 +58,15 @@ def expected_states(partitions: dict[int, PartitionState]) -> dict[str, bytes]:
 
 
 def without_scores(value: bytes) -> bytes:
-    """A changelog value of this state version with the columns that scoring writes set to nothing."""
+    """A changelog value without its version, and with the columns that scoring writes set to nothing."""
     head = np.frombuffer(value[1 : 1 + USER.itemsize], USER).copy()
     for name in SCORED:
         head[name] = 0
-    return value[:1] + head.tobytes() + value[1 + USER.itemsize :]
+    return head.tobytes() + value[1 + USER.itemsize :]
 
 
 def assert_as_undisturbed(settings: Settings, expected: harness.Oracle | None = None) -> None:
-    """State and last scores are those of the oracle, and a score that was sent twice is the same to the byte."""
+    """Check that states and last scores are those of the oracle, and that scores with the same id are equal bytes."""
     expected = expected or harness.oracle(settings)
     assert states_of(settings) == expected_states(expected.partitions)
     records = harness.read_topic(settings, settings.scores_topic)

@@ -1,6 +1,6 @@
-"""A worker of an earlier release: it packs state version 1, and refuses anything newer in that release's words.
+"""Version one: a worker like that of an earlier release, which packs state version 1 and refuses newer versions.
 
-``python -m tests.broker.version_one worker`` in place of ``stream.commands.cli``.
+Run ``python -m tests.broker.version_one worker`` in place of ``stream.commands.cli``.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from stream.commands import cli
 from stream.contract.columns import USER, USER_BYTES
 from stream.errors import ContractError
 
-_pack, _load_blob = changelog.pack, changelog.load_strings
+_pack, _load_strings = changelog.pack, changelog.load_strings
 
 
 def pack(state: Any, rows: Any) -> list[bytes]:
-    """As that release: without the columns that came later."""
+    """Pack as that release did, without the columns that came later."""
     return [b"\x01" + value[1 : 1 + USER_BYTES[1]] + value[1 + USER.itemsize :] for value in _pack(state, rows)]
 
 
 def load_strings(state: Any, users: list[str], values: ByteStrings, *, all_new: bool) -> Any:
-    """As that release: it knows no version but its own."""
+    """Load as that release did: it knows only its own version, and refuses others with its own message."""
     others = {value[0] for value in values.strings()} - {1}
     if others:
         raise ContractError(
             f"state version is {max(others)}, this build reads 1; "
             "run the release that wrote it, or start with a new --app-id"
         )
-    return _load_blob(state, users, values, all_new=all_new)
+    return _load_strings(state, users, values, all_new=all_new)
 
 
 if __name__ == "__main__":

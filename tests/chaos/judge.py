@@ -43,6 +43,7 @@ def judge(
     scenario: str,
     seed: int,
     settings: Settings,
+    *,
     recovery_seconds: float = 0.0,
     problem: str = "",
     measures: Mapping[str, float] = MappingProxyType({}),

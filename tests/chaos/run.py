@@ -112,7 +112,18 @@ def play(scenario: Scenario, broker: EmbeddedBroker, folder: Path, seed: int, sh
 
 def failed(scenario: str, seed: int, problem: str) -> Verdict:
     """The verdict on a run that ended without one."""
-    return Verdict(scenario, seed, 0, 0, 0, 0, 0, 0.0, passed=False, problem=problem[-_PROBLEM_MAX:])
+    return Verdict(
+        scenario,
+        seed,
+        events_in=0,
+        lost=0,
+        double_counted=0,
+        scores_missing=0,
+        conflicting_duplicates=0,
+        recovery_seconds=0.0,
+        passed=False,
+        problem=problem[-_PROBLEM_MAX:],
+    )
 
 
 @contextmanager

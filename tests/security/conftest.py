@@ -1,11 +1,14 @@
-"""Fixtures of the security tests: a broker with users, certificates and access rights."""
+"""Fixtures of the security tests: a broker with users, certificates and access rights, and a model folder."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from stream.score.scorer import DEMO_MODEL
 from tests.security.secured import Secured, make_certificates
 
 
@@ -19,3 +22,9 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         for name in ("worker", "operator", "reader", "replayer", "sender"):
             secured.add_user(name)
         yield secured
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the shipped model that a test may damage."""
+    return Path(shutil.copytree(DEMO_MODEL, tmp_path / "model"))

@@ -42,6 +42,7 @@ class Group:
     def __init__(
         self,
         clock: Clock,
+        *,
         partitions: int,
         session_s: float,
         rebalance_s: float,

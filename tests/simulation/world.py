@@ -58,7 +58,13 @@ class World:
         self.rng = random.Random(seed)
         self.clock, self.metrics = ManualClock(START), metrics()
         self.network, self.broker = Network(self.rng, slow_share=self.rng.choice((0.02, 0.1, 0.4))), Broker()
-        self.group = Group(self.clock, PARTITIONS, SESSION_S, _REBALANCE_S, self._on_generation)
+        self.group = Group(
+            self.clock,
+            partitions=PARTITIONS,
+            session_s=SESSION_S,
+            rebalance_s=_REBALANCE_S,
+            on_generation=self._on_generation,
+        )
         self.owners: dict[int, Process] = {}
         self.static = self.rng.random() < 0.5
         self.fetch_records_max = self.rng.choice((3, 8, 100))

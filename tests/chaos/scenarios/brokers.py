@@ -40,7 +40,9 @@ def broker_restarted(world: World) -> Verdict:
             recoveries.append(supervised.wait_more())
         traffic.stop()
         wait_settled(settings, supervised)
-    return judge("broker_restarted", world.seed, settings, max(recoveries), measures=supervised.measures)
+    return judge(
+        "broker_restarted", world.seed, settings, recovery_seconds=max(recoveries), measures=supervised.measures
+    )
 
 
 @scenario("broker_paused")
@@ -61,7 +63,7 @@ def broker_paused(world: World) -> Verdict:
             recoveries.append(supervised.wait_more())
         traffic.stop()
         wait_settled(settings, supervised)
-    return judge("broker_paused", world.seed, settings, max(recoveries), measures=supervised.measures)
+    return judge("broker_paused", world.seed, settings, recovery_seconds=max(recoveries), measures=supervised.measures)
 
 
 @scenario("cluster_loses_brokers", timeout_s=600.0)
@@ -94,7 +96,12 @@ def cluster_loses_brokers(world: World) -> Verdict:
             wait_settled(settings, supervised)
         problem = "; ".join(problems)
         return judge(
-            "cluster_loses_brokers", world.seed, settings, max(recoveries), problem, measures=supervised.measures
+            "cluster_loses_brokers",
+            world.seed,
+            settings,
+            recovery_seconds=max(recoveries),
+            problem=problem,
+            measures=supervised.measures,
         )
 
 

@@ -146,4 +146,4 @@ def _recovered(world: World, name: str, settings: Settings, died: float, parts: 
         produce(settings, [message for part in parts for message in part])
         wait_settled(settings, worker)
         assert worker.terminate() == 0, worker.log()
-    return judge(name, world.seed, settings, recovery_seconds)
+    return judge(name, world.seed, settings, recovery_seconds=recovery_seconds)

@@ -77,7 +77,9 @@ def disk_corrupted(world: World) -> Verdict:
     wait_settled(settings, worker)
     if worker.terminate() != 0:
         problems.append(f"the worker ended with {worker.process.returncode}")
-    verdict = judge("disk_corrupted", world.seed, settings, recovery_seconds, "; ".join(problems))
+    verdict = judge(
+        "disk_corrupted", world.seed, settings, recovery_seconds=recovery_seconds, problem="; ".join(problems)
+    )
     return msgspec.structs.replace(verdict, measures={"rebuilt": damaged})
 
 
@@ -131,7 +133,7 @@ def disk_refuses(world: World) -> Verdict:
     wait_settled(settings, worker, timeout_s=300)
     if worker.terminate() != 0:
         problems.append(f"the worker ended with {worker.process.returncode}")
-    return judge("disk_refuses", world.seed, settings, recovery_seconds, "; ".join(problems))
+    return judge("disk_refuses", world.seed, settings, recovery_seconds=recovery_seconds, problem="; ".join(problems))
 
 
 def _fill(settings: Settings, worker: WorkerProcess, shop: Shop) -> None:

@@ -51,7 +51,14 @@ def sigterm_in_mid_batch(world: World) -> Verdict:
     }
     measures = {"exit_seconds": exit_seconds, "replayed": replayed, "scores_sent_twice": twice}
     problem = "; ".join(problem for problem, found in problems.items() if found)
-    return judge("sigterm_in_mid_batch", world.seed, settings, recovery_seconds, problem, measures)
+    return judge(
+        "sigterm_in_mid_batch",
+        world.seed,
+        settings,
+        recovery_seconds=recovery_seconds,
+        problem=problem,
+        measures=measures,
+    )
 
 
 # -- rebalance storm ------------------------------------------------------------------------------------------
@@ -83,7 +90,9 @@ def rebalance_storm(world: World) -> Verdict:
         assert last.terminate() == 0, last.log()
     measures = {"samples": sampler.samples, "commits_past_what_was_applied": len(sampler.violations)}
     problem = "; ".join(sampler.violations[:3])
-    return judge("rebalance_storm", world.seed, slots[0], recovery_seconds, problem, measures)
+    return judge(
+        "rebalance_storm", world.seed, slots[0], recovery_seconds=recovery_seconds, problem=problem, measures=measures
+    )
 
 
 def _end(worker: WorkerProcess, rng: random.Random) -> None:
@@ -120,7 +129,9 @@ def zombie_is_replaced(world: World) -> Verdict:
         problem = _unclear_end(zombie) if ended else ""
         wait_settled(first, successor)
         measures = {**stale_records(first), "zombie_ended": float(ended)}
-    return judge("zombie_is_replaced", world.seed, first, recovery_seconds, problem, measures)
+    return judge(
+        "zombie_is_replaced", world.seed, first, recovery_seconds=recovery_seconds, problem=problem, measures=measures
+    )
 
 
 @scenario("instance_started_twice")
@@ -147,7 +158,14 @@ def instance_started_twice(world: World) -> Verdict:
             wait_settled(first, other)
             assert other.terminate() == 0, other.log()
     measures = {**stale_records(first), "older_ended": float(ended is older)}
-    return judge("instance_started_twice", world.seed, first, recovery_seconds, problem, measures)
+    return judge(
+        "instance_started_twice",
+        world.seed,
+        first,
+        recovery_seconds=recovery_seconds,
+        problem=problem,
+        measures=measures,
+    )
 
 
 def _ended(worker: WorkerProcess) -> bool:
@@ -187,7 +205,9 @@ def standby_takes_over(world: World) -> Verdict:
             alone, replicas=0
         )
     problem = "" if behind < changelog_records / 2 else f"{behind} of {changelog_records} records were to be recovered"
-    return judge("standby_takes_over", world.seed, settings, seconds, problem, measures)
+    return judge(
+        "standby_takes_over", world.seed, settings, recovery_seconds=seconds, problem=problem, measures=measures
+    )
 
 
 def _take_over(world: World, replicas: int) -> tuple[int, int, float, Settings]:

@@ -43,7 +43,14 @@ def output_too_large(world: World) -> Verdict:
             _limit_messages(settings, topic, bytes_max[topic])
             recoveries.append(_recover(supervised, settings))
     problem = "; ".join(problems)
-    return judge("output_too_large", world.seed, settings, max(recoveries), problem, measures=supervised.measures)
+    return judge(
+        "output_too_large",
+        world.seed,
+        settings,
+        recovery_seconds=max(recoveries),
+        problem=problem,
+        measures=supervised.measures,
+    )
 
 
 @scenario("output_topic_deleted")
@@ -59,7 +66,14 @@ def output_topic_deleted(world: World) -> Verdict:
         ensure_topics(settings, PARTITIONS)
         recovery = _recover(supervised, settings)
     problem = "; ".join(problems)
-    return judge("output_topic_deleted", world.seed, settings, recovery, problem, measures=supervised.measures)
+    return judge(
+        "output_topic_deleted",
+        world.seed,
+        settings,
+        recovery_seconds=recovery,
+        problem=problem,
+        measures=supervised.measures,
+    )
 
 
 def _outputs(world: World, settings: Settings) -> list[str]:
