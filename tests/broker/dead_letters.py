@@ -12,10 +12,10 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from click.testing import CliRunner
 
-from stream.commands.dlq.dlq import dlq
+from stream.commands.dlq.command import dlq
+from stream.decode.dead_letters import dead_letter
 from stream.decode.decoder import DeadLetter
 from stream.kafka.clients import aiokafka_config
-from stream.kafka.producer import dead_letter
 from stream.settings import Settings
 from tests.broker import harness
 

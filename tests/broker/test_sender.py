@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from kafka import KafkaProducer
 
 from stream.clock import ManualClock, SystemClock
-from stream.commands.broker.broker import EmbeddedBroker
+from stream.commands.broker.embedded import EmbeddedBroker
 from stream.datasets.events import Record, event_stream
-from stream.datasets.shoppers import Market
+from stream.datasets.market import Market
 from stream.errors import ConfigError, ValuestreamError
 from stream.kafka import sender
 from stream.kafka.clients import kafka_python_config
@@ -108,7 +108,7 @@ def test_wrong_rate_is_refused_with_what_is_allowed(rate: str) -> None:
 def test_every_event_arrives_once_keyed_and_in_order_within_its_partition(settings: Settings) -> None:
     market = Market(50, datetime(2024, 1, 1, tzinfo=UTC), seed=1)
     stream = list(event_stream(islice(market.events(), 5_000)))
-    sent = send_events(settings, stream, Rate(), no_progress, SystemClock())
+    sent = send_events(settings, stream, Rate(), no_progress, clock=SystemClock())
     assert (sent.events, sent.failed, sent.last_event_ms) == (5_000, 0, stream[-1][2])
     records = events_of(settings)
     assert Counter((r.key, r.value) for r in records) == Counter((key, value) for key, value, _ in stream)
@@ -123,7 +123,7 @@ def test_every_event_arrives_once_keyed_and_in_order_within_its_partition(settin
 @pytest.mark.broker
 def test_records_carry_the_time_of_sending_so_that_retention_keeps_old_events(settings: Settings) -> None:
     before_ms = datetime.now(UTC).timestamp() * 1000
-    send_events(settings, [(b"u", b"{}", 1_000)], Rate(), no_progress, SystemClock())
+    send_events(settings, [(b"u", b"{}", 1_000)], Rate(), no_progress, clock=SystemClock())
     (record,) = events_of(settings)
     assert record.timestamp >= before_ms - 1_000
 
@@ -131,7 +131,7 @@ def test_records_carry_the_time_of_sending_so_that_retention_keeps_old_events(se
 @pytest.mark.broker
 def test_record_that_the_broker_refuses_is_counted_and_the_others_arrive(settings: Settings) -> None:
     stream = [(b"u", b"{}", 0), (b"u", b"x" * 2_000_000, 0), (b"u", b"[]", 0)]
-    sent = send_events(settings, stream, Rate(), no_progress, SystemClock())
+    sent = send_events(settings, stream, Rate(), no_progress, clock=SystemClock())
     assert (sent.events, sent.failed) == (2, 1)
     assert [record.value for record in events_of(settings)] == [b"{}", b"[]"]
     with pytest.raises(ValuestreamError, match="1 events were not delivered"):
@@ -142,7 +142,7 @@ def test_record_that_the_broker_refuses_is_counted_and_the_others_arrive(setting
 def test_too_many_refused_records_end_the_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sender, "FAILED_MAX", 3)
     stream = [(b"u", b"x" * 2_000_000, 0)] * 10 + [(b"u", b"{}", 0)]
-    sent = send_events(settings, stream, Rate(), no_progress, SystemClock())
+    sent = send_events(settings, stream, Rate(), no_progress, clock=SystemClock())
     assert (sent.events, sent.failed) == (0, 3)
 
 
@@ -174,7 +174,7 @@ def test_events_without_an_acknowledgement_are_counted_as_failed(
         yield from [(b"u", b"{}", 0)] * 20
 
     try:
-        sent = send_events(settings, records(), Rate(), no_progress, SystemClock())
+        sent = send_events(settings, records(), Rate(), no_progress, clock=SystemClock())
     finally:
         broker.resume()
     assert sent.failed >= 20
@@ -193,7 +193,7 @@ def test_stop_ends_an_endless_stream_with_everything_acknowledged(settings: Sett
                 stop.set()
             yield (b"u", str(n_yielded).encode(), 0)
 
-    sent = send_events(settings, endless(), Rate(), no_progress, SystemClock(), stop=stop)
+    sent = send_events(settings, endless(), Rate(), no_progress, clock=SystemClock(), stop=stop)
     assert sent.events == n_yielded == 500
     assert len(events_of(settings)) == 500
 
@@ -202,4 +202,4 @@ def test_stop_ends_an_endless_stream_with_everything_acknowledged(settings: Sett
 def test_missing_topic_is_one_line_with_what_to_do(settings: Settings) -> None:
     other = settings.model_copy(update={"events_topic": "not-there"})
     with pytest.raises(ConfigError, match=r"'not-there' not found .* `valuestream topics create`"):
-        send_events(other, [], Rate(), no_progress, SystemClock())
+        send_events(other, [], Rate(), no_progress, clock=SystemClock())
