@@ -72,7 +72,7 @@ def assert_nothing_is_left(folder: Path) -> None:
 
 
 def processes(named: str) -> dict[int, str]:
-    """Processes whose command line names this folder."""
+    """Processes that name this folder in their command line."""
     table = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.strip().partition(" ") for line in table.splitlines() if named in line]
     return {int(pid): command for pid, _, command in rows}
