@@ -38,7 +38,7 @@ def clicks(
     repeated: float = 0.01,
     activity: Floats | None = None,
 ) -> Iterator[Message]:
-    """Keys and values of ``n`` records, slightly out of order, whose event times lead up to ``end``.
+    """Keys and values of ``n`` records, slightly out of order, with event times that lead up to ``end``.
 
     A share of ``repeated`` of the records are earlier records once more. Users send in proportion to their
     ``activity``, which is log-normal by default. The same arguments give the same bytes.

@@ -217,7 +217,7 @@ def sizes() -> dict[str, UnitCost]:
 
 
 class _State:
-    """A state whose users have ``n`` events each over the longest window; memory and packed size per user."""
+    """A state of users with ``n`` events each over the longest window, with memory and packed size per user."""
 
     def __init__(self, n: int) -> None:
         gc.collect()
@@ -234,7 +234,7 @@ class _State:
 
 
 def _batch(i: int, first: int, time: int) -> EventBatch:
-    """The ``i``-th event of ``_FETCH`` users, the first of which is number ``first``."""
+    """The ``i``-th event of ``_FETCH`` users, from number ``first`` on."""
     rows = np.zeros(_FETCH, EVENT)
     rows["offset"] = rows["identity"] = np.arange(_FETCH) + i * _USERS + first + 1
     rows["time"], rows["type"], rows["category"], rows["item"] = time, 1, 1, 1

@@ -73,7 +73,7 @@ def assert_nothing_is_left(folder: Path) -> None:
 
 
 def processes(named: str) -> dict[int, str]:
-    """Processes whose command line names this folder."""
+    """Processes that name this folder in their command line."""
     commands = {process.pid: " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}
     return {pid: command for pid, command in commands.items() if named in command}
 

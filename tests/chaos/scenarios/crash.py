@@ -27,7 +27,7 @@ QUICK: Final = {
     "VALUESTREAM_BATCH_USERS_MAX": "32",
 }
 _PARTS: Final = 4
-#: Scenario → crash points, of which the seed picks one, and the largest number of passages before the worker dies.
+#: Scenario → crash points, and the largest number of passages before the worker dies. The seed picks the point.
 #: Each part of the traffic passes each point at least once. A point that each partition passes is passed four times.
 _CRASHES: Final = {
     "kill_after_decode": (("after_decode",), 12),
