@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from model_export.baselines import Baseline
-from model_export.data.examples import Dataset
+from model_export.data.dataset import Dataset
 from model_export.evaluation.evaluation_folder import Scores
 from model_export.settings import Settings
 from model_export.training.calibration import calibrate_heads, follow_factor, follow_heads, has_enough

@@ -28,8 +28,9 @@ from model_export.baselines.bgnbd import BgNbd
 from model_export.baselines.linear import Logistic, Recency
 from model_export.baselines.scored import score_baseline
 from model_export.baselines.trees import LightGbm
+from model_export.data.dataset import Dataset
 from model_export.data.event_log import EventLog
-from model_export.data.examples import Dataset, Examples
+from model_export.data.examples import Examples
 from model_export.evaluation.evaluation_folder import Scores
 from model_export.network.event_bert import EventBert
 from model_export.run_folder import by_length, predict

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
+from model_export.data.labels import head_names
 from model_export.metrics.bootstrap import Interval, Measured, TestSet, measure
 from model_export.metrics.measures import Kind
-from model_export.network.heads import head_names
 from model_export.settings import Settings
 from stream.errors import ConfigError
 

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from model_export.data import dataset
 from model_export.data import event_log as history
-from model_export.data import examples as dataset
 from model_export.export.variants import ALONE_MAX, Fusions, fusions
 from model_export.metrics.measures import auc, spearman
 from model_export.metrics.ordered import ordered

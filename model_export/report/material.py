@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from model_export.data.labels import head_names
 from model_export.evaluation.evaluation_folder import (
     METRICS_FILE,
     Evaluation,
@@ -26,7 +27,6 @@ from model_export.evaluation.evaluation_folder import (
     load_scores,
 )  # fmt: skip
 from model_export.metrics.ordered import Ordered, ordered
-from model_export.network.heads import head_names
 from stream.errors import ConfigError
 
 __all__ = ["DRAWN", "FUSED", "VALUE", "Array", "Material", "best_f1_threshold", "read_material"]

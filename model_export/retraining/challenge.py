@@ -9,11 +9,11 @@ import numpy as np
 from rich.table import Table
 
 from model_export.data.examples import Examples
+from model_export.data.labels import head_names
 from model_export.evaluation.evaluation_folder import Bounds
 from model_export.metrics.bootstrap import Interval, Measured, TestSet, measure
 from model_export.metrics.measures import METRICS
 from model_export.network.event_bert import EventBert
-from model_export.network.heads import head_names
 from model_export.retraining.registry import Champion
 from model_export.run_folder import Run, predict
 from model_export.training.calibration import predicted

@@ -17,11 +17,12 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from model_export.data.examples import Dataset, Windows
+from model_export.data.dataset import Dataset
+from model_export.data.labels import head_names
 from model_export.data.prepare import check_enough, prepare
+from model_export.data.splits import Splits
 from model_export.export.export import VARIANTS
 from model_export.network.event_bert import EventBert
-from model_export.network.heads import head_names
 from model_export.retraining.challenge import Comparison, compare, decide
 from model_export.retraining.registry import Champion, Registry
 from model_export.settings import Settings
@@ -176,7 +177,7 @@ def _check_comparable(champion: Champion, settings: Settings) -> None:
 def _has_news(champion: Champion, settings: Settings, examples: Dataset) -> bool:
     """Whether there are labels that the champion has not seen, or another network is to be tried on those there are.
 
-    What a model has seen ends where its own test window began, see :class:`Windows`. ConfigError where that is later
+    What a model has seen ends where its own test window began, see :class:`Splits`. ConfigError where that is later
     than the present test window begins.
     """
     first, last = (int(datetime.fromisoformat(when).timestamp()) for when in champion.run.trained_on)
@@ -204,5 +205,5 @@ def _difference(theirs: Settings, ours: Settings) -> str:
     )
 
 
-def _windows(settings: Settings, span: tuple[int, int]) -> Windows:
-    return Windows.of(span, settings.labels, settings.snapshots)
+def _windows(settings: Settings, span: tuple[int, int]) -> Splits:
+    return Splits.laid_out(span, settings.labels, settings.snapshots)

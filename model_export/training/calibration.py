@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_export.data.examples import Examples
-from model_export.network.heads import head_names
+from model_export.data.labels import head_names
 from model_export.training.calibration_curves import base_rate, fit_calibrator, fit_cohort, level_gap, moved
 from stream.contract.manifest import Calibration, HeadCalibration, Labels
 from stream.contract.tokens import FEATURES

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from model_export.data.examples import Examples
 from model_export.network.event_bert import EventBert, ModelConfig, Shape
-from model_export.network.linear_start import fresh
+from model_export.network.initial_weights import new_network
 from model_export.network.loss import Objective
 from model_export.text.products import ProductTable
 from model_export.training.calibration_curves import fit_platt
@@ -174,7 +174,7 @@ class _Descent:
         if task.warm is not None:
             return copy.deepcopy(task.warm)
         shape = task.shape(self._examples.purchase.shape[1])
-        network = fresh(self._examples, task.model, shape, task.products)
+        network = new_network(self._examples, task.model, shape, task.products)
         if self._private:
             # The linear start is fitted without noise: only the scaling of the features is taken from it.
             return scaled_like(network, EventBert(task.model, shape, task.products))
@@ -301,7 +301,7 @@ def _held_out_loss(network: EventBert, objective: Objective, examples: Examples)
         rows = order[begin : begin + _EVALUATED_ROWS]
         outputs = _outputs(network, examples, rows)
         z[rows] = torch.cat((outputs[0][:, None], outputs[1]), dim=1).float().cpu().numpy()
-        rest += float(objective.rest(outputs, objective.targets(rows))) * len(rows) / len(examples)
+        rest += float(objective.uncalibrated(outputs, objective.targets(rows))) * len(rows) / len(examples)
     return rest + sum(
         weight * _calibrated_loss(z[:, h], y)
         for h, (weight, y) in enumerate(zip(objective.weights, examples.outcomes.T, strict=True))

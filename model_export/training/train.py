@@ -22,13 +22,15 @@ from rich.progress import Progress
 from model_export.baselines import Baseline
 from model_export.baselines.linear import Logistic, Recency
 from model_export.baselines.scored import score_baseline
+from model_export.data.dataset import Dataset
 from model_export.data.event_log import SIMULATOR
-from model_export.data.examples import Dataset, Examples
-from model_export.data.prepare import WINDOWS, check_enough, examples_key, prepare
+from model_export.data.examples import Examples
+from model_export.data.labels import head_names
+from model_export.data.prepare import check_enough, examples_key, prepare
+from model_export.data.splits import SPLITS
 from model_export.metrics.measures import METRICS
 from model_export.metrics.ordered import ordered
 from model_export.network.event_bert import EventBert
-from model_export.network.heads import head_names
 from model_export.run_folder import Run, Sample, predict, save_run
 from model_export.settings import Settings
 from model_export.text.encoder import TextBert
@@ -228,7 +230,7 @@ def _metrics(p: Array, value: Array, test: Examples, settings: Settings) -> dict
 
 def _counts(examples: Dataset, model: Model) -> dict[str, int]:
     """Examples by window, what was left out, and the epochs run."""
-    out = {window: len(getattr(examples, window)) for window in WINDOWS}
+    out = {window: len(getattr(examples, window)) for window in SPLITS}
     out.update({f"left out: {reason}": n for reason, n in sorted(examples.left_out.items())})
     out.update({f"dropped events: {reason}": n for reason, n in sorted(examples.dropped.items())})
     return {**out, "users": len(examples.names), "epochs": model.epochs, "best epoch": model.best_epoch}

@@ -9,8 +9,10 @@ import msgspec
 import numpy as np
 from rich.progress import Progress
 
+from model_export.data.dataset import Dataset
 from model_export.data.event_log import DataConfig
-from model_export.data.examples import Dataset, Examples, Plan
+from model_export.data.examples import Examples
+from model_export.data.splits import SnapshotConfig
 from model_export.network.event_bert import ModelConfig
 from model_export.settings import EvaluateConfig, LabelConfig, Settings
 from model_export.training.fit import FitConfig, Task
@@ -23,7 +25,7 @@ SHOP = Settings(
     seed=3,
     data=DataConfig(users=150, days=60, seed=3),
     labels=LabelConfig(eligible_days=20, churn_days=7, purchase_days=(3, 10), value_days=10),
-    snapshots=Plan(every_days=5, window_days=6),
+    snapshots=SnapshotConfig(every_days=5, window_days=6),
     model=ModelConfig(hidden=8, layers=1, heads=2, categories=4, dropout=0.0),
     fit=FitConfig(epochs=2, batch_size=128, learning_rate=1e-4, class_min=5),
     evaluate=EvaluateConfig(snapshots=2, step_days=8, seeds=(7,), resamples=20),

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from model_export.data.dataset import build
 from model_export.data.event_log import load
-from model_export.data.examples import build
 from model_export.evaluation.candidates import CANDIDATES
 from model_export.evaluation.evaluate import evaluate
 from model_export.evaluation.evaluation_folder import Evaluation, load_evaluation, load_outcomes, load_scores
@@ -144,7 +144,7 @@ def test_an_evaluation_that_is_not_there_says_what_makes_it(tmp_path: Path) -> N
 
 def test_too_few_of_an_outcome_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     few = changed(SETTINGS, "fit", class_min=10_000)
-    with pytest.raises(ConfigError, match=r"train window has \d+ examples with churn = yes, expected at least 10000"):
+    with pytest.raises(ConfigError, match=r"train split has \d+ examples with churn = yes, expected at least 10000"):
         evaluate(few, tmp_path / "shop", quiet())
     assert times(tmp_path / "shop") == {}
 

@@ -8,7 +8,7 @@ import torch
 
 from model_export.network.event_bert import EventBert, ModelConfig, Shape
 from model_export.network.event_encoder import MASKED
-from model_export.network.unpadded import pack, packed
+from model_export.network.unpadded import pack, packed_network
 from model_export.text.products import ProductTable
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES
 from tests.model_export.export.test_export import network
@@ -32,7 +32,7 @@ def difference(trained: EventBert, tokens: np.ndarray, dtype: torch.dtype = torc
     features = numbers(len(tokens))
     with torch.inference_mode():
         expected = trained(torch.from_numpy(tokens), features)
-        found = packed(trained).to(dtype)(pack(tokens), features.to(dtype))
+        found = packed_network(trained).to(dtype)(pack(tokens), features.to(dtype))
         return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
 
 
@@ -83,6 +83,6 @@ def test_there_is_a_row_for_each_event_and_none_for_padding() -> None:
 
 def test_the_network_that_is_packed_stays_as_it_was() -> None:
     trained = network()
-    packed(trained).half()
+    packed_network(trained).half()
     assert {weights.dtype for weights in trained.parameters()} == {torch.float32}
     assert trained.encoder.states(torch.from_numpy(histories([4]))).shape == (1, 64, 16)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from model_export.data.labels import head_names
 from model_export.evaluation.evaluation_folder import (
     METRICS_FILE,
     Evaluation,
@@ -24,7 +25,6 @@ from model_export.evaluation.evaluation_folder import (
     save_arrays,
 )  # fmt: skip
 from model_export.metrics.ordered import ordered
-from model_export.network.heads import head_names
 from model_export.report import summary, write_report
 from model_export.report.answers import headlines
 from model_export.report.drift import psi

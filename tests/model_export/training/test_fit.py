@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from model_export.data.examples import Examples
 from model_export.network.event_bert import EventBert
 from model_export.network.event_encoder import EventEncoder
-from model_export.network.linear_start import fresh
+from model_export.network.initial_weights import new_network
 from model_export.network.loss import LossConfig, Objective
 from model_export.run_folder import predict
 from model_export.text.products import BUCKETS, ProductTable
@@ -288,7 +288,7 @@ def products(width: int = 4) -> ProductTable:
 
 def test_unseen_item_is_read_as_its_category_and_a_known_one_by_its_own_text() -> None:
     rows = examples(40, longest=4)
-    network = fresh(rows, SMALL, task(QUICK, products=products()).shape(2), products())
+    network = new_network(rows, SMALL, task(QUICK, products=products()).shape(2), products())
     assert network.shape.product_rows == 3
     with torch.no_grad():
         torch.nn.init.normal_(network.heads.weight, std=1.0)

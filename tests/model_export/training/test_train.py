@@ -119,7 +119,7 @@ def test_checkpoints_of_other_settings_are_not_gone_on_from(
 
 def test_too_few_examples_of_a_class_are_refused_with_both_counts_and_nothing_is_written(tmp_path: Path) -> None:
     few = changed(changed(SHOP, "data", users=20), "fit", class_min=200)
-    with pytest.raises(ConfigError, match=r"train window has \d+ examples with churn = yes, expected at least 200"):
+    with pytest.raises(ConfigError, match=r"train split has \d+ examples with churn = yes, expected at least 200"):
         train(few, tmp_path / "run", quiet())
     assert not (tmp_path / "run").exists()
 
