@@ -14,7 +14,7 @@ import msgspec
 from model_export.data.event_log import SIMULATOR, DataConfig
 from model_export.data.splits import SnapshotConfig
 from model_export.network.event_bert import ModelConfig
-from model_export.training.fit import FitConfig
+from model_export.training.task import FitConfig
 from stream.contract.manifest import Labels
 from stream.errors import ConfigError
 from stream.kafka.events_topic import Topic, is_topic

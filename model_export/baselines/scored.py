@@ -6,7 +6,7 @@ from model_export.baselines import Baseline
 from model_export.data.dataset import Dataset
 from model_export.evaluation.evaluation_folder import Scores
 from model_export.settings import Settings
-from model_export.training.calibration import calibrate_heads, follow_factor, follow_heads, has_enough
+from model_export.training.calibration import calibrate_heads, has_enough, recalibrated_heads, recalibrated_value_factor
 from stream.score.calibration import probabilities, sigmoid
 
 __all__ = ["score_baseline"]
@@ -22,10 +22,10 @@ def score_baseline(model: Baseline, examples: Dataset, settings: Settings) -> Sc
     factor = float(validation.value.sum() / max(held_out.value.sum(), 1e-9))
     model.refit(examples.recent, int(test.as_of.min()))
     newest, scored = model.predict(validation), model.predict(test)
-    heads = follow_heads(heads, newest.logits, validation, enough, drift)
+    heads = recalibrated_heads(heads, newest.logits, validation, sufficient_events=enough, drift=drift)
     return Scores(
         probabilities(scored.logits, heads, has_enough(test, enough)),
-        scored.value * follow_factor(factor, newest.value, validation, drift),
+        scored.value * recalibrated_value_factor(factor, newest.value, validation, drift),
         sigmoid(scored.logits),
         scored.value,
     )

@@ -24,7 +24,7 @@ from model_export.bench.runners import COMPILED, Layout, Way, Ways, cpu_ways, gp
 from model_export.bench.workload import Material
 from model_export.export.variants import outputs
 from model_export.metrics.measures import auc
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.network.event_bert import ModelConfig
 from stream.contract.tokens import CHANNELS
 
@@ -230,5 +230,7 @@ def _auc_loss(of: Material) -> float | None:
     labels = np.column_stack((sample.churn, sample.purchase))
     fp32, int8 = (outputs(of.graphs[name], sample.tokens, sample.features) for name in ("fp32", "int8"))
     heads = [h for h in range(labels.shape[1]) if 0 < labels[:, h].sum() < len(labels)]
-    losses = [auc(ordered(fp32[:, h], labels[:, h])) - auc(ordered(int8[:, h], labels[:, h])) for h in heads]
+    losses = [
+        auc(rank_predictions(fp32[:, h], labels[:, h])) - auc(rank_predictions(int8[:, h], labels[:, h])) for h in heads
+    ]
     return max(losses, default=None)

@@ -36,8 +36,8 @@ from model_export.network.event_bert import EventBert
 from model_export.run_folder import by_length, predict
 from model_export.settings import Settings
 from model_export.text.products import ProductTable
-from model_export.training.calibration import predicted, predicted_value
-from model_export.training.train import Model, learn
+from model_export.training.calibration import predicted_probabilities, predicted_value
+from model_export.training.model import Model, train_model
 from stream.score.calibration import sigmoid
 from stream.score.expectation import expected_value
 
@@ -118,7 +118,9 @@ class Trial:
         settings = msgspec.structs.replace(self.settings, seed=seed, model=model, fit=fit)
         key = msgspec.json.encode((settings, products is None))
         if key not in self._learned:
-            self._learned[key] = learn(settings, self.examples, seed, self.progress, products=products, strict=False)
+            self._learned[key] = train_model(
+                settings, self.examples, seed, self.progress, products=products, strict=False
+            )
         return self._learned[key]
 
     def _network(self, model: Model) -> Scores:
@@ -126,8 +128,8 @@ class Trial:
         raw = predict(model.network, test.tokens, test.features)
         p_raw = sigmoid(raw.logits.astype(np.float64))
         return Scores(
-            predicted(raw, test, model.calibration, enough),
-            predicted_value(raw, test, model.calibration, labels, enough),
+            predicted_probabilities(raw, test, model.calibration, enough),
+            predicted_value(raw, test, model.calibration, labels=labels, sufficient_events=enough),
             p_raw,
             expected_value(p_raw[:, labels.value_head], raw.value),
         )

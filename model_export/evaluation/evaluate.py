@@ -24,7 +24,7 @@ from model_export.data.prepare import check_enough
 from model_export.evaluation.candidates import ABLATIONS, CANDIDATES, SEEDED, Trial
 from model_export.evaluation.evaluation_folder import METRICS_FILE, Evaluation, Outcomes, measured, save_arrays
 from model_export.settings import Settings
-from model_export.training.train import products_of
+from model_export.training.model import products_of
 from stream.contract.columns import DAY_S
 from stream.errors import ConfigError
 

@@ -22,7 +22,7 @@ from onnxruntime.transformers.optimizer import optimize_model
 
 from model_export.export.int8 import after_features, in_int8
 from model_export.metrics.measures import spearman
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from stream.errors import ContractError
 from stream.score.scorer import open_session
 
@@ -128,7 +128,7 @@ def loss(graph: bytes, expected: Array, tokens: Array, features: Array) -> Loss:
     some = np.linspace(0, len(tokens) - 1, min(_ALONE_ROWS, len(tokens))).astype(int)
     alone = np.concatenate([_run(session, tokens[[i]], features[[i]]) for i in some])
     error = np.abs(found - expected)
-    ranks = [spearman(ordered(found[:, c], expected[:, c])) for c in range(expected.shape[1])]
+    ranks = [spearman(rank_predictions(found[:, c], expected[:, c])) for c in range(expected.shape[1])]
     return Loss(float(error.max()), float(error.mean()), min(ranks), float(np.abs(alone - found[some]).max()))
 
 

@@ -16,7 +16,7 @@ from model_export.data import dataset
 from model_export.data import event_log as history
 from model_export.export.variants import ALONE_MAX, Fusions, fusions
 from model_export.metrics.measures import auc, spearman
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.run_folder import Run, Sample, load_run, predict
 from stream.errors import ContractError
 from stream.score.scorer import RawScores, Scorer
@@ -113,7 +113,7 @@ def _compare(scorer: Scorer, file: Path, sample: Sample, expected: RawScores) ->
         variant=scorer.variant,
         rows=len(tokens),
         error=float(np.abs(ours - torchs).max()),
-        spearman=min(spearman(ordered(ours[:, c], torchs[:, c])) for c in range(ours.shape[1])),
+        spearman=min(spearman(rank_predictions(ours[:, c], torchs[:, c])) for c in range(ours.shape[1])),
         auc_loss=_auc_loss(found, expected, sample),
         alone=float(np.abs(ours - alone).max()),
         fusions=fusions(file),
@@ -147,7 +147,7 @@ def _auc_loss(found: RawScores, expected: RawScores, sample: Sample) -> float | 
     labels = np.column_stack((sample.churn, sample.purchase))
     pairs = [raw.logits for raw in (found, expected)]
     losses = [
-        abs(auc(ordered(pairs[0][:, h], labels[:, h])) - auc(ordered(pairs[1][:, h], labels[:, h])))
+        abs(auc(rank_predictions(pairs[0][:, h], labels[:, h])) - auc(rank_predictions(pairs[1][:, h], labels[:, h])))
         for h in range(labels.shape[1])
         if 0 < labels[:, h].sum() < len(labels)
     ]

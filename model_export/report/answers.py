@@ -9,7 +9,7 @@ import numpy as np
 
 from model_export.evaluation.evaluation_folder import Evaluation
 from model_export.metrics.diagnostics import lift_and_gain, reliability
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report.markup import details, figure, grid, note, paragraph, section, table, verdict
 from model_export.report.material import FUSED, VALUE, Array, Material
 from model_export.report.plots import gain, reliability_diagram, value_by_decile
@@ -146,8 +146,8 @@ def value(material: Material) -> str:
         return ""
     actual, scores = material.newest.value, material.drawn()
     per_tenth = len(actual) / 10
-    after, truth = (sums / per_tenth for sums in ordered(scores.value, actual).by_decile())
-    before = ordered(scores.value_raw, actual).by_decile()[0] / per_tenth
+    after, truth = (sums / per_tenth for sums in rank_predictions(scores.value, actual).by_decile())
+    before = rank_predictions(scores.value_raw, actual).by_decile()[0] / per_tenth
     title = task_titles(evaluation.settings.labels)[VALUE]
     return section(
         "What users are worth",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_export.metrics.measures import auc, ece
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report.markup import figure, grid, paragraph, section, table
 from model_export.report.material import FUSED, Material
 from model_export.report.plots import PSI_MODERATE, PSI_STRONG, bars_of_psi, snapshots
@@ -60,8 +60,8 @@ def _rows(material: Material, head: str, shares: Shares) -> list[list[str]]:
     for i, day in enumerate(shares.labels):
         k = last - i
         measured = {
-            "auc": material.over_seeds(k, head, lambda p, y: auc(ordered(p, y))),
-            "ece": material.over_seeds(k, head, lambda p, y: ece(ordered(p, y))),
+            "auc": material.over_seeds(k, head, lambda p, y: auc(rank_predictions(p, y))),
+            "ece": material.over_seeds(k, head, lambda p, y: ece(rank_predictions(p, y))),
         }
         rows.append([
             head, day, f"{shares.n[i]:,}", f"{shares.observed[i]:.3f} [{shares.low[i]:.3f}, {shares.high[i]:.3f}]",

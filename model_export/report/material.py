@@ -26,7 +26,7 @@ from model_export.evaluation.evaluation_folder import (
     load_outcomes,
     load_scores,
 )  # fmt: skip
-from model_export.metrics.ordered import Ordered, ordered
+from model_export.metrics.ranking import WeightedRanking, rank_predictions
 from stream.errors import ConfigError
 
 __all__ = ["DRAWN", "FUSED", "VALUE", "Array", "Material", "best_f1_threshold", "read_material"]
@@ -81,10 +81,10 @@ class Material:
         raw, served, actual = (np.concatenate([part[:, h] for part in column]) for column in columns)
         return raw, served, actual
 
-    def curves(self, head: str) -> dict[str, Ordered]:
+    def curves(self, head: str) -> dict[str, WeightedRanking]:
         """Rankings of the drawn models at the newest snapshot."""
         h, actual = self.heads.index(head), self.actual(head)
-        return {model: ordered(self.drawn(model).p[:, h], actual) for model in self.scores}
+        return {model: rank_predictions(self.drawn(model).p[:, h], actual) for model in self.scores}
 
     def over_seeds(self, snapshot: int, head: str, number: Callable[[Array, Array], float]) -> float:
         """Mean over seeds of a number of the fused model's probabilities and the outcomes at one snapshot."""
@@ -108,10 +108,10 @@ def read_material(folder: Path) -> Material:
     return Material(evaluation, outcomes, scores)
 
 
-def best_f1_threshold(ranked: Ordered) -> float:
+def best_f1_threshold(ranked: WeightedRanking) -> float:
     """The probability from which on calling users positive gives the best F1; the highest of several.
 
-    >>> best_f1_threshold(ordered(np.array([0.1, 0.3, 0.6, 0.9]), np.array([0, 1, 1, 1])))
+    >>> best_f1_threshold(rank_predictions(np.array([0.1, 0.3, 0.6, 0.9]), np.array([0, 1, 1, 1])))
     0.3
     """
     called, hits = ranked.total - ranked.cum_weight[:-1], ranked.positive - ranked.cum_outcome[:-1]

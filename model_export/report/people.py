@@ -11,7 +11,7 @@ from model_export.data.examples import Examples
 from model_export.evaluation.evaluation_folder import Outcomes
 from model_export.evaluation.one_time_buyers import one_time_buyers
 from model_export.metrics.measures import auc, ece
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report.markup import figure, grid, note, paragraph, section, table
 from model_export.report.material import Material, best_f1_threshold
 from model_export.report.plots import buyers, cohorts
@@ -150,11 +150,11 @@ def by_group(material: Material) -> str:
 
 def _groups_of_head(material: Material, head: str, members: dict[str, Array]) -> str:
     p, y = material.probability(head), material.actual(head)
-    threshold = best_f1_threshold(ordered(p, y))
+    threshold = best_f1_threshold(rank_predictions(p, y))
     shares = shares_of(members, p, y)
     rows = []
     for i, (name, of) in enumerate(members.items()):
-        ranked, called, actual = ordered(p[of], y[of]), p[of] >= threshold, y[of] > 0
+        ranked, called, actual = rank_predictions(p[of], y[of]), p[of] >= threshold, y[of] > 0
         observed = f"{shares.observed[i]:.3f} [{shares.low[i]:.3f}, {shares.high[i]:.3f}]"
         rows.append([
             name, f"{shares.n[i]:,}", observed, f"{shares.predicted[i]:.3f}", f"{ece(ranked):.3f}",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from model_export.metrics.ordered import Ordered
+from model_export.metrics.ranking import WeightedRanking
 from model_export.report.shares import Shares
 from model_export.report.svg import drawn
 
@@ -32,7 +32,7 @@ _LINES: Final[dict[str, tuple[str, Any]]] = {
 _POINTS: Final = 200
 
 
-def gain(title: str, curves: dict[str, Ordered]) -> str:
+def gain(title: str, curves: dict[str, WeightedRanking]) -> str:
     """Share of all positives found by contacting the users ranked highest."""
 
     def draw(ax: Axes) -> None:
@@ -44,7 +44,7 @@ def gain(title: str, curves: dict[str, Ordered]) -> str:
     return drawn(title, f"Cumulative gain: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
 
 
-def roc(title: str, curves: dict[str, Ordered]) -> str:
+def roc(title: str, curves: dict[str, WeightedRanking]) -> str:
     """ROC curves."""
 
     def draw(ax: Axes) -> None:
@@ -56,7 +56,7 @@ def roc(title: str, curves: dict[str, Ordered]) -> str:
     return drawn(title, f"ROC: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
 
 
-def precision_recall(title: str, curves: dict[str, Ordered]) -> str:
+def precision_recall(title: str, curves: dict[str, WeightedRanking]) -> str:
     """Precision by recall, with the base rate."""
 
     one = next(iter(curves.values()))
@@ -166,7 +166,7 @@ def _top(shares: Shares) -> float:
     return min(1.02, 1.08 * float(np.max((shares.predicted, shares.high))))
 
 
-def _called(ranked: Ordered) -> tuple[Array, Array]:
+def _called(ranked: WeightedRanking) -> tuple[Array, Array]:
     """Weight of users called positive, and of positives among them, as the threshold falls; from 0 on."""
     called = (ranked.total - ranked.cum_weight)[::-1]
     hits = (ranked.positive - ranked.cum_outcome)[::-1]
@@ -188,7 +188,7 @@ def _unit_square(ax: Axes, x: str, y: str) -> None:
     ax.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.02))
 
 
-def _named(curves: dict[str, Ordered]) -> str:
+def _named(curves: dict[str, WeightedRanking]) -> str:
     return ", ".join(curves)
 
 

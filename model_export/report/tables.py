@@ -7,7 +7,7 @@ from typing import Final
 
 from model_export.evaluation.evaluation_folder import Evaluation
 from model_export.metrics.diagnostics import classification_report
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report.markup import code, details, figure, grid, listing, note, paragraph, section, table
 from model_export.report.material import FUSED, VALUE, Material, best_f1_threshold
 from model_export.report.plots import precision_recall, roc
@@ -84,7 +84,7 @@ def errors_by_class(material: Material) -> str:
 
 def _class_rows(material: Material, head: str) -> Iterator[list[str]]:
     p, y = material.probability(head), material.actual(head)
-    for threshold in (0.5, best_f1_threshold(ordered(p, y))):
+    for threshold in (0.5, best_f1_threshold(rank_predictions(p, y))):
         for name, of in classification_report(p, y, threshold).items():
             numbers = (f"{x:.3f}" for x in (of.precision, of.recall, of.f1))
             yield [head, f"{threshold:.3f}", name, *numbers, f"{of.support:,}"]

@@ -26,8 +26,9 @@ from model_export.network.event_bert import EventBert
 from model_export.retraining.challenge import Comparison, compare, decide
 from model_export.retraining.registry import Champion, Registry
 from model_export.settings import Settings
-from model_export.training.fit import frequent_categories
-from model_export.training.train import Model, category_names, iso, learn, products_of, run_of, sample_of
+from model_export.training.model import Model, products_of, train_model
+from model_export.training.task import frequent_categories
+from model_export.training.train import category_names, iso, run_of, sample_of
 from stream.contract.manifest import Variant
 from stream.errors import ConfigError
 
@@ -125,7 +126,7 @@ def _challenger(
     with Progress(console=console, transient=True) as progress:
         if champion is None or differs:
             console.print(f"training a fresh model: {differs}")
-            return learn(settings, examples, settings.seed, progress, products=products_of(settings)), False
+            return train_model(settings, examples, settings.seed, progress, products=products_of(settings)), False
         console.print(f"going on from the champion {champion.version}")
         return _gone_on(settings, champion, examples, progress), True
 
@@ -140,7 +141,7 @@ def _gone_on(settings: Settings, champion: Champion, examples: Dataset, progress
         _with_classes(champion.validated, champion.run.categories, names),
         _with_classes(champion.network, champion.run.categories, names),
     )
-    return learn(settings, examples, settings.seed, progress, warm=warm)
+    return train_model(settings, examples, settings.seed, progress, warm=warm)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from sklearn.metrics import f1_score, log_loss
 
 from model_export.files import replaced
 from model_export.metrics.measures import ece
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.text.encoder import TextBert
 from model_export.text.labelled import Columns, LabelledTexts, Split, read_labelled, span, split
 from model_export.text.settings import TextFit
@@ -143,7 +143,7 @@ def text_metrics(probabilities: Array, labels: Array) -> dict[str, float]:
         "macro_f1": float(np.mean(by_class)),
         **{f"f1_{name}": float(f1) for name, f1 in zip(LABELS, by_class, strict=True)},
         "log_loss": float(log_loss(labels, clipped / clipped.sum(axis=1, keepdims=True), labels=classes)),
-        "ece": ece(ordered(probabilities.max(axis=1), (called == labels).astype(float))),
+        "ece": ece(rank_predictions(probabilities.max(axis=1), (called == labels).astype(float))),
     }
     return {name: round(number, 5) for name, number in out.items()}
 

@@ -15,7 +15,7 @@ from model_export.data.examples import Examples
 from model_export.data.splits import SnapshotConfig
 from model_export.network.event_bert import ModelConfig
 from model_export.settings import EvaluateConfig, LabelConfig, Settings
-from model_export.training.fit import FitConfig, Task
+from model_export.training.task import FitConfig, Task
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES
 
 SMALL = ModelConfig(hidden=16, layers=1, heads=2, categories=0)

@@ -21,7 +21,7 @@ from model_export.baselines.trees import LightGbm
 from model_export.data.event_log import DataConfig, EventLog, load
 from model_export.data.examples import Examples
 from model_export.metrics.measures import auc, gini
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from stream.contract.columns import DAY_S
 from stream.contract.events import EVENT, EventType
 from stream.contract.manifest import Labels
@@ -79,9 +79,9 @@ def fitted() -> dict[str, Baseline]:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_head_ranks_users_it_has_not_seen(fitted: dict[str, Baseline], name: str) -> None:
     predicted = fitted[name].predict(TEST)
-    ranks = [auc(ordered(logits, y)) for logits, y in zip(predicted.logits.T, TEST.outcomes.T, strict=True)]
+    ranks = [auc(rank_predictions(logits, y)) for logits, y in zip(predicted.logits.T, TEST.outcomes.T, strict=True)]
     assert len(ranks) == 3 and min(ranks) > (0.6 if name == "recency" else 0.7)
-    assert gini(ordered(predicted.value, TEST.value)) > (0.1 if name == "recency" else 0.6)
+    assert gini(rank_predictions(predicted.value, TEST.value)) > (0.1 if name == "recency" else 0.6)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -140,7 +140,7 @@ def test_boosted_trees_learn_from_columns_beside_the_features(fitted: dict[str, 
     told = LightGbm(inputs=beside)
     told.fit(TRAIN, VALIDATION, LABELS)
     more, fewer = (learner.predict(TEST).logits[:, 0] for learner in (told, fitted["lightgbm"]))
-    assert auc(ordered(more, TEST.churn)) > 0.95 > 0.9 > auc(ordered(fewer, TEST.churn))
+    assert auc(rank_predictions(more, TEST.churn)) > 0.95 > 0.9 > auc(rank_predictions(fewer, TEST.churn))
 
 
 # BG/NBD: order histories ----------------------------------------------------------------------------
@@ -311,8 +311,8 @@ def test_bgnbd_reaches_the_known_floors_on_cdnow(data_dir: Path) -> None:
     paid = s.take(s.value > 0)
     orders, worth = Orders.fit(s), GammaGamma.fit(paid.orders, paid.value)
     spent = end.value * end.orders - s.value * s.orders
-    assert auc(ordered(orders.any_order(s, weeks), (end.orders > s.orders).astype(float))) >= 0.83
-    assert gini(ordered(orders.expected_orders(s, weeks) * worth.expected(s.orders, s.value), spent)) >= 0.769
+    assert auc(rank_predictions(orders.any_order(s, weeks), (end.orders > s.orders).astype(float))) >= 0.83
+    assert gini(rank_predictions(orders.expected_orders(s, weeks) * worth.expected(s.orders, s.value), spent)) >= 0.769
 
 
 def test_log_odds_and_probability_are_inverse() -> None:

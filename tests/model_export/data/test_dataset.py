@@ -11,7 +11,8 @@ from model_export.baselines.trees import LightGbm
 from model_export.data.dataset import Dataset, build
 from model_export.data.splits import SnapshotConfig
 from model_export.run_folder import predict
-from model_export.training.fit import FitConfig, fit
+from model_export.training.fit import fit
+from model_export.training.task import FitConfig
 from stream.contract.columns import DAY_S
 from stream.contract.manifest import Labels
 from stream.contract.tokens import CHANNELS

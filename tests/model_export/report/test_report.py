@@ -24,7 +24,7 @@ from model_export.evaluation.evaluation_folder import (
     measured,
     save_arrays,
 )  # fmt: skip
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report import summary, write_report
 from model_export.report.answers import headlines
 from model_export.report.drift import psi
@@ -189,7 +189,7 @@ def test_group_rows_are_those_of_the_newest_snapshot(folder: Path, page: str) ->
     material = read_material(folder)
     inside = material.newest.group == 1
     p, y = material.probability("churn")[inside], material.actual("churn")[inside]
-    called = p >= best_f1_threshold(ordered(material.probability("churn"), material.actual("churn")))
+    called = p >= best_f1_threshold(rank_predictions(material.probability("churn"), material.actual("churn")))
     row = rows(page, "old")[0]
     assert row[1] == "180"
     assert row[2].startswith(f"{y.mean():.3f} [")
@@ -254,7 +254,7 @@ def test_threshold_of_best_f1_is_that_of_all_tried() -> None:
     def f1(threshold: float) -> float:
         return 2 * float(((p >= threshold) & (y > 0)).sum()) / float((p >= threshold).sum() + y.sum())
 
-    assert f1(best_f1_threshold(ordered(p, y))) == max(f1(threshold) for threshold in np.unique(p))
+    assert f1(best_f1_threshold(rank_predictions(p, y))) == max(f1(threshold) for threshold in np.unique(p))
 
 
 def test_calibration_is_shown_before_and_after(folder: Path, page: str) -> None:

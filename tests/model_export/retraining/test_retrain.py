@@ -253,10 +253,10 @@ def test_other_labels_or_currency_are_refused_before_anything_is_read(
 
 
 def test_other_network_is_trained_afresh_and_said_so(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    def learn(*_: Any, **__: Any) -> Any:
+    def train_model(*_: Any, **__: Any) -> Any:
         raise InterruptedError("a fresh training begins")
 
-    monkeypatch.setattr(retrain_module, "learn", learn)
+    monkeypatch.setattr(retrain_module, "train_model", train_model)
     console = Console(record=True, width=200, quiet=False, file=(shop.folder / "log").open("w"))
     with pytest.raises(InterruptedError):
         retrain_module.retrain(changed(shop.late, "model", hidden=16), shop.folder, console)

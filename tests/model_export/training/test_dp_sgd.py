@@ -18,8 +18,9 @@ from model_export.export.model_card import privacy_words
 from model_export.network.event_bert import EventBert, Shape
 from model_export.network.loss import Objective
 from model_export.settings import Settings, as_toml, read_settings
-from model_export.training.dp_sgd import PrivateGradients, loss_of_one, noise_multiplier
-from model_export.training.fit import FitConfig, fit, refit
+from model_export.training.dp_sgd import PrivateGradients, example_loss, noise_multiplier
+from model_export.training.fit import fit, refit
+from model_export.training.task import FitConfig
 from stream.errors import ConfigError
 from tests.model_export.small import SMALL, changed, data_set, examples, task
 
@@ -75,7 +76,7 @@ def test_losses_of_single_examples_are_those_of_the_batch() -> None:
     for i in range(40):
         targets = objective.targets(np.array([i]))
         one = replace(targets, labels=targets.labels[0], value=targets.value[0], category=targets.category[0])
-        each.append(loss_of_one(PRIVATE, objective.weights, tuple(out[i : i + 1] for out in whole), one))
+        each.append(example_loss(PRIVATE, objective.weights, tuple(out[i : i + 1] for out in whole), one))
     assert torch.stack(each).mean().item() == pytest.approx(of_batch.item(), rel=1e-5)
 
 

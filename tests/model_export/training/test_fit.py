@@ -21,8 +21,9 @@ from model_export.network.initial_weights import new_network
 from model_export.network.loss import LossConfig, Objective
 from model_export.run_folder import predict
 from model_export.text.products import BUCKETS, ProductTable
-from model_export.training.fit import FitConfig, fit, frequent_categories, refit
+from model_export.training.fit import fit, refit
 from model_export.training.pretrain import pretrain
+from model_export.training.task import FitConfig, frequent_categories
 from stream.score.calibration import sigmoid
 from tests.model_export.small import CATEGORY, SMALL, TYPE, data_set, examples, task
 

@@ -19,9 +19,10 @@ from model_export.data.prepare import prepare
 from model_export.network.event_bert import ModelConfig
 from model_export.run_folder import Run, load_run, predict
 from model_export.settings import Settings
-from model_export.training import train as training
-from model_export.training.fit import Task
-from model_export.training.train import learn, products_of, train, work_folder
+from model_export.training import model as training
+from model_export.training.model import products_of, train_model
+from model_export.training.task import Task
+from model_export.training.train import train, work_folder
 from stream.errors import ConfigError
 from tests.model_export.small import SHOP, changed
 
@@ -149,7 +150,7 @@ def test_a_teacher_is_fitted_first_and_its_student_is_given_its_probabilities_on
     monkeypatch.setattr(training, "fit", spied(training.fit))
     monkeypatch.setattr(training, "refit", spied(training.refit))
     taught = msgspec.structs.replace(SHOP, teacher=teacher)
-    model = learn(taught, examples, 3, Progress(disable=True, console=quiet()))
+    model = train_model(taught, examples, 3, Progress(disable=True, console=quiet()))
     assert model.network.config == SHOP.model
     assert [(config, n) for config, n, _ in given] == [
         (teacher, len(examples.train)), (SHOP.model, len(examples.train)), (SHOP.model, len(examples.recent)),
