@@ -1,4 +1,4 @@
-"""Calibration as it is fitted: what it says comes true, for the many and for those of whom little is known."""
+"""Calibration: probabilities come true as often as they say, also for users with few events."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def toss(p: Array, seed: int) -> Array:
 
 
 def world(n: int = 20_000, seed: int = 0, few: float = 0.3) -> tuple[RawScores, Examples]:
-    """Raw scores with a known distortion, and what came of them; a share ``few`` has two events."""
+    """Raw scores with a known distortion, and the outcomes. A share ``few`` of the users has two events."""
     rng = np.random.default_rng(seed)
     churn, buys = rng.normal(-1, 1.2, n), np.sort(rng.normal(-1, 1.2, (n, 2)), axis=1)
     is_few = rng.random(n) < few
-    # Of who is new, the model knows little: its logits are overconfident by half, and all too low.
-    truth = sigmoid(np.where(is_few, 0.5 * churn + 1, churn))
+    # The model knows little of new users: their logits are overconfident by half, and all too low.
+    churn_odds = np.where(is_few, 0.5 * churn + 1, churn)
     bought = toss(sigmoid(buys), seed + 1)
     mu, sigma = rng.normal(3, 0.8, n), 0.6
     value = np.where(bought[:, 1] > 0, rng.lognormal(mu + 0.3, 1.5 * sigma), 0.0)
@@ -50,7 +50,7 @@ def world(n: int = 20_000, seed: int = 0, few: float = 0.3) -> tuple[RawScores, 
         np.column_stack((mu, np.full(n, np.log(sigma)))).astype(np.float32),
         category=np.zeros((n, 0), np.float32),
     )
-    return raw, examples(features, toss(truth, seed + 2), bought, value, at_event=rng.random(n) < 0.5)
+    return raw, examples(features, toss(sigmoid(churn_odds), seed + 2), bought, value, at_event=rng.random(n) < 0.5)
 
 
 def examples(features: Array, churn: Array, purchase: Array, value: Array, at_event: Array) -> Examples:
@@ -67,7 +67,7 @@ def log_loss(p: Array, labels: Array) -> float:
 # A model ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_predicted_comes_true_in_both_cohorts_on_users_not_seen() -> None:
+def test_predictions_come_true_in_both_cohorts_on_users_not_seen() -> None:
     calibration = calibrate(*world(), LABELS, ENOUGH)
     raw, later = world(seed=50)
     p = predicted_probabilities(raw, later, calibration, ENOUGH)
@@ -86,7 +86,7 @@ def test_number_of_events_is_read_from_the_features_as_it_was() -> None:
     assert has_enough(rows, 5).tolist() == (counts >= 5).tolist()
 
 
-def test_percentiles_are_those_of_the_snapshots_alone() -> None:
+def test_percentiles_are_those_of_snapshots_only() -> None:
     raw, rows = world()
     calibration = calibrate(raw, rows, LABELS, ENOUGH)
     p = predicted_probabilities(raw, rows, calibration, ENOUGH)[~rows.at_event]
@@ -113,7 +113,7 @@ def test_head_that_ranks_worse_than_chance_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("few", [0.0, 1.0])
-def test_window_in_which_all_users_are_alike_in_events_is_calibrated(few: float) -> None:
+def test_split_in_which_all_users_or_none_have_sufficient_events_is_calibrated(few: float) -> None:
     raw, rows = world(3_000, few=few)
     calibration = calibrate(raw, rows, LABELS, ENOUGH)
     assert predicted_probabilities(raw, rows, calibration, ENOUGH).mean(axis=0) == pytest.approx(
@@ -125,7 +125,7 @@ def test_window_in_which_all_users_are_alike_in_events_is_calibrated(few: float)
 # Value ------------------------------------------------------------------------------------------------
 
 
-def test_value_factor_removes_the_total_bias_on_the_window_it_was_fitted_on() -> None:
+def test_value_factor_removes_the_total_bias_on_the_split_it_was_fitted_on() -> None:
     raw, rows = world()
     calibration = calibrate(raw, rows, LABELS, ENOUGH)
     found = predicted_value(raw, rows, calibration, labels=LABELS, sufficient_events=ENOUGH)
@@ -149,7 +149,7 @@ def test_value_interval_covers_what_it_says_on_users_not_seen() -> None:
     assert sum(outside(np.ones(len(later)), buyers, *unscaled)) > 0.3
 
 
-def test_window_without_value_gives_no_value() -> None:
+def test_split_without_value_gives_no_value() -> None:
     raw, rows = world(3_000)
     nothing = examples(rows.features, rows.churn, rows.purchase, np.zeros(3_000), rows.at_event)
     calibration = calibrate(raw, nothing, LABELS, ENOUGH)
@@ -158,7 +158,7 @@ def test_window_without_value_gives_no_value() -> None:
 
 
 def drifted(by: float) -> tuple[Calibration, RawScores, Examples]:
-    """A calibration, and the raw scores on newer users of a model that has since moved by ``by`` in all logits."""
+    """A calibration, and raw scores of a later model on newer users: all its logits are higher by ``by``."""
     raw, held_out = world()
     calibration = calibrate(raw, held_out, LABELS, ENOUGH)
     new, newest = world(seed=50)
@@ -167,24 +167,24 @@ def drifted(by: float) -> tuple[Calibration, RawScores, Examples]:
 
 def test_without_drift_the_level_of_the_newest_labels_is_met() -> None:
     calibration, raw, newest = drifted(1.0)
-    followed = recalibrate(calibration, raw, newest, labels=LABELS, sufficient_events=ENOUGH, drift=0.0)
-    p = predicted_probabilities(raw, newest, followed, ENOUGH)
+    recalibrated = recalibrate(calibration, raw, newest, labels=LABELS, sufficient_events=ENOUGH, drift=0.0)
+    p = predicted_probabilities(raw, newest, recalibrated, ENOUGH)
     assert p[:, 0].mean() == pytest.approx(newest.churn.mean(), abs=1e-4)
     assert p[:, 1:].mean(axis=0) == pytest.approx(newest.purchase.mean(axis=0), abs=1e-4)
-    value = predicted_value(raw, newest, followed, labels=LABELS, sufficient_events=ENOUGH)
+    value = predicted_value(raw, newest, recalibrated, labels=LABELS, sufficient_events=ENOUGH)
     assert value.sum() == pytest.approx(newest.value.sum(), rel=1e-4)
 
 
-def test_drift_that_is_taken_to_go_on_leaves_the_curves_as_they_were_found() -> None:
+def test_drift_that_is_expected_again_leaves_the_curves_as_they_were_fitted() -> None:
     calibration, raw, newest = drifted(1.0)
-    followed = recalibrate(calibration, raw, newest, labels=LABELS, sufficient_events=ENOUGH, drift=1.0)
-    assert predicted_probabilities(raw, newest, followed, ENOUGH) == pytest.approx(
+    recalibrated = recalibrate(calibration, raw, newest, labels=LABELS, sufficient_events=ENOUGH, drift=1.0)
+    assert predicted_probabilities(raw, newest, recalibrated, ENOUGH) == pytest.approx(
         predicted_probabilities(raw, newest, calibration, ENOUGH)
     )
-    assert followed.value_factor == pytest.approx(calibration.value_factor)
+    assert recalibrated.value_factor == pytest.approx(calibration.value_factor)
 
 
-def test_half_of_a_drift_lies_half_way_in_log_odds() -> None:
+def test_half_of_the_drift_lies_half_way_in_log_odds() -> None:
     calibration, raw, newest = drifted(1.0)
     odds = [
         log_odds(

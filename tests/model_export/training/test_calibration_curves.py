@@ -37,7 +37,7 @@ def test_platt_scaling_finds_the_slope_and_intercept_that_made_the_labels() -> N
     assert found.intercept == pytest.approx(-0.8, abs=0.05)
 
 
-def test_platt_scaling_minds_neither_the_scale_nor_the_place_of_logits() -> None:
+def test_platt_scaling_depends_on_neither_scale_nor_offset_of_logits() -> None:
     logits = np.random.default_rng(0).normal(0, 1, 2_000)
     labels = toss(sigmoid(logits), 1)
     plain, far = fit_platt(logits, labels), fit_platt(1e6 + 1e3 * logits, labels)
@@ -53,7 +53,7 @@ def test_platt_is_kept_in_a_world_of_sigmoids() -> None:
 
 
 @pytest.mark.parametrize("name", STEP)
-def test_isotonic_curve_is_chosen_and_does_better_where_the_world_is_no_sigmoid(name: str) -> None:
+def test_isotonic_curve_is_chosen_and_does_better_if_the_world_is_no_sigmoid(name: str) -> None:
     x = np.random.default_rng(0).normal(0, 1.5, 20_000)
     labels = toss(STEP[name](x), 1)
     found = fit_calibrator(x, labels)
@@ -85,7 +85,7 @@ def test_any_fit_keeps_the_ranking_and_survives_json(seed: int, n: int, decimals
     assert found.n == len(np.unique(users)) // 10
 
 
-def test_logits_that_rank_worse_than_chance_are_refused_by_the_name_of_their_head() -> None:
+def test_logits_that_rank_worse_than_chance_are_refused_with_the_name_of_their_head() -> None:
     logits = np.random.default_rng(0).normal(0, 1, 2_000)
     labels = toss(sigmoid(logits), 1)
     with pytest.raises(
@@ -108,7 +108,7 @@ def test_temperature_is_the_one_that_the_logits_were_multiplied_by() -> None:
     assert fit_temperature(logits / 2, classes) == pytest.approx(0.5, rel=0.05)
 
 
-def test_temperature_of_logits_that_tell_nothing_is_bounded() -> None:
+def test_temperature_is_bounded_if_logits_are_all_wrong_or_all_right() -> None:
     logits = np.random.default_rng(0).normal(0, 1, (1_000, 3))
     assert fit_temperature(logits, logits.argmin(axis=1)) == pytest.approx(10.0)
     assert fit_temperature(logits, logits.argmax(axis=1)) == pytest.approx(0.1)
@@ -126,14 +126,14 @@ def test_small_cohort_is_drawn_to_its_base_rate_and_a_large_one_is_not() -> None
     assert slopes[2] == pytest.approx(1.0, abs=0.05)
 
 
-def test_cohort_without_anyone_is_at_the_base_rate_of_the_window_and_nothing_is_known_of_it() -> None:
+def test_empty_cohort_gets_the_base_rate_of_the_split_with_nobody_behind_it() -> None:
     none = np.zeros(0, np.float32)
     found = fit_cohort(none, none, none.astype(np.int64), 0.3)
     assert calibrated(np.array([-5.0, 5.0]), found) == pytest.approx([0.3, 0.3])
     assert found.n == 0
 
 
-def test_cohort_that_the_model_ranks_the_wrong_way_round_is_at_its_base_rate() -> None:
+def test_cohort_that_the_model_ranks_the_wrong_way_round_gets_its_base_rate() -> None:
     x = np.random.default_rng(0).normal(0, 1, 5_000)
     labels = toss(sigmoid(-x), 1)
     found = fit_cohort(x, labels, np.arange(5_000), 0.1)
