@@ -23,10 +23,9 @@ import numpy.typing as npt
 import torch
 from rich.progress import Progress
 
-from model_export.baselines import Baseline
+from model_export.baselines.baseline import Baseline, score_baseline
 from model_export.baselines.bgnbd import BgNbd
 from model_export.baselines.linear import Logistic, Recency
-from model_export.baselines.scored import score_baseline
 from model_export.baselines.trees import LightGbm
 from model_export.data.dataset import Dataset
 from model_export.data.event_log import EventLog

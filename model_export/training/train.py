@@ -12,9 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from model_export.baselines import Baseline
+from model_export.baselines.baseline import Baseline, score_baseline
 from model_export.baselines.linear import Logistic, Recency
-from model_export.baselines.scored import score_baseline
 from model_export.data.dataset import Dataset
 from model_export.data.examples import Examples
 from model_export.data.labels import head_names
