@@ -61,8 +61,10 @@ class LightGbm:
         bins = lgb.Dataset(self._inputs(train), params=self._fixed, free_raw_data=False)
         held_out = lgb.Dataset(self._inputs(validation), reference=bins, free_raw_data=False)
         heads = zip(train.outcomes.T, validation.outcomes.T, strict=True)
-        self._heads = [self._fit(_BINARY, bins, y, held_out, y_validation) for y, y_validation in heads]
-        self._value = self._fit(_TWEEDIE, bins, train.value, held_out, validation.value)
+        self._heads = [
+            self._fit(_BINARY, bins, y, held_out=held_out, y_validation=y_validation) for y, y_validation in heads
+        ]
+        self._value = self._fit(_TWEEDIE, bins, train.value, held_out=held_out, y_validation=validation.value)
 
     def refit(self, recent: Examples, as_of: int) -> None:  # noqa: ARG002
         """Fit on ``recent`` instead, with the settings and the number of trees that were chosen."""
@@ -77,7 +79,7 @@ class LightGbm:
         return BaselineScores(np.column_stack(logits), _scores(self._value, columns, raw=False))
 
     def _fit(
-        self, task: dict[str, Any], bins: lgb.Dataset, y: Numbers, held_out: lgb.Dataset, y_validation: Numbers
+        self, task: dict[str, Any], bins: lgb.Dataset, y: Numbers, *, held_out: lgb.Dataset, y_validation: Numbers
     ) -> lgb.Booster | float:
         if y.min() == y.max():
             return float(log_odds(y[0])) if task is _BINARY else float(y[0])

@@ -27,7 +27,7 @@ __all__ = [
     "SIMULATOR", "DataConfig", "EventLog", "UserTimeKeys", "fingerprint", "load", "read_log", "user_time_keys",
 ]  # fmt: skip
 
-#: Sentiments of reviews, -1 to 1; nan where there is none.
+#: Sentiments of reviews, -1 to 1; nan for an event without a review.
 Sentiments: TypeAlias = npt.NDArray[np.float32]
 #: Texts → sentiments ``(n,)``.
 TextReader: TypeAlias = Callable[[Sequence[str]], Sentiments]
@@ -142,20 +142,15 @@ def read_log(
     index: dict[str, int] = {}
     users: list[Rows] = []
     rows: list[EventRows] = []
-    texts: dict[int, str] = {}
+    reviews: dict[int, str] = {}
     dropped: Counter[str] = Counter()
-    records = (_Record(offset, value) for offset, value in enumerate(values))
-    while chunk := list(islice(records, _CHUNK)):
-        if chunk[-1].offset >= events_max:
-            raise ConfigError(
-                f"data set has more than {events_max:,} events; give a smaller file or raise data.events_max"
-            )
+    for chunk in _chunks(values, events_max):
         decoded = decoder.decode(chunk, _NOW)
         dropped.update(dead.reason for dead in decoded.dead)
         dropped["ignored"] += decoded.n_ignored
         if read_texts is not None:
             begin = sum(map(len, rows))
-            texts.update((begin + i, text) for i, text in decoded.reviews)
+            reviews.update((begin + i, text) for i, text in decoded.reviews)
         users.append(np.array([index.setdefault(user, len(index)) for user in decoded.batch.users], np.int64))
         rows.append(decoded.batch.rows)
     if not index:
@@ -164,8 +159,8 @@ def read_log(
             "check data.source, data.format and data.envelope"
         )
     sentiment = np.full(sum(map(len, rows)), np.nan, np.float32)
-    if read_texts is not None and texts:
-        sentiment[list(texts)] = read_texts(list(texts.values()))
+    if read_texts is not None and reviews:
+        sentiment[list(reviews)] = read_texts(list(reviews.values()))
     log = EventLog(
         names=list(index),
         users=np.concatenate(users),
@@ -178,11 +173,22 @@ def read_log(
 
 
 def user_time_keys(users: Rows, seconds: Numbers) -> UserTimeKeys:
-    """One int64 for each user and time: sorted by them, events are in the order of users, then of time.
+    """One int64 for each user and time. Sorting by it sorts by user, then by time.
 
     Times, or any other numbers in their place, must lie below 2³².
     """
     return (users << 32) | seconds.astype(np.int64)
+
+
+def _chunks(values: Iterable[bytes], events_max: int) -> Iterator[list[_Record]]:
+    """The values as records, in chunks. Raises ConfigError if there are more than ``events_max``."""
+    records = (_Record(offset, value) for offset, value in enumerate(values))
+    while chunk := list(islice(records, _CHUNK)):
+        if chunk[-1].offset >= events_max:
+            raise ConfigError(
+                f"data set has more than {events_max:,} events; give a smaller file or raise data.events_max"
+            )
+        yield chunk
 
 
 def _sorted(log: EventLog) -> EventLog:

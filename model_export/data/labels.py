@@ -30,7 +30,7 @@ class LabelColumns(NamedTuple):
 
 
 class FutureEvents:
-    """All events that count, sorted by user and time, so that what comes after an instant is found at once."""
+    """All events that count, sorted by user and time: the events after an instant are found by a binary search."""
 
     def __init__(self, users: Rows, events: EventRows) -> None:
         keys = user_time_keys(users, events["time"])

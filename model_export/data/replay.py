@@ -6,7 +6,7 @@ Examples are made at two kinds of instants, as in serving:
 - **at events**: a coin is tossed for each event. Its odds depend only on the past of the user, so no example is there
   because of what came later.
 
-Users whose horizon passes the end of the data are left out and counted.
+A user is left out, and counted, if the horizon passes the end of the data.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["Inputs", "Replay"]
 
 #: Training sees every event, however late it is: this lateness is longer than any history.
 _NEVER_LATE_S: Final = 2**40
-#: Users whose inputs are made at once: about 30 MB of intermediate arrays.
+#: Inputs of this many users are made at once: about 30 MB of intermediate arrays.
 _CHUNK: Final = 4_096
 
 
@@ -138,7 +138,7 @@ class Replay:
         yield from self._inputs(users, np.full(len(users), as_of), at_event=False)
 
     def _inputs(self, users: Rows, as_of: Seconds, *, at_event: bool) -> Iterator[Inputs]:
-        """The inputs of those of these users and instants that lie in a split; the others are counted."""
+        """The inputs of these users at their instants. Instants outside all splits are left out and counted."""
         inside: Mask = np.logical_or.reduce(list(self._splits.containing(as_of).values()))
         censored = as_of > self._splits.test[1]
         # This key says "windows" and not "splits", as it stands in the dataset.json and run.json of older runs.

@@ -61,7 +61,7 @@ class Ranking:
 
 
 class WeightedRanking:
-    """A ranking whose examples have weights ``(n,)``.
+    """A ranking of examples that have weights ``(n,)``.
 
     ``weight`` and ``outcome`` (g,) are the sums over each step, ``cum_weight`` and ``cum_outcome`` (g + 1,) those over
     all steps below. ``total`` is the sum of all weights, ``positive`` that of all weighted outcomes. ``best`` is the

@@ -117,7 +117,7 @@ class EventBert(nn.Module):
 
 
 def just_now(features: Tensor) -> Tensor:
-    """``(batch, 1)``: 1 for users whose last event is at the scoring instant, else 0."""
+    """``(batch, 1)``: 1 for users with an event at the scoring instant, else 0."""
     return (features[:, _RECENCY : _RECENCY + 1] <= 0).to(features.dtype)
 
 

@@ -21,8 +21,8 @@ from stream.score.sentiment import LABELS
 
 __all__ = ["Compared", "baseline", "compare_sentiment", "f1_interval", "markdown"]
 
-#: Settings of the baseline, of which the validation part chooses one: how weak the penalty is, and whether rare
-#: classes are weighed up.
+#: Settings of the baseline: how weak the penalty is, and whether rare classes are weighed up. The validation part
+#: chooses among them.
 _STRENGTHS: Final = (1.0, 3.0, 10.0)
 _WEIGHTS: Final = (None, "balanced")
 _RESAMPLES: Final = 1_000

@@ -118,7 +118,7 @@ def fit_sentiment(parts: Split, checkpoint: str, fit: TextFit, progress: Progres
         Tokenised(token_ids(encoder.tokenizer, part.texts), part.labels)
         for part in (parts.train, parts.validation, parts.test)
     )
-    tuned = tune(classifier, train, validation, fit, progress)
+    tuned = tune(classifier, train, validation, fit=fit, progress=progress)
     temperature = fit_temperature(logits(classifier, validation.ids), validation.labels)
     probabilities = softmax(logits(classifier, test.ids).astype(np.float64) / temperature)
     return FittedSentiment(classifier, temperature, tuned, probabilities)

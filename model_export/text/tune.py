@@ -30,6 +30,7 @@ __all__ = ["TextClassifier", "Tokenised", "Tuned", "logits", "tune"]
 Logits: TypeAlias = npt.NDArray[np.float32]
 #: Texts are shuffled in pools of this many batches; within a pool, batches are made of texts of like length.
 _POOL_BATCHES: Final = 16
+_EVALUATED_ROWS: Final = 64
 
 
 class TextClassifier(nn.Module):
@@ -90,7 +91,7 @@ class Tuned:
 
 
 def tune(
-    classifier: TextClassifier, train: Tokenised, validation: Tokenised, fit: TextFit, progress: Progress
+    classifier: TextClassifier, train: Tokenised, validation: Tokenised, *, fit: TextFit, progress: Progress
 ) -> Tuned:
     """Train in place by ``fit.mode``. Afterwards the classifier is in evaluation mode and has plain weights."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -102,13 +103,13 @@ def tune(
     encoder, head = classifier.encoder, classifier.head
     if fit.mode == "frozen":
         vectors = [_Embedded(encoder.embed_ids(part.ids), part.labels) for part in (train, validation)]
-        tuned = _descend(head, vectors[0], vectors[1], fit, progress)
+        tuned = _descend(head, vectors[0], vectors[1], fit=fit, progress=progress)
     elif fit.mode == "lora":
         encoder.bert = _with_lora(encoder.bert, fit)
-        tuned = _descend(classifier, train, validation, fit, progress)
+        tuned = _descend(classifier, train, validation, fit=fit, progress=progress)
         encoder.bert = encoder.bert.merge_and_unload()  # type: ignore[operator]
     else:
-        tuned = _descend(classifier, train, validation, fit, progress)
+        tuned = _descend(classifier, train, validation, fit=fit, progress=progress)
     classifier.requires_grad_(True).eval()
     return tuned
 
@@ -135,6 +136,7 @@ def _descend(
     network: nn.Module,
     train: Tokenised | _Embedded,
     validation: Tokenised | _Embedded,
+    *,
     fit: TextFit,
     progress: Progress,
 ) -> Tuned:
@@ -145,19 +147,19 @@ def _descend(
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _rate(step, steps, fit.warmup))
     rng = np.random.default_rng(fit.seed)
     balance = _class_weights(train.labels, fit)
-    losses = [_held_out_loss(network, validation, fit, balance)]
+    losses = [_validation_loss(network, validation, fit, balance)]
     best = {name: weight.detach().clone() for name, weight in weights.items()}
     task = progress.add_task(f"training ({fit.mode})", total=steps)
     while len(losses) <= fit.epochs and len(losses) - 1 - losses.index(min(losses)) < fit.patience:
         network.train()
         for rows in _batches(train.lengths, fit.batch_size, rng):
             adam.zero_grad()
-            _loss(network, train, rows, fit, balance).backward()  # type: ignore[no-untyped-call]
+            _loss(network, train, rows, fit=fit, balance=balance).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(weights.values(), fit.clip_norm)
             adam.step()
             schedule.step()
             progress.advance(task)
-        losses.append(_held_out_loss(network, validation, fit, balance))
+        losses.append(_validation_loss(network, validation, fit, balance))
         if losses[-1] < min(losses[:-1]):
             best = {name: weight.detach().clone() for name, weight in weights.items()}
     progress.update(task, completed=steps)
@@ -192,7 +194,8 @@ def _class_weights(labels: Slots, fit: TextFit) -> Tensor:
     return torch.from_numpy(weights.astype(np.float32))
 
 
-def _loss(network: nn.Module, part: Tokenised | _Embedded, rows: Rows, fit: TextFit, balance: Tensor) -> Tensor:
+def _loss(network: nn.Module, part: Tokenised | _Embedded, rows: Rows, *, fit: TextFit, balance: Tensor) -> Tensor:
+    """The weighted cross-entropy of these rows; on CUDA in bfloat16 if the settings say so."""
     device = next(network.parameters()).device
     half = fit.mixed_precision and device.type == "cuda"
     inputs = [tensor.to(device) for tensor in part.inputs(rows)]
@@ -203,11 +206,10 @@ def _loss(network: nn.Module, part: Tokenised | _Embedded, rows: Rows, fit: Text
 
 
 @torch.no_grad()
-def _held_out_loss(
-    network: nn.Module, part: Tokenised | _Embedded, fit: TextFit, balance: Tensor, size: int = 64
-) -> float:
+def _validation_loss(network: nn.Module, part: Tokenised | _Embedded, fit: TextFit, balance: Tensor) -> float:
+    """The mean loss over all rows, without dropout."""
     network.eval()
     order = np.argsort(part.lengths, kind="stable")
-    batches = [order[begin : begin + size] for begin in range(0, len(order), size)]
-    total = sum(float(_loss(network, part, rows, fit, balance)) * len(rows) for rows in batches)
+    batches = [order[begin : begin + _EVALUATED_ROWS] for begin in range(0, len(order), _EVALUATED_ROWS)]
+    total = sum(float(_loss(network, part, rows, fit=fit, balance=balance)) * len(rows) for rows in batches)
     return total / len(order)

@@ -78,8 +78,8 @@ def train_model(
     """Fit, calibrate and refit.
 
     The folder ``work`` keeps the state after each epoch, so that an interrupted training goes on. A head that ranks
-    worse than chance raises ConfigError or, without ``strict``, gets its base rate. ``warm`` holds the two networks
-    whose weights training starts from: for the network to validate, and for the one to serve.
+    worse than chance raises ConfigError or, without ``strict``, gets its base rate. Training starts from the
+    weights of ``warm``: the first network for the one to validate, the second for the one to serve.
     """
     warm_validated, warm_serving = warm or (None, None)
     task = Task(

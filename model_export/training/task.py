@@ -50,7 +50,7 @@ class Task:
     categories: Slots
     progress: Progress
     products: ProductTable | None = None
-    #: A network whose weights training starts from, instead of a new network.
+    #: Training starts from the weights of this network, instead of a new network.
     warm: EventBert | None = None
     #: File that keeps the state after each epoch, so that an interrupted training goes on. None: nothing is kept.
     checkpoint: Path | None = None

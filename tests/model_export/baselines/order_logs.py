@@ -1,4 +1,4 @@
-"""Logs of orders for the tests of baselines, and examples of which only some columns matter."""
+"""Logs of orders for the tests of baselines, and examples with only some columns filled."""
 
 from __future__ import annotations
 

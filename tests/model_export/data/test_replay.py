@@ -85,7 +85,7 @@ def test_a_signal_planted_in_the_future_is_in_no_input_before_it_happens() -> No
     assert seen[examples.as_of >= planted].any()
 
 
-def test_users_whose_horizon_passes_the_end_of_the_data_are_left_out_and_counted() -> None:
+def test_users_with_a_horizon_beyond_the_end_of_the_data_are_left_out_and_counted() -> None:
     events = first_sendings(shoppers(seed=8))
     snapshots_only = msgspec.structs.replace(SNAPSHOTS, at_event=0)
     data = data_set_of(log_of(events), snapshots_only)

@@ -32,7 +32,7 @@ def test_training_split_is_as_long_as_train_days_and_no_longer_than_the_data(day
     splits = Splits.laid_out((0, DAYS * DAY_S), LABELS, config)
     first, last = splits.train
     assert last - first == min(days * DAY_S, last - 4 * DAY_S)
-    # The end stays where it was: what is cut off is the oldest.
+    # The end does not move: the oldest examples are cut off.
     assert last == Splits.laid_out((0, DAYS * DAY_S), LABELS, SNAPSHOTS).train[1]
 
 
