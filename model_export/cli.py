@@ -94,8 +94,8 @@ def prepare(settings: Path | None, overrides: tuple[str, ...], out: Path) -> Non
     with _training():
         from rich.console import Console
 
+        from model_export.data.labels import head_names
         from model_export.data.prepare import counts_table, prepare
-        from model_export.network.heads import head_names
         from model_export.settings import read_settings
         from model_export.training.train import work_folder
     console = Console()

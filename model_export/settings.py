@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from model_export.data.event_log import SIMULATOR, DataConfig
-from model_export.data.examples import Plan
+from model_export.data.splits import SnapshotConfig
 from model_export.network.event_bert import ModelConfig
-from model_export.training.fit import FitConfig
+from model_export.training.task import FitConfig
 from stream.contract.manifest import Labels
 from stream.datasets.topic_source import Topic, is_topic
 from stream.errors import ConfigError
@@ -82,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 7
     data: DataConfig = DataConfig()
     labels: LabelConfig = LabelConfig()
-    snapshots: Plan = Plan()
+    snapshots: SnapshotConfig = SnapshotConfig()
     model: ModelConfig = ModelConfig()
     text: TextConfig = TextConfig()
     #: A larger network. It is trained first, and this one learns from its probabilities.

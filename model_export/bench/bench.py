@@ -26,7 +26,7 @@ from model_export.bench.users import BenchUsers, Work
 from model_export.bench.workload import Workload
 from model_export.export.precision_loss import outputs
 from model_export.metrics.measures import auc
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 
 __all__ = ["BATCHES", "GPU", "BenchResult", "Measurement", "bench", "machine"]
 
@@ -184,7 +184,9 @@ def _auc_loss(workload: Workload) -> float | None:
     labels = np.column_stack((sample.churn, sample.purchase))
     fp32, int8 = (outputs(workload.graphs[name], sample.tokens, sample.features) for name in ("fp32", "int8"))
     heads = [h for h in range(labels.shape[1]) if 0 < labels[:, h].sum() < len(labels)]
-    losses = [auc(ordered(fp32[:, h], labels[:, h])) - auc(ordered(int8[:, h], labels[:, h])) for h in heads]
+    losses = [
+        auc(rank_predictions(fp32[:, h], labels[:, h])) - auc(rank_predictions(int8[:, h], labels[:, h])) for h in heads
+    ]
     return max(losses, default=None)
 
 

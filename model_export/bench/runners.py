@@ -18,7 +18,7 @@ from model_export.export.export import to_onnx
 from model_export.export.variants import fused, in_fp16
 from model_export.network.event_bert import EventBert
 from model_export.network.serving_graph import Serving
-from model_export.network.unpadded import pack, packed
+from model_export.network.unpadded import pack, packed_network
 from stream.arrays import FeatureRows, TokenRows
 from stream.contract.tokens import CHANNELS, LENGTHS
 from stream.errors import ConfigError
@@ -107,7 +107,7 @@ def packed_run(network: EventBert, device: str = "cpu", dtype: torch.dtype = tor
     """Run the packed network on a device; packing is part of each run. Raises ConfigError without the device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch finds no CUDA device")
-    reader = packed(network).to(device, dtype)
+    reader = packed_network(network).to(device, dtype)
 
     def run(tokens: TokenRows, features: FeatureRows) -> list[torch.Tensor]:
         with torch.inference_mode():

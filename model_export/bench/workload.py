@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 import torch
 
+from model_export.data import dataset
 from model_export.data import event_log as history
-from model_export.data import examples as dataset
 from model_export.export.export import to_onnx
 from model_export.export.variants import quantised
 from model_export.network.event_bert import EventBert, ModelConfig, Shape

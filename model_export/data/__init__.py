@@ -1,1 +1,1 @@
-"""A data set to labelled examples, through the serving code."""
+"""Turns a data set into labelled examples, through the serving code."""

@@ -1,4 +1,4 @@
-"""History: the events of a data set, decoded by the serving code, in event-time order."""
+"""Event log: reads the events of a data set, decoded by the serving code, in event-time order."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from stream.arrays import EventRows, Numbers, Rows
 from stream.contract.events import EVENT
 from stream.datasets.formats import FORMATS, read_events
 from stream.datasets.market import CURRENCY, Market
@@ -23,19 +24,24 @@ from stream.errors import ConfigError
 from stream.kafka.events_topic import end_offsets, read_topic
 from stream.score.sentiment import Sentiment
 
-__all__ = ["SIMULATOR", "DataConfig", "EventLog", "fingerprint", "load", "read_log"]
+__all__ = [
+    "SIMULATOR", "DataConfig", "EventLog", "UserTimeKeys", "fingerprint", "load", "read_log", "user_time_keys",
+]  # fmt: skip
 
-Array = npt.NDArray[Any]
+#: Sentiments of reviews, -1 to 1; nan for an event without a review.
+Sentiments: TypeAlias = npt.NDArray[np.float32]
 #: Texts → sentiments ``(n,)``.
-Reader = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+TextReader: TypeAlias = Callable[[Sequence[str]], Sentiments]
+#: A user and a second as one number each, see :func:`user_time_keys`.
+UserTimeKeys: TypeAlias = npt.NDArray[np.int64]
 SIMULATOR: Final = "simulator"
-#: The simulated market opens on this Monday; a fixed one, so that a seed names one history.
+#: The simulated market opens on this Monday. It is fixed, so that a seed always gives the same history.
 SIMULATION_START: Final = datetime(2024, 1, 1, tzinfo=UTC)
-#: Currency of each known format; the file itself says it only where orders carry one.
+#: Currency of each known format, for files that name none in their orders.
 _CURRENCIES: Final = {SIMULATOR: CURRENCY, "uci-online-retail": "GBP", "tmall": "CNY"}
 _CHUNK: Final = 10_000
 _EVENT_BYTES_MAX: Final = 1 << 20
-#: Training reads history: no event is too far in the future.
+#: The clock that the decoder is given. It is later than any event time, so that no event is too far in the future.
 _NOW: Final = float(2**32)
 
 
@@ -44,24 +50,24 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     source: str = SIMULATOR
     format: str = "jsonl"
-    #: Envelope of a JSON-lines file or a topic; all other formats are read as Segment events.
+    #: Envelope of a JSON Lines file or a topic. All other formats are read as Segment events.
     envelope: str = "segment"
-    #: Reporting currency; empty: that of the format, else USD.
+    #: Reporting currency. Empty: the currency of the format, or USD if the format has none.
     currency: str = ""
-    #: Simulator: shoppers living at any time, and days simulated.
+    #: For the simulator: how many shoppers are active at any time, and how many days are simulated.
     users: int = 2_500
     days: int = 210
     seed: int = 7
-    #: Most events read: about 100 bytes of memory each.
+    #: Most events that are read; an event takes about 100 bytes of memory.
     events_max: int = 20_000_000
-    #: Folder of the sentiment model that the worker reads reviews with; empty: it does not.
+    #: Folder of the sentiment model that the worker reads reviews with. Empty: the worker reads no reviews.
     sentiment: str = ""
-    #: CSV of user, group: evaluation reports fairness by group; no model ever sees it.
+    #: CSV file with the columns user and group. Evaluation reports fairness by group; no model ever sees it.
     groups: str = ""
 
     @property
     def name(self) -> str:
-        """The data set without its folder."""
+        """Name of the data set, without its folder."""
         return Path(self.source).name
 
     @property
@@ -73,19 +79,20 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
-    """Usable events by event time: ``users[i]`` (index into ``names``) did ``rows[i]``; why others were dropped.
+    """All usable events in the order of event time: the user ``names[users[i]]`` did the event ``rows[i]``.
 
     The offset of an event is its place in this order, as if the file had been replayed into one partition.
     """
 
     names: list[str]
-    users: npt.NDArray[np.int64]
-    rows: Array
+    users: Rows
+    rows: EventRows
+    #: How many events could not be used, by reason.
     dropped: Counter[str]
-    #: hash bucket → name of the categories seen.
+    #: Names of the categories seen, by hash bucket.
     categories: dict[int, str]
-    #: Sentiment of each event's review, -1 to 1; nan where there is none.
-    sentiment: npt.NDArray[np.float32]
+    #: Sentiment of the review in each event.
+    sentiment: Sentiments
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -96,7 +103,7 @@ class EventLog:
         return int(self.rows["time"][0]), int(self.rows["time"][-1])
 
     def until(self, end: int) -> EventLog:
-        """The history as it was known at ``end`` (seconds): what an earlier evaluation would have seen."""
+        """The log as it was known at ``end`` (seconds): what an earlier evaluation would have seen."""
         n = int(np.searchsorted(self.rows["time"], end, "right"))
         return replace(self, users=self.users[:n], rows=self.rows[:n], sentiment=self.sentiment[:n])
 
@@ -108,7 +115,7 @@ class _Record:
 
 
 def load(config: DataConfig) -> EventLog:
-    """Read a data set; raises ConfigError where nothing usable is found, or more than ``events_max`` events."""
+    """Read a data set. Raises ConfigError if it has no usable event, or more than ``events_max`` events."""
     envelope = "segment" if config.source == SIMULATOR or config.format != "jsonl" else config.envelope
     reader = Sentiment(Path(config.sentiment)).run if config.sentiment else None
     return read_log(
@@ -117,7 +124,7 @@ def load(config: DataConfig) -> EventLog:
 
 
 def fingerprint(config: DataConfig) -> bytes:
-    """What tells these events from others under the same name; for a topic, where it ends now."""
+    """Bytes that differ if other events stand under the same name: of a topic, its end offsets as they are now."""
     if config.source == SIMULATOR:
         return b""
     if is_topic(config.source):
@@ -126,27 +133,25 @@ def fingerprint(config: DataConfig) -> bytes:
 
 
 def read_log(
-    values: Iterable[bytes], *, envelope: str, currency: str, events_max: int, read_texts: Reader | None = None
+    values: Iterable[bytes], *, envelope: str, currency: str, events_max: int, read_texts: TextReader | None = None
 ) -> EventLog:
-    """Decode event bytes as the service would and sort them by event time (stable); ``read_texts`` reads reviews."""
+    """Decode events as the service would and sort them by event time; events of one second keep their order.
+
+    ``read_texts`` reads the reviews; without it, no event has a sentiment.
+    """
     decoder = Decoder(envelope, Money(currency), bytes_max=_EVENT_BYTES_MAX, future_skew_s=0)
     index: dict[str, int] = {}
-    users: list[Array] = []
-    rows: list[Array] = []
-    texts: dict[int, str] = {}
+    users: list[Rows] = []
+    rows: list[EventRows] = []
+    reviews: dict[int, str] = {}
     dropped: Counter[str] = Counter()
-    records = (_Record(offset, value) for offset, value in enumerate(values))
-    while chunk := list(islice(records, _CHUNK)):
-        if chunk[-1].offset >= events_max:
-            raise ConfigError(
-                f"data set has more than {events_max:,} events; give a smaller file or raise data.events_max"
-            )
+    for chunk in _chunks(values, events_max):
         decoded = decoder.decode(chunk, _NOW)
         dropped.update(dead.reason for dead in decoded.dead)
         dropped["ignored"] += decoded.n_ignored
         if read_texts is not None:
             begin = sum(map(len, rows))
-            texts.update((begin + i, text) for i, text in decoded.reviews)
+            reviews.update((begin + i, text) for i, text in decoded.reviews)
         users.append(np.array([index.setdefault(user, len(index)) for user in decoded.batch.users], np.int64))
         rows.append(decoded.batch.rows)
     if not index:
@@ -155,10 +160,36 @@ def read_log(
             "check data.source, data.format and data.envelope"
         )
     sentiment = np.full(sum(map(len, rows)), np.nan, np.float32)
-    if read_texts is not None and texts:
-        sentiment[list(texts)] = read_texts(list(texts.values()))
-    log = EventLog(list(index), np.concatenate(users), np.concatenate(rows), +dropped, decoder.categories, sentiment)
+    if read_texts is not None and reviews:
+        sentiment[list(reviews)] = read_texts(list(reviews.values()))
+    log = EventLog(
+        names=list(index),
+        users=np.concatenate(users),
+        rows=np.concatenate(rows),
+        dropped=+dropped,
+        categories=decoder.categories,
+        sentiment=sentiment,
+    )
     return _sorted(log)
+
+
+def user_time_keys(users: Rows, seconds: Numbers) -> UserTimeKeys:
+    """One int64 for each user and time. Sorting by it sorts by user, then by time.
+
+    Times, or any other numbers in their place, must lie below 2³².
+    """
+    return (users << 32) | seconds.astype(np.int64)
+
+
+def _chunks(values: Iterable[bytes], events_max: int) -> Iterator[list[_Record]]:
+    """The values as records, in chunks. Raises ConfigError if there are more than ``events_max``."""
+    records = (_Record(offset, value) for offset, value in enumerate(values))
+    while chunk := list(islice(records, _CHUNK)):
+        if chunk[-1].offset >= events_max:
+            raise ConfigError(
+                f"data set has more than {events_max:,} events; give a smaller file or raise data.events_max"
+            )
+        yield chunk
 
 
 def _sorted(log: EventLog) -> EventLog:

@@ -22,20 +22,20 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from model_export.baselines import Baseline
+from model_export.baselines.baseline import Baseline, score_baseline
 from model_export.baselines.bgnbd import BgNbd
 from model_export.baselines.linear import Logistic, Recency
-from model_export.baselines.scored import score_baseline
 from model_export.baselines.trees import LightGbm
+from model_export.data.dataset import Dataset
 from model_export.data.event_log import EventLog
-from model_export.data.examples import Dataset, Examples
+from model_export.data.examples import Examples
 from model_export.evaluation.evaluation_folder import Scores
 from model_export.network.event_bert import EventBert
 from model_export.run_folder import by_length, predict
 from model_export.settings import Settings
 from model_export.text.products import ProductTable
-from model_export.training.calibration import predicted, predicted_value
-from model_export.training.train import Model, learn
+from model_export.training.calibration import predicted_probabilities, predicted_value
+from model_export.training.model import Model, train_model
 from stream.arrays import FeatureRows
 from stream.score.calibration import sigmoid
 from stream.score.expectation import expected_value
@@ -120,7 +120,9 @@ class Candidates:
         settings = msgspec.structs.replace(self.settings, seed=seed, model=model, fit=fit)
         key = msgspec.json.encode((settings, products is None))
         if key not in self._learned:
-            self._learned[key] = learn(settings, self.examples, seed, self.progress, products=products, strict=False)
+            self._learned[key] = train_model(
+                settings, self.examples, seed, self.progress, products=products, strict=False
+            )
         return self._learned[key]
 
     def _network(self, model: Model) -> Scores:
@@ -128,8 +130,8 @@ class Candidates:
         raw = predict(model.network, test.tokens, test.features)
         p_raw = sigmoid(raw.logits.astype(np.float64))
         return Scores(
-            predicted(raw, test, model.calibration, enough),
-            predicted_value(raw, test, model.calibration, labels, enough),
+            predicted_probabilities(raw, test, model.calibration, enough),
+            predicted_value(raw, test, model.calibration, labels=labels, sufficient_events=enough),
             p_raw,
             expected_value(p_raw[:, labels.value_head], raw.value),
         )

@@ -17,17 +17,18 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 
+from model_export.data import dataset
 from model_export.data import event_log as history
-from model_export.data import examples as dataset
+from model_export.data.dataset import Dataset
 from model_export.data.event_log import DataConfig, EventLog, fingerprint
-from model_export.data.examples import Dataset, Examples
+from model_export.data.examples import Examples
+from model_export.data.labels import head_names
 from model_export.data.prepare import check_enough
 from model_export.evaluation.candidates import ABLATIONS, CANDIDATES, SEEDED, Candidates
 from model_export.evaluation.evaluation_folder import METRICS_FILE, Evaluation, ScoredExamples, save_arrays
 from model_export.evaluation.measure_scores import measure_scores
-from model_export.network.heads import head_names
 from model_export.settings import Settings
-from model_export.training.train import products_of
+from model_export.training.model import products_of
 from stream.contract.columns import DAY_S
 from stream.errors import ConfigError
 

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from model_export.data.labels import head_names
 from model_export.evaluation.evaluation_folder import (
     Evaluation,
     MetricsTable,
@@ -20,7 +21,6 @@ from model_export.evaluation.evaluation_folder import (
 )  # fmt: skip
 from model_export.metrics.bootstrap import Interval, Measured, TestSet, measure
 from model_export.metrics.measures import Kind
-from model_export.network.heads import head_names
 from model_export.settings import Settings
 from stream.arrays import Floats, Numbers
 from stream.contract.columns import DAY_S

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from model_export.metrics.measures import spearman
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.run_folder import Tokens
 from stream.arrays import FeatureRows, Floats
 from stream.score.session import open_session
@@ -47,7 +47,7 @@ def precision_loss(graph: bytes, expected: Floats, tokens: Tokens, features: Fea
     some = np.linspace(0, len(tokens) - 1, min(_ALONE_ROWS, len(tokens))).astype(int)
     alone = np.concatenate([_run(session, tokens[[i]], features[[i]]) for i in some])
     error = np.abs(actual - expected)
-    ranks = [spearman(ordered(actual[:, c], expected[:, c])) for c in range(expected.shape[1])]
+    ranks = [spearman(rank_predictions(actual[:, c], expected[:, c])) for c in range(expected.shape[1])]
     return PrecisionLoss(float(error.max()), float(error.mean()), min(ranks), float(np.abs(alone - actual[some]).max()))
 
 

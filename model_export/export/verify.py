@@ -18,11 +18,11 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from model_export.data import dataset
 from model_export.data import event_log as history
-from model_export.data import examples as dataset
 from model_export.export.precision_loss import ALONE_MAX
 from model_export.metrics.measures import auc, spearman
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.run_folder import Run, Sample, load_run, predict
 from stream.arrays import Floats
 from stream.errors import ContractError
@@ -136,7 +136,7 @@ def _compare(scorer: Scorer, file: Path, sample: Sample, expected: RawScores) ->
         variant=scorer.variant,
         rows=len(tokens),
         error=float(np.abs(ours - torchs).max()),
-        spearman=min(spearman(ordered(ours[:, c], torchs[:, c])) for c in range(ours.shape[1])),
+        spearman=min(spearman(rank_predictions(ours[:, c], torchs[:, c])) for c in range(ours.shape[1])),
         auc_loss=_auc_loss(raw, expected, sample),
         alone=float(np.abs(ours - alone).max()),
         fusions=fusions(file),
@@ -187,7 +187,7 @@ def _auc_loss(raw: RawScores, expected: RawScores, sample: Sample) -> float | No
     labels = np.column_stack((sample.churn, sample.purchase))
     ours, torchs = raw.logits, expected.logits
     losses = [
-        abs(auc(ordered(ours[:, h], labels[:, h])) - auc(ordered(torchs[:, h], labels[:, h])))
+        abs(auc(rank_predictions(ours[:, h], labels[:, h])) - auc(rank_predictions(torchs[:, h], labels[:, h])))
         for h in range(labels.shape[1])
         if 0 < labels[:, h].sum() < len(labels)
     ]

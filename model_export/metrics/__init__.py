@@ -1,1 +1,1 @@
-"""How good predictions are, with intervals."""
+"""Measures how good predictions are, with intervals."""

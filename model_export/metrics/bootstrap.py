@@ -1,36 +1,35 @@
-"""Bootstrap: measures of several models on the same snapshots, with intervals from resampling users."""
+"""Bootstrap: measures several models on the same test sets, with intervals from resampled users."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from model_export.metrics.measures import METRICS, SIGNED, Kind, ece
-from model_export.metrics.ordered import Ordered, Ranking
+from model_export.metrics.ranking import Ranking, WeightedRanking
+from stream.arrays import Floats, Numbers
 
 __all__ = ["Interval", "Measured", "TestSet", "measure"]
 
-Array = npt.NDArray[Any]
-#: Both ends of a 95 % interval.
+#: The quantiles at the ends of a 95 % interval.
 _QUANTILES: Final = (0.025, 0.975)
 
 
 @dataclass(frozen=True, slots=True)
 class TestSet:
-    """One task at one instant: user ids ``(n,)``, outcomes ``(n,)``, and per model one prediction ``(n,)`` a seed."""
+    """The examples of one instant: users and outcomes ``(n,)``, and the predictions of each seed of each model."""
 
-    user: Array
-    actual: Array
-    predicted: dict[str, list[Array]]
+    user: Numbers
+    actual: Numbers
+    predicted: dict[str, list[Numbers]]
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A measured number and the ends of its 95 % interval; all nan where it is not defined."""
+    """A measured number and the ends of its 95 % interval. All are nan if the number is not defined."""
 
     low: float
     value: float
@@ -39,16 +38,16 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Per model and metric: the value, then that of each resample; shape ``(1 + resamples,)``."""
+    """For each model and metric, the value and then the value of each resample: ``(1 + resamples,)``."""
 
-    draws: dict[str, dict[str, Array]]
+    draws: dict[str, dict[str, Floats]]
 
     @property
     def metrics(self) -> dict[str, dict[str, Interval]]:
-        """Per model and metric the value with its interval, which ends at 0 where no value can be below."""
+        """The value of each model and metric, with its interval. It does not go below 0 if the metric cannot."""
         return {
-            model: {name: _interval(draws, -np.inf if name in SIGNED else 0.0) for name, draws in of.items()}
-            for model, of in self.draws.items()
+            model: {name: _interval(draws, -np.inf if name in SIGNED else 0.0) for name, draws in metrics.items()}
+            for model, metrics in self.draws.items()
         }
 
     def difference(self, a: str, b: str, metric: str) -> Interval:
@@ -57,30 +56,35 @@ class Measured:
 
 
 def measure(snapshots: Sequence[TestSet], kind: Kind, resamples: int = 300, seed: int = 0) -> Measured:
-    """Metrics of every model, averaged over its seeds and over snapshots, with intervals from resampling users.
+    """Metrics of every model, averaged over its seeds and over the test sets, with intervals from resampled users.
 
-    ECE alone is of all snapshots together: of 800 users, a tenth of 80 is off by four points by chance alone, which
-    an average over snapshots would keep. That average is there as ``ece_by_snapshot``.
-    A resample draws as many users as there are, with replacement, and takes them with all their examples: the
-    same users for every snapshot, model and seed, so that differences between models are paired.
+    Only ECE is computed on all test sets together. With 800 users, a tenth has 80 users and is off by four points by
+    chance alone; an average over test sets would keep this error. That average is there as ``ece_by_snapshot``.
+
+    A resample draws as many users as there are, with replacement, and takes all examples of each drawn user. It draws
+    the same users for every test set, model and seed, so that differences between models are paired.
     """
     models, metrics = list(snapshots[0].predicted), METRICS[kind]
-    names, place = np.unique(np.concatenate([s.user for s in snapshots]), return_inverse=True)
-    users = np.split(place, np.cumsum([len(s.user) for s in snapshots])[:-1])
-    actual = [Ranking.of(s.actual, s.actual) for s in snapshots]
-    rankings = [[[Ranking.of(p, s.actual) for p in s.predicted[model]] for model in models] for s in snapshots]
+    names, user_index = np.unique(np.concatenate([s.user for s in snapshots]), return_inverse=True)
+    users = np.split(user_index, np.cumsum([len(s.user) for s in snapshots])[:-1])
+    best = [Ranking.by_prediction(s.actual, s.actual) for s in snapshots]
+    rankings = [
+        [[Ranking.by_prediction(p, s.actual) for p in s.predicted[model]] for model in models] for s in snapshots
+    ]
     together = [_together(snapshots, model) if kind == "probability" else [] for model in models]
     draws = np.empty((1 + resamples, len(snapshots), len(models), len(metrics)))
     pooled = np.full((1 + resamples, len(models)), np.nan)
     for r, weights in enumerate(_resampled(len(names), resamples, seed)):
         for s, user in enumerate(users):
-            of_snapshot = weights[user]
-            best = Ordered(actual[s], of_snapshot)
+            example_weights = weights[user]
+            weighted_best = WeightedRanking(best[s], example_weights)
             for m, seeds in enumerate(rankings[s]):
-                tallies = [Ordered(ranking, of_snapshot, best) for ranking in seeds]
-                draws[r, s, m] = np.mean([[metric(t) for metric in metrics.values()] for t in tallies], axis=0)
+                ranked = [WeightedRanking(ranking, example_weights, weighted_best) for ranking in seeds]
+                draws[r, s, m] = np.mean([[metric(seed) for metric in metrics.values()] for seed in ranked], axis=0)
         if kind == "probability":
-            pooled[r] = [np.mean([ece(Ordered(ranking, weights[place])) for ranking in seeds]) for seeds in together]
+            pooled[r] = [
+                np.mean([ece(WeightedRanking(ranking, weights[user_index])) for ranking in seeds]) for seeds in together
+            ]
     average = _mean_of_defined(draws)
     out = {model: dict(zip(metrics, average[:, i].T, strict=True)) for i, model in enumerate(models)}
     if kind == "probability":
@@ -90,35 +94,38 @@ def measure(snapshots: Sequence[TestSet], kind: Kind, resamples: int = 300, seed
 
 
 def _together(snapshots: Sequence[TestSet], model: str) -> list[Ranking]:
-    """One ranking a seed, of the examples of all snapshots."""
+    """For each seed, one ranking of the examples of all test sets."""
     actual = np.concatenate([s.actual for s in snapshots])
     seeds = zip(*(s.predicted[model] for s in snapshots), strict=True)
-    return [Ranking.of(np.concatenate(predictions), actual) for predictions in seeds]
+    return [Ranking.by_prediction(np.concatenate(predictions), actual) for predictions in seeds]
 
 
-def _resampled(n: int, resamples: int, seed: int) -> Iterator[Array]:
-    """Weights of ``n`` users: first all 1, then each resample's counts, in float32, whose sums are exact to 2²⁴."""
+def _resampled(n: int, resamples: int, seed: int) -> Iterator[Numbers]:
+    """Weights of ``n`` users: first 1 for each, then the counts of each resample.
+
+    Counts are float32: sums of them are exact up to 2²⁴.
+    """
     yield np.ones(n)
     rng = np.random.default_rng(seed)
     for _ in range(resamples):
         yield np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float32)
 
 
-def _mean_of_defined(draws: Array) -> Array:
-    """Mean over snapshots (axis 1) of those numbers that are not nan."""
+def _mean_of_defined(draws: Floats) -> Floats:
+    """The mean over test sets (axis 1) of all numbers that are not nan."""
     defined = np.isfinite(draws)
     n = defined.sum(axis=1)
-    out: Array = np.where(defined, draws, 0).sum(axis=1) / np.where(n, n, np.nan)
+    out: Floats = np.where(defined, draws, 0).sum(axis=1) / np.where(n, n, np.nan)
     return out
 
 
-def _interval(draws: Array, least: float) -> Interval:
-    """Value, and around it the spread of the resamples about their own median.
+def _interval(draws: Floats, low_min: float) -> Interval:
+    """The value, and around it the spread of the resamples around their own median; not below ``low_min``.
 
-    Resampling adds a bias to ECE and average precision, which would push plain percentiles off the value.
+    Resampling adds a bias to ECE and average precision. Plain percentiles of the resamples would be off by that bias.
     """
     value, resampled = float(draws[0]), draws[1:][np.isfinite(draws[1:])]
     if not len(resampled):
         return Interval(np.nan, value, np.nan)
     low, high = value + np.quantile(resampled, _QUANTILES) - np.median(resampled)
-    return Interval(max(float(low), least), value, float(high))
+    return Interval(max(float(low), low_min), value, float(high))

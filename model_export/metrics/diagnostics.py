@@ -1,23 +1,20 @@
-"""Diagnostics: what stands behind one number of a classifier: by class, by tenth of the users, by probability."""
+"""Diagnostics: shows what is behind the metrics of a classifier: by class, by tenth of the users, by probability."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from model_export.metrics.ordered import BINS, ordered
+from model_export.metrics.ranking import BINS, rank_predictions
+from stream.arrays import Mask, Numbers, Probabilities
 
 __all__ = ["Bin", "ClassReport", "Tenth", "classification_report", "lift_and_gain", "reliability"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ClassReport:
-    """Of one class at a threshold: precision, recall, F1 (0 where undefined) and number of examples."""
+    """Precision, recall, F1 (0 if undefined) and number of examples of one class at a threshold."""
 
     precision: float
     recall: float
@@ -25,8 +22,8 @@ class ClassReport:
     support: int
 
 
-def classification_report(p: Array, y: Array, threshold: float) -> dict[str, ClassReport]:
-    """Report per class, "0" and "1", when probabilities of at least ``threshold`` are called 1.
+def classification_report(p: Probabilities, y: Numbers, threshold: float) -> dict[str, ClassReport]:
+    """A report for each class, "0" and "1", if probabilities of at least ``threshold`` are called 1.
 
     >>> classification_report(np.array([0.2, 0.6, 0.9]), np.array([0, 0, 1]), 0.5)["1"]
     ClassReport(precision=0.5, recall=1.0, f1=0.6666666666666666, support=1)
@@ -35,7 +32,7 @@ def classification_report(p: Array, y: Array, threshold: float) -> dict[str, Cla
     return {"0": _class_report(~called, ~actual), "1": _class_report(called, actual)}
 
 
-def _class_report(called: Array, actual: Array) -> ClassReport:
+def _class_report(called: Mask, actual: Mask) -> ClassReport:
     hits, n_called, support = int((called & actual).sum()), int(called.sum()), int(actual.sum())
     f1 = 2 * hits / (n_called + support) if n_called + support else 0.0
     return ClassReport(hits / n_called if n_called else 0.0, hits / support if support else 0.0, f1, support)
@@ -43,20 +40,20 @@ def _class_report(called: Array, actual: Array) -> ClassReport:
 
 @dataclass(frozen=True, slots=True)
 class Tenth:
-    """A tenth of the users, the most likely first: their base rate over that of all."""
+    """A tenth of the users, sorted by falling prediction. ``lift`` is their base rate over that of all users."""
 
     lift: float
-    #: Share of all positives in this tenth and the ones before.
+    #: Share of all positives that are in this tenth or in those before.
     gain: float
 
 
-def lift_and_gain(p: Array, y: Array) -> list[Tenth]:
-    """Ten tenths by falling prediction; empty where there are no positives.
+def lift_and_gain(p: Probabilities, y: Numbers) -> list[Tenth]:
+    """Ten tenths by falling prediction; empty if there are no positives.
 
     >>> lift_and_gain(np.arange(100.0), np.arange(100) >= 90)[0]
     Tenth(lift=10.0, gain=1.0)
     """
-    captured = ordered(p, y).by_decile()[1][::-1]
+    captured = rank_predictions(p, y).by_decile()[1][::-1]
     if not captured.sum():
         return []
     shares = captured / captured.sum()
@@ -65,19 +62,19 @@ def lift_and_gain(p: Array, y: Array) -> list[Tenth]:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """A bin of a reliability diagram: mean probability, share of positives, and (fractional) number of examples."""
+    """A bin of a reliability diagram: mean probability, share of positives, and number of examples (fractional)."""
 
     predicted: float
     observed: float
     n: float
 
 
-def reliability(p: Array, y: Array) -> list[Bin]:
-    """Ten bins of equal size, lowest probabilities first: those of :func:`model_export.metrics.measures.ece`.
+def reliability(p: Probabilities, y: Numbers) -> list[Bin]:
+    """Ten bins of equal size, lowest probabilities first. :func:`model_export.metrics.measures.ece` uses the same bins.
 
     >>> reliability(np.full(10, 0.25), np.arange(10) < 3)[0]
     Bin(predicted=0.25, observed=0.3, n=1.0)
     """
     n = len(y) / BINS
-    predicted, observed = (sums / n for sums in ordered(p, y).by_decile())
+    predicted, observed = (sums / n for sums in rank_predictions(p, y).by_decile())
     return [Bin(float(a), float(b), n) for a, b in zip(predicted, observed, strict=True)]

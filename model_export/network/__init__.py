@@ -1,1 +1,1 @@
-"""The event BERT in torch, its heads and losses, and the graph that serves."""
+"""The event BERT in torch, its initial weights and losses, and the graph that serves it."""

@@ -1,8 +1,8 @@
-"""The fused model: the event encoder's vector mixed with the numeric features by a gate, and the heads.
+"""Event BERT: the fused model. A gate mixes the vector of the event encoder with the numeric features; heads read it.
 
-A linear path from the features to the outputs stands beside, one for users at an age of silence and one for users who
-did something just now, of whom the same numbers mean something else. Training starts both at the logistic regression:
-the network learns only what that misses.
+A linear path leads from the features straight to the outputs. Users who did something just now have a linear path of
+their own, because the same numbers mean something else for them than for users who have been silent. Training starts
+both paths at a logistic regression, so the network learns only what that regression misses.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from stream.contract.tokens import FEATURES
 
 __all__ = ["LOG_SIGMA_MAX", "ROW_COPIES", "EventBert", "ModelConfig", "Shape", "just_now", "squareplus"]
 
-#: The serving side clamps log-sigma here too: exp(mu + sigma²/2) explodes for wide tails.
+#: Largest log-sigma; serving clamps it too. Without a bound, exp(mu + sigma²/2) explodes for wide tails.
 LOG_SIGMA_MAX: Final = math.log(2.0)
-#: onnxruntime multiplies the last rows of a matrix by other kernels, which round otherwise, unless their number
-#: is a multiple of four. With four copies of each row a user scores the same to the bit, alone or in any batch.
+#: onnxruntime multiplies the last rows of a matrix by other kernels, which round differently, unless the number of
+#: rows is a multiple of four. With four copies of each row, a user scores the same to the bit alone and in any batch.
 ROW_COPIES: Final = 4
 _RECENCY: Final = FEATURES.index("recency")
 
 
 class ModelConfig(EncoderConfig, frozen=True, forbid_unknown_fields=True):
-    """The network: its encoder, and what stands beside."""
+    """The size of the network: its encoder and the parts around it."""
 
-    #: Off for ablations: the numeric features, so that the event BERT stands alone.
+    #: Read the numeric features. Ablations switch this off, so that the event BERT stands alone.
     use_numeric: bool = True
     #: The next-category head chooses among this many most frequent categories; 0: no such head.
     categories: int = 32
@@ -41,7 +41,7 @@ class ModelConfig(EncoderConfig, frozen=True, forbid_unknown_fields=True):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """What the data makes of a network: its outputs, and the size of its table of product texts."""
+    """The sizes of a network that come from the data: its outputs, and its table of product texts."""
 
     purchase_heads: int = 2
     categories: int = 0
@@ -69,22 +69,23 @@ class EventBert(nn.Module):
         outputs = 1 + shape.purchase_heads + 2
         self.heads = nn.Linear(hidden, outputs)
         self.linear = nn.Linear(n, outputs, bias=False)
-        #: What is added for users who did something just now: slopes, and a constant.
+        #: Slopes and a constant that are added for users who did something just now.
         self.just_now = nn.Parameter(torch.zeros(outputs, n + 1))
         self.category = nn.Linear(hidden, shape.categories) if shape.categories else None
-        # Features are cut to the range seen in training: beyond it a line would go on, the truth may not.
+        # Features are cut to the range seen in training: beyond it a line would go on, but reality may not.
         self.register_buffer("low", torch.full((n,), -1e9))
         self.register_buffer("high", torch.full((n,), 1e9))
         self.register_buffer("mean", torch.zeros(n))
         self.register_buffer("scale", torch.ones(n))
-        # The network starts as the linear model that training sets, and learns what that misses.
+        # The network starts as the linear models that training sets, and learns what those miss.
         nn.init.zeros_(self.heads.weight)
         nn.init.zeros_(self.linear.weight)
 
     def forward(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, ...]:
-        """``churn (batch,)``, ``purchase (batch, horizons)``, ``value (batch, 2)`` and, with such a head, ``category``.
+        """Returns ``churn (batch,)``, ``purchase (batch, horizons)``, ``value (batch, 2)`` and perhaps ``category``.
 
-        The last is ``(batch, categories)``, logits of the category of the next event that has one.
+        ``category (batch, categories)`` are logits of the category of the next event that has one. It is returned only
+        if the network has that head.
         """
         x = _copied(self.standardised(features))
         mixed = self._mix(_copied(self.encoder(tokens)), x)
@@ -97,15 +98,15 @@ class EventBert(nn.Module):
         return scores if self.category is None else (*scores, self.category(mixed)[:, 0])
 
     def standardised(self, features: Tensor) -> Tensor:
-        """Features within the range of the training data, in units of its standard deviations."""
+        """Features, cut to the range of the training data and standardised by its means and standard deviations."""
         return (torch.minimum(torch.maximum(features, self.low), self.high) - self.mean) / self.scale
 
     def _just_now(self, features: Tensor, x: Tensor) -> Tensor:
-        """Standardised features and a 1 where the last event is the scoring instant, zeros elsewhere."""
+        """The standardised features and a 1 for users who did something just now; zeros for all other users."""
         return torch.cat((x, torch.ones_like(x[:, :, :1])), dim=2) * _copied(just_now(features))
 
     def _mix(self, events: Tensor, x: Tensor) -> Tensor:
-        """``(batch, copies, hidden)`` of both readings of the user."""
+        """Mix the vector of the events with that of the features: ``(batch, copies, hidden)``."""
         mixed = events
         if self.config.use_numeric:
             numeric = self.numeric(x)
@@ -116,15 +117,15 @@ class EventBert(nn.Module):
 
 
 def just_now(features: Tensor) -> Tensor:
-    """``(batch, 1)``: 1 where the last event is the scoring instant, else 0."""
+    """``(batch, 1)``: 1 for users with an event at the scoring instant, else 0."""
     return (features[:, _RECENCY : _RECENCY + 1] <= 0).to(features.dtype)
 
 
 def squareplus(x: Tensor) -> Tensor:
-    """A smooth positive part (Barron 2021) of exactly rounded operations, so that it is the same in any batch."""
+    """A smooth positive part (Barron 2021). All its operations round exactly, so it is the same in any batch."""
     return (x + torch.sqrt(x * x + 4.0)) / 2.0
 
 
 def _copied(rows: Tensor) -> Tensor:
-    """``(batch, n)`` as ``(batch, ROW_COPIES, n)``."""
+    """Copy rows: ``(batch, n)`` → ``(batch, ROW_COPIES, n)``."""
     return rows.unsqueeze(1).expand(-1, ROW_COPIES, -1)

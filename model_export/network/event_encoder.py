@@ -1,15 +1,15 @@
-"""Event encoder: a user's event history → one vector, by a BERT with one position per event.
+"""Event encoder: turns the history of a user into one vector, by a BERT with one position per event.
 
-Token channels are embedded and summed, run through Hugging Face's ``BertModel`` and averaged over the events that
-are there. Positions count from the newest event: what a user did last has the same place however long the history is.
+The channels of a token are embedded and summed, run through ``BertModel`` of Hugging Face, and averaged over the
+events of the history. Positions count from the newest event: the last event of a user has the same position, however
+long the history is.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,11 +21,10 @@ from stream.contract.tokens import CHANNEL_SIZES, CHANNELS
 
 __all__ = ["FOLDED", "HASH_BUCKETS", "Encoder", "EncoderConfig", "EventEncoder"]
 
-Array = npt.NDArray[Any]
-#: Added to the attention logits of padding; exp() of it is 0 in fp32 and in fp16.
+#: Added to the attention logits of padding. Its exp() is 0 in fp32 and in fp16.
 MASKED: Final = -10_000
 HASH_BUCKETS: Final = CHANNEL_SIZES["item"]
-#: Embedding rows that the 65,535 hash buckets of a channel are folded into: few rows learn from little data.
+#: The 65,535 hash buckets of a channel are folded into this many embedding rows: few rows learn from little data.
 FOLDED: Final = {"category": 512, "item": 2048}
 _TIME_CHANNELS: Final = frozenset({"gap", "hour_of_week", "age"})
 _TYPE: Final = CHANNELS.index("type")
@@ -34,7 +33,7 @@ _CATEGORY: Final = CHANNELS.index("category")
 
 
 class Encoder(Protocol):
-    """Anything that reads rows of tokens into one vector each: the event BERT here, the text BERT in ``text/``."""
+    """Anything that turns each row of tokens into one vector: the event BERT here, the text BERT in ``text/``."""
 
     width: int
 
@@ -43,13 +42,13 @@ class Encoder(Protocol):
 
 
 class EncoderConfig(msgspec.Struct, frozen=True):
-    """The size of an event encoder. Larger reads more out of long histories and costs throughput in proportion."""
+    """The size of an event encoder. A larger one reads more out of long histories; throughput falls in proportion."""
 
     hidden: int = 32
     layers: int = 2
     heads: int = 4
     dropout: float = 0.2
-    #: Off for ablations: the channels that tell time (gap, hour of week, age to the scoring instant).
+    #: Read the channels that tell time (gap, hour of week, age to the scoring instant). Ablations switch this off.
     use_time: bool = True
 
 
@@ -65,21 +64,21 @@ class EventEncoder(nn.Module):
         self.bert = BertModel(_bert_config(config), add_pooling_layer=False)  # type: ignore[no-untyped-call]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """What the history says: the mean over its events."""
+        """The mean of the vectors of all events of each history."""
         mask = _mask(tokens)
         weights = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
-        # A product, not a sum over an axis: onnxruntime sums one row alone in another order than one of many.
+        # A product, not a sum over an axis: onnxruntime sums a row in another order when it is alone in its batch.
         pooled: Tensor = (weights.unsqueeze(1) @ self.states(tokens))[:, 0]
         return pooled
 
     def states(self, tokens: Tensor) -> Tensor:
-        """One vector per event, ``(batch, length, hidden)``; those of padding mean nothing."""
+        """One vector per event, ``(batch, length, hidden)``; the vectors of padding mean nothing."""
         mask = _mask(tokens)
         positions = (mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)).clamp(min=0, max=HISTORY_LEN - 1)
         embedded = self._embed(tokens)
         if self.training:
             embedded = embedded * functional.dropout(torch.ones_like(embedded[:, :, :1]), self.config.dropout)
-        # Written this way, onnxruntime's optimizer knows the mask and fuses the attention around it.
+        # onnxruntime's optimizer recognises a mask that is written this way, and fuses the attention around it.
         blocked = (1.0 - mask[:, None, None, :].to(embedded.dtype)) * MASKED
         out: Tensor = self.bert(
             inputs_embeds=embedded, attention_mask=blocked, position_ids=positions
@@ -102,7 +101,7 @@ class EventEncoder(nn.Module):
 
 
 class _Products(nn.Module):
-    """The texts of products at item positions; an item that the catalogue did not hold is read as its category."""
+    """Vectors of product texts at item positions. An item that is not in the catalogue is read as its category."""
 
     item_rows: Tensor
     category_rows: Tensor
@@ -125,7 +124,7 @@ class _Products(nn.Module):
 
 def _table(size: int, hidden: int) -> nn.Embedding:
     table = nn.Embedding(size, hidden, padding_idx=0)
-    # Small, as BERT's own: at torch's unit variance the tables stay the noise they began as.
+    # As small as in BERT: with torch's unit variance, training never gets the tables out of their initial noise.
     nn.init.normal_(table.weight[1:], std=0.02)
     return table
 
@@ -137,12 +136,12 @@ def _mask(tokens: Tensor) -> Tensor:
 
 def _bert_config(config: EncoderConfig) -> BertConfig:
     return BertConfig(
-        vocab_size=1,  # never read: inputs_embeds takes its place
+        vocab_size=1,  # never read: inputs_embeds replaces the word embeddings
         hidden_size=config.hidden,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         intermediate_size=2 * config.hidden,
-        # Whole events are dropped instead (see states): drawing these masks took half of a training step on a CPU.
+        # Drawing these masks took half of a training step on a CPU. Whole events are dropped instead, see states().
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         max_position_embeddings=HISTORY_LEN,

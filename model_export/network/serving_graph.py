@@ -1,13 +1,15 @@
-"""Serving: the trained network once more, written as a CPU runs it fastest; the same numbers but for rounding.
+"""Serving graph: the trained network, written again in the form that a CPU runs fastest.
 
-Measured on graphs of onnxruntime (docs/inference.md):
+It gives the same numbers but for rounding. What is faster was measured on graphs of onnxruntime (docs/inference.md):
 
-- Attention without a mask has a kernel of its own that never writes the whole matrix of weights to memory. So padding
-  is masked by the keys: each head is one wider, where queries hold 1 and the keys of padding a large negative number.
-- That number is small enough that its exponential is no denormal float: those are computed in microcode.
-- A residual, or a bias that differs by row, is what a product is added to (``Gemm``), not a node of its own. Biases of
-  what is added to a residual move into the layer norm before it, and out of all that else reads that norm.
-- All channels of all events are looked up in one table, and products of the same rows are one product.
+- Attention without a mask has a kernel that never writes the whole matrix of attention weights to memory. So the keys
+  mask the padding: each head is one column wider. Queries hold 1 there, and the keys of padding a negative number.
+- That number is large enough to mask. It is also small enough that its exponential is no denormal float, because CPUs
+  compute those in microcode.
+- A product can be added to something (``Gemm``): to a residual, or to a bias that differs by row. That needs no node of
+  its own. The bias of a product that is added to a residual moves into the layer norm before it. Everything else that
+  reads this norm takes that bias out again.
+- All channels of all events are looked up in one table. Products of the same rows are one product.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES
 
 __all__ = ["ORT_DOMAIN", "Serving"]
 
-#: Where onnxruntime keeps operators that are none of ONNX.
+#: The domain of onnxruntime's own operators, which are not part of ONNX.
 ORT_DOMAIN: Final = "com.microsoft"
-#: Added to the attention logits of padding. exp(-60) is 9e-27: nothing beside 1 in fp32, and far from denormal.
+#: Added to the attention logits of padding. exp(-60) is 9e-27: nothing compared to 1 in fp32, and far from denormal.
 MASKED: Final = -60.0
 _TYPE: Final = CHANNELS.index("type")
 
 
 class Serving(nn.Module):
-    """``tokens (batch, length, channels)`` and ``features (batch, n)`` → the outputs of the network it is made from."""
+    """``tokens (batch, length, channels)`` and ``features (batch, n)`` → the outputs of the trained network."""
 
     @torch.no_grad()
     def __init__(self, network: EventBert) -> None:
@@ -44,7 +46,8 @@ class Serving(nn.Module):
         hidden, self.n_outputs = network.config.hidden, network.heads.out_features
         numeric: nn.Linear = network.numeric[0]  # type: ignore[assignment]
         slopes, constant = network.just_now[:, :-1], network.just_now[:, -1]
-        # Of the standardised features: what is fused with the history, the linear path, and its change just now.
+        # Three products of the standardised features in one: the vector that is mixed with the history, the linear
+        # path, and what is added to it for users who did something just now.
         self.features = _Product(
             torch.cat((numeric.weight, network.linear.weight, slopes)),
             torch.cat((numeric.bias, torch.zeros(self.n_outputs), constant)),
@@ -54,7 +57,7 @@ class Serving(nn.Module):
         self.ends = _Product(torch.cat([end.weight for end in ends]), torch.cat([end.bias for end in ends]))
 
     def forward(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, ...]:
-        """As :meth:`EventBert.forward`."""
+        """The same outputs as those of :meth:`EventBert.forward`."""
         network = self.network
         x = _rows(network.standardised(features).unsqueeze(1).expand(-1, ROW_COPIES, -1), len(FEATURES))
         numeric, linear, change = self.features(x).split(self.widths, dim=1)
@@ -69,12 +72,12 @@ class Serving(nn.Module):
             straight, change = (_first_copy(part, self.n_outputs) for part in (linear, change))
             scores = scores + straight + change * just_now(features)
         log_sigma = LOG_SIGMA_MAX - squareplus(scores[:, -1:])
-        found = (scores[:, 0], scores[:, 1:-2], torch.cat((scores[:, -2:-1], log_sigma), dim=1))
-        return found if network.category is None else (*found, category)
+        outputs = (scores[:, 0], scores[:, 1:-2], torch.cat((scores[:, -2:-1], log_sigma), dim=1))
+        return outputs if network.category is None else (*outputs, category)
 
 
 class _History(nn.Module):
-    """``tokens (batch, length, channels)`` → what they say, ``(batch × ROW_COPIES, hidden)``."""
+    """The event encoder: ``tokens (batch, length, channels)`` → vectors ``(batch × ROW_COPIES, hidden)``."""
 
     table: Tensor
     offsets: Tensor
@@ -119,7 +122,7 @@ class _History(nn.Module):
 
     def _embed(self, tokens: Tensor) -> Tensor:
         read = tokens if len(self.channels) == len(CHANNELS) else tokens[:, :, self.channels]
-        # As the encoder folds hash buckets: 0 stays 0, the others count round from 1.
+        # The encoder folds hash buckets in the same way: 0 stays 0, the others wrap round to 1.
         index = torch.fmod(read - 1, self.folds) + (self.offsets + 1)
         out = functional.embedding(index, self.table).sum(dim=2)
         if self.encoder.products is not None:
@@ -132,7 +135,7 @@ class _History(nn.Module):
 class _Layer(nn.Module):
     """One layer of BERT over rows ``(batch × length, hidden)``.
 
-    They come with this layer's bias of attention's output added, and leave with the next layer's.
+    The rows come in with the bias of this layer's attention output added, and go out with that of the next layer.
     """
 
     key: Tensor
@@ -148,7 +151,7 @@ class _Layer(nn.Module):
             _Product(part.weight, part.bias).after(bias) for part in (own.query, own.key, own.value)
         )
         self.query = query.widened(heads, 1.0)
-        # Bias of the keys of padding, and of events.
+        # Biases of keys: first for padding, then for events.
         self.register_buffer("key_bias", torch.stack([key.widened(heads, x).bias for x in (MASKED / self.scale, 0.0)]))
         self.register_buffer("key", key.widened(heads, 0.0).weight)
         self.register_buffer("join", layer.attention.output.dense.weight.T.contiguous())
@@ -168,7 +171,7 @@ class _Layer(nn.Module):
 
 
 class _Product(nn.Module):
-    """``x @ weight + bias``, of weights ``(out, in)`` as torch keeps them."""
+    """``x @ weight + bias``; made from a weight ``(out, in)``, as torch keeps it."""
 
     weight: Tensor
     bias: Tensor
@@ -183,18 +186,18 @@ class _Product(nn.Module):
         return torch.addmm(self.bias, x, self.weight)
 
     def after(self, added: Tensor) -> _Product:
-        """The same of rows to which ``added`` was added."""
+        """A product that gives the same for rows to which ``added`` was added before."""
         return _Product(self.weight.T, self.bias - added @ self.weight)
 
     def widened(self, heads: int, last: float) -> _Product:
-        """One column more for each head, that holds ``last`` in every row."""
+        """The product with one more column for each head, which holds ``last`` in every row."""
         weight = functional.pad(self.weight.reshape(-1, heads, self.width // heads), (0, 1)).flatten(1)
         bias = functional.pad(self.bias.reshape(heads, -1), (0, 1), value=last).flatten()
         return _Product(weight.T, bias)
 
 
 class _Attention(torch.autograd.Function):
-    """Softmax attention without a mask; onnxruntime's own node in the graph."""
+    """Softmax attention without a mask; in the graph it is a node of onnxruntime's own."""
 
     @staticmethod
     def symbolic(g: Any, query: Any, key: Any, value: Any, heads: int, scale: float) -> Any:
@@ -209,7 +212,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _Gelu(torch.autograd.Function):
-    """GELU by erf; one node in the graph."""
+    """GELU by erf; in the graph it is one node."""
 
     @staticmethod
     def symbolic(g: Any, x: Any) -> Any:
@@ -221,7 +224,7 @@ class _Gelu(torch.autograd.Function):
 
 
 def _rows(x: Tensor, width: int) -> Tensor:
-    """``(a, b, width)`` → ``(a × b, width)``; with a constant shape, so that the graph computes none."""
+    """``(a, b, width)`` → ``(a × b, width)``. The width is a constant, so the graph need not compute a shape."""
     return x.reshape(-1, width)
 
 
@@ -231,7 +234,7 @@ def _first_copy(x: Tensor, width: int) -> Tensor:
 
 
 def _shifted(norm: nn.LayerNorm, by: Tensor) -> nn.LayerNorm:
-    """The layer norm with ``by`` added to what it gives."""
+    """The same layer norm, with ``by`` added to its output."""
     out = nn.LayerNorm(norm.normalized_shape, eps=norm.eps)
     out.weight.copy_(norm.weight)
     out.bias.copy_(norm.bias + by)

@@ -9,7 +9,7 @@ import numpy as np
 
 from model_export.evaluation.evaluation_folder import Evaluation
 from model_export.metrics.diagnostics import lift_and_gain, reliability
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report.inputs import FUSED, VALUE, ReportInputs
 from model_export.report.markup import Markup, details, figure, grid, note, paragraph, section, table, verdict
 from model_export.report.plots import gain_plot, reliability_plot, value_plot
@@ -148,8 +148,8 @@ def value_section(inputs: ReportInputs) -> Markup:
         return Markup()
     actual, scores = inputs.newest.value, inputs.plotted_scores()
     per_tenth = len(actual) / 10
-    after, mean_actual = (sums / per_tenth for sums in ordered(scores.value, actual).by_decile())
-    before = ordered(scores.value_raw, actual).by_decile()[0] / per_tenth
+    after, mean_actual = (sums / per_tenth for sums in rank_predictions(scores.value, actual).by_decile())
+    before = rank_predictions(scores.value_raw, actual).by_decile()[0] / per_tenth
     title = task_titles(evaluation.settings.labels)[VALUE]
     return section(
         "What users are worth",

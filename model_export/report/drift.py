@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from model_export.metrics.measures import auc, ece
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report.inputs import FUSED, ReportInputs
 from model_export.report.markup import Markup, figure, grid, paragraph, section, table
 from model_export.report.plots import PSI_MODERATE, PSI_STRONG, psi_plot, snapshots_plot
@@ -60,8 +60,8 @@ def _rows(inputs: ReportInputs, head: str, shares: Shares) -> list[list[str]]:
     for i, day in enumerate(shares.labels):
         k = last - i
         measured = {
-            "auc": inputs.mean_over_seeds(k, head, lambda p, y: auc(ordered(p, y))),
-            "ece": inputs.mean_over_seeds(k, head, lambda p, y: ece(ordered(p, y))),
+            "auc": inputs.mean_over_seeds(k, head, lambda p, y: auc(rank_predictions(p, y))),
+            "ece": inputs.mean_over_seeds(k, head, lambda p, y: ece(rank_predictions(p, y))),
         }
         rows.append([
             head, day, f"{shares.n[i]:,}", f"{shares.observed[i]:.3f} [{shares.low[i]:.3f}, {shares.high[i]:.3f}]",

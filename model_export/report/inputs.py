@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from model_export.data.labels import head_names
 from model_export.evaluation.evaluation_folder import (
     METRICS_FILE,
     Evaluation,
@@ -24,8 +25,7 @@ from model_export.evaluation.evaluation_folder import (
     load_scored_examples,
     load_scores,
 )  # fmt: skip
-from model_export.metrics.ordered import Ordered, ordered
-from model_export.network.heads import head_names
+from model_export.metrics.ranking import WeightedRanking, rank_predictions
 from stream.arrays import Floats, Numbers, Probabilities
 from stream.errors import ConfigError
 
@@ -83,10 +83,10 @@ class ReportInputs:
         calibrated = np.concatenate([scores.p[:, h] for scores in first])
         return raw, calibrated, np.concatenate([examples.labels[:, h] for examples in self.examples])
 
-    def curves(self, head: str) -> dict[str, Ordered]:
+    def curves(self, head: str) -> dict[str, WeightedRanking]:
         """Rankings by each of the plotted models at the newest snapshot."""
         h, actual = self.heads.index(head), self.actual(head)
-        return {model: ordered(self.plotted_scores(model).p[:, h], actual) for model in self.scores}
+        return {model: rank_predictions(self.plotted_scores(model).p[:, h], actual) for model in self.scores}
 
     def mean_over_seeds(self, snapshot: int, head: str, metric: Callable[[Floats, Numbers], float]) -> float:
         """Mean over seeds of a metric of the fused model's probabilities and the labels at one snapshot."""
@@ -111,10 +111,10 @@ def read_report_inputs(folder: Path) -> ReportInputs:
     return ReportInputs(evaluation, examples, scores)
 
 
-def best_f1_threshold(ranked: Ordered) -> float:
+def best_f1_threshold(ranked: WeightedRanking) -> float:
     """The threshold with the best F1: users with this probability or more are called positive. The highest of several.
 
-    >>> best_f1_threshold(ordered(np.array([0.1, 0.3, 0.6, 0.9]), np.array([0, 1, 1, 1])))
+    >>> best_f1_threshold(rank_predictions(np.array([0.1, 0.3, 0.6, 0.9]), np.array([0, 1, 1, 1])))
     0.3
     """
     called, hits = ranked.total - ranked.cum_weight[:-1], ranked.positive - ranked.cum_outcome[:-1]

@@ -10,7 +10,7 @@ from model_export.data.examples import Examples
 from model_export.evaluation.evaluation_folder import ScoredExamples
 from model_export.evaluation.one_time_buyers import one_time_buyers
 from model_export.metrics.measures import auc, ece
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report.inputs import ReportInputs, best_f1_threshold
 from model_export.report.markup import Markup, figure, grid, note, paragraph, section, table
 from model_export.report.plots import cohorts_plot, one_time_buyers_plot
@@ -153,11 +153,11 @@ def groups_section(inputs: ReportInputs) -> Markup:
 
 def _groups_of_head(inputs: ReportInputs, head: str, members: dict[str, Rows]) -> Markup:
     p, y = inputs.probability(head), inputs.actual(head)
-    threshold = best_f1_threshold(ordered(p, y))
+    threshold = best_f1_threshold(rank_predictions(p, y))
     shares = shares_of_sets(members, p, y)
     rows = []
     for i, (name, group) in enumerate(members.items()):
-        ranked, called, actual = ordered(p[group], y[group]), p[group] >= threshold, y[group] > 0
+        ranked, called, actual = rank_predictions(p[group], y[group]), p[group] >= threshold, y[group] > 0
         observed = f"{shares.observed[i]:.3f} [{shares.low[i]:.3f}, {shares.high[i]:.3f}]"
         rows.append([
             name, f"{shares.n[i]:,}", observed, f"{shares.predicted[i]:.3f}", f"{ece(ranked):.3f}",

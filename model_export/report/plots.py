@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 
-from model_export.metrics.ordered import Ordered
+from model_export.metrics.ranking import WeightedRanking
 from model_export.report.markup import Markup
 from model_export.report.shares import Shares
 from model_export.report.svg import draw_svg
@@ -41,7 +41,7 @@ _LINES: Final[dict[str, tuple[str, Any]]] = {
 _POINTS: Final = 200
 
 
-def gain_plot(title: str, curves: dict[str, Ordered]) -> Markup:
+def gain_plot(title: str, curves: dict[str, WeightedRanking]) -> Markup:
     """Share of all positives found by contacting the users ranked highest."""
 
     def draw(ax: Axes) -> None:
@@ -53,7 +53,7 @@ def gain_plot(title: str, curves: dict[str, Ordered]) -> Markup:
     return draw_svg(title, f"Cumulative gain: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
 
 
-def roc_plot(title: str, curves: dict[str, Ordered]) -> Markup:
+def roc_plot(title: str, curves: dict[str, WeightedRanking]) -> Markup:
     """ROC curves."""
 
     def draw(ax: Axes) -> None:
@@ -65,7 +65,7 @@ def roc_plot(title: str, curves: dict[str, Ordered]) -> Markup:
     return draw_svg(title, f"ROC: {title}. Curves of {_named(curves)}.", draw, diagonal="at random")
 
 
-def precision_recall_plot(title: str, curves: dict[str, Ordered]) -> Markup:
+def precision_recall_plot(title: str, curves: dict[str, WeightedRanking]) -> Markup:
     """Precision by recall, with the base rate."""
 
     one = next(iter(curves.values()))
@@ -175,7 +175,7 @@ def _top(shares: Shares) -> float:
     return min(1.02, 1.08 * float(np.max((shares.predicted, shares.high))))
 
 
-def _called(ranked: Ordered) -> tuple[Numbers, Numbers]:
+def _called(ranked: WeightedRanking) -> tuple[Numbers, Numbers]:
     """Weight of users called positive, and of true positives among them, as the threshold falls; both start at 0."""
     called = (ranked.total - ranked.cum_weight)[::-1]
     hits = (ranked.positive - ranked.cum_outcome)[::-1]
@@ -197,7 +197,7 @@ def _unit_square(ax: Axes, x: str, y: str) -> None:
     ax.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1.02))
 
 
-def _named(curves: dict[str, Ordered]) -> str:
+def _named(curves: dict[str, WeightedRanking]) -> str:
     return ", ".join(curves)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from model_export.evaluation.evaluation_folder import Evaluation
 from model_export.metrics.diagnostics import classification_report
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report.inputs import FUSED, VALUE, ReportInputs, best_f1_threshold
 from model_export.report.markup import Markup, code, details, figure, grid, listing, note, paragraph, section, table
 from model_export.report.plots import precision_recall_plot, roc_plot
@@ -84,7 +84,7 @@ def errors_section(inputs: ReportInputs) -> Markup:
 
 def _class_rows(inputs: ReportInputs, head: str) -> Iterator[list[str]]:
     p, y = inputs.probability(head), inputs.actual(head)
-    for threshold in (0.5, best_f1_threshold(ordered(p, y))):
+    for threshold in (0.5, best_f1_threshold(rank_predictions(p, y))):
         for name, errors in classification_report(p, y, threshold).items():
             numbers = (f"{x:.3f}" for x in (errors.precision, errors.recall, errors.f1))
             yield [head, f"{threshold:.3f}", name, *numbers, f"{errors.support:,}"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from model_export.data.labels import head_names
 from model_export.evaluation.evaluation_folder import Estimate, Evaluation
-from model_export.network.heads import head_names
 from model_export.report.inputs import FUSED, VALUE
 from stream.contract.manifest import Labels
 

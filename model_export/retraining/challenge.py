@@ -9,14 +9,14 @@ import numpy as np
 from rich.table import Table
 
 from model_export.data.examples import Examples
+from model_export.data.labels import head_names
 from model_export.evaluation.evaluation_folder import Estimate, rounded
 from model_export.metrics.bootstrap import Measured, TestSet, measure
 from model_export.metrics.measures import METRICS
 from model_export.network.event_bert import EventBert
-from model_export.network.heads import head_names
 from model_export.retraining.registry import Champion
 from model_export.run_folder import Run, predict
-from model_export.training.calibration import predicted
+from model_export.training.calibration import predicted_probabilities
 
 __all__ = ["Comparison", "compare", "comparison_table", "decide"]
 
@@ -38,7 +38,7 @@ def compare(champion: Champion, run: Run, network: EventBert, test: Examples) ->
     """Measure the champion, and ``network`` with the calibration of its ``run``, on examples that neither has seen."""
     contenders = {"champion": (champion.run, champion.network), "challenger": (run, network)}
     p = {
-        name: predicted(
+        name: predicted_probabilities(
             predict(net, test.tokens, test.features), test, of.calibration, of.settings.export.sufficient_events
         )
         for name, (of, net) in contenders.items()

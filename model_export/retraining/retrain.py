@@ -17,16 +17,18 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from model_export.data.examples import Dataset, Windows
+from model_export.data.dataset import Dataset
+from model_export.data.labels import head_names
 from model_export.data.prepare import check_enough, prepare
+from model_export.data.splits import Splits
 from model_export.export.export import VARIANTS
 from model_export.network.event_bert import EventBert
-from model_export.network.heads import head_names
 from model_export.retraining.challenge import Comparison, compare, decide
 from model_export.retraining.registry import Champion, Registry
 from model_export.settings import Settings
-from model_export.training.fit import frequent_categories
-from model_export.training.train import Model, category_names, learn, products_of, run_of, sample_of
+from model_export.training.model import Model, products_of, train_model
+from model_export.training.task import frequent_categories
+from model_export.training.train import category_names, run_of, sample_of
 from stream.contract.manifest import Variant
 from stream.errors import ConfigError
 from stream.iso_time import iso_seconds
@@ -125,7 +127,7 @@ def _challenger(
     with Progress(console=console, transient=True) as progress:
         if champion is None or differs:
             console.print(f"training a fresh model: {differs}")
-            return learn(settings, examples, settings.seed, progress, products=products_of(settings)), False
+            return train_model(settings, examples, settings.seed, progress, products=products_of(settings)), False
         console.print(f"going on from the champion {champion.version}")
         return _gone_on(settings, champion, examples, progress), True
 
@@ -140,7 +142,7 @@ def _gone_on(settings: Settings, champion: Champion, examples: Dataset, progress
         _with_classes(champion.validated, champion.run.categories, names),
         _with_classes(champion.network, champion.run.categories, names),
     )
-    return learn(settings, examples, settings.seed, progress, warm=warm)
+    return train_model(settings, examples, settings.seed, progress, warm=warm)
 
 
 @torch.no_grad()
@@ -177,7 +179,7 @@ def _check_comparable(champion: Champion, settings: Settings) -> None:
 def _has_news(champion: Champion, settings: Settings, examples: Dataset) -> bool:
     """Whether there are labels that the champion has not seen, or another network is to be tried on those there are.
 
-    What a model has seen ends where its own test window began, see :class:`Windows`. ConfigError where that is later
+    What a model has seen ends where its own test window began, see :class:`Splits`. ConfigError where that is later
     than the present test window begins.
     """
     first, last = (int(datetime.fromisoformat(when).timestamp()) for when in champion.run.trained_on)
@@ -205,5 +207,5 @@ def _difference(theirs: Settings, ours: Settings) -> str:
     )
 
 
-def _windows(settings: Settings, span: tuple[int, int]) -> Windows:
-    return Windows.of(span, settings.labels, settings.snapshots)
+def _windows(settings: Settings, span: tuple[int, int]) -> Splits:
+    return Splits.laid_out(span, settings.labels, settings.snapshots)

@@ -1,1 +1,1 @@
-"""Text: BERT checkpoints that read reviews (sentiment) and products (a table of vectors)."""
+"""Text: BERT checkpoints that read reviews (as sentiment) and products (as a table of vectors)."""

@@ -1,14 +1,13 @@
-"""Compare: every way of tuning a text BERT beside TF-IDF with logistic regression, on the same split."""
+"""Compare: measures each way of tuning a text BERT, and TF-IDF with logistic regression, on the same split."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from rich.progress import Progress
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -17,12 +16,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from model_export.text.labelled import LabelledTexts, Split, latest
 from model_export.text.sentiment import fit_sentiment, text_metrics
 from model_export.text.settings import FITS, Mode
+from stream.arrays import Probabilities, Slots
 from stream.score.sentiment import LABELS
 
 __all__ = ["Compared", "baseline", "compare_sentiment", "f1_interval", "markdown"]
 
-Array = npt.NDArray[Any]
-#: Strengths of the baseline's penalty, of which the validation part chooses; words of two classes weigh alike or not.
+#: Settings of the baseline: how weak the penalty is, and whether rare classes are weighed up. The validation part
+#: chooses among them.
 _STRENGTHS: Final = (1.0, 3.0, 10.0)
 _WEIGHTS: Final = (None, "balanced")
 _RESAMPLES: Final = 1_000
@@ -32,7 +32,7 @@ _COSTLY: Final[tuple[Mode, ...]] = ("lora", "full")
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One model on the test part: metrics, the 95 % interval of its macro-F1, CPU seconds of training and measuring."""
+    """One model on the test part: metrics, 95 % interval of macro-F1, and CPU seconds to train and measure it."""
 
     model: str
     train_texts: int
@@ -42,25 +42,25 @@ class Compared:
 
 
 def compare_sentiment(parts: Split, checkpoint: str, train_max: int, progress: Progress) -> list[Compared]:
-    """Measure the baseline and every mode; ``full`` and ``lora`` learn from the latest ``train_max`` training texts.
+    """Measure the baseline and every mode on the whole test part.
 
-    They cost far more a text than the others, which learn from all; the baseline is measured on both. Early stopping
-    and temperature have as many validation texts at most. The test part is whole for all.
+    ``frozen`` learns from all training texts. ``full`` and ``lora`` cost far more per text, so they learn from the
+    latest ``train_max`` of them, and validate on at most a quarter as many. The baseline learns from both.
     """
-    some = Split(latest(parts.train, train_max), latest(parts.validation, train_max // 4), parts.test, parts.repeats)
+    fewer = Split(latest(parts.train, train_max), latest(parts.validation, train_max // 4), parts.test, parts.repeats)
     out = []
-    for part, modes in ((parts, _CHEAP), (some, _COSTLY)):
+    for texts, modes in ((parts, _CHEAP), (fewer, _COSTLY)):
         started = time.process_time()
-        out.append(_compared("TF-IDF + logistic regression", part, baseline(part), started))
+        out.append(_compared("TF-IDF + logistic regression", texts, baseline(texts), started))
         for mode in modes:
             started = time.process_time()
-            fitted = fit_sentiment(part, checkpoint, FITS[mode], progress)
-            out.append(_compared(f"text BERT, {mode}", part, fitted.probabilities, started))
+            fitted = fit_sentiment(texts, checkpoint, FITS[mode], progress)
+            out.append(_compared(f"text BERT, {mode}", texts, fitted.probabilities, started))
     return out
 
 
-def f1_interval(probabilities: Array, labels: Array, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of macro-F1 over resamples of the texts."""
+def f1_interval(probabilities: Probabilities, labels: Slots, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of macro-F1 over resamples of the texts."""
     k = len(LABELS)
     cells = labels * k + probabilities.argmax(axis=1)
     share = np.bincount(cells, minlength=k * k) / len(cells)
@@ -72,7 +72,7 @@ def f1_interval(probabilities: Array, labels: Array, seed: int = 0) -> tuple[flo
 
 
 def markdown(rows: Sequence[Compared]) -> str:
-    """The comparison as a table."""
+    """The comparison as a Markdown table."""
     lines = [
         "| model | training texts | accuracy | macro-F1 [95 %] | F1 neg / neu / pos | log-loss | ECE | CPU s |",
         "|---|---|---|---|---|---|---|---|",
@@ -87,23 +87,23 @@ def markdown(rows: Sequence[Compared]) -> str:
     return "\n".join(lines)
 
 
-def _compared(model: str, parts: Split, probabilities: Array, started: float) -> Compared:
+def _compared(model: str, parts: Split, probabilities: Probabilities, started: float) -> Compared:
     metrics = text_metrics(probabilities, parts.test.labels)
     interval = f1_interval(probabilities, parts.test.labels)
     return Compared(model, len(parts.train), metrics, interval, time.process_time() - started)
 
 
-def baseline(parts: Split) -> Array:
-    """Probabilities of the test part by the baseline that has the best macro-F1 on the validation part."""
+def baseline(parts: Split) -> Probabilities:
+    """Probabilities on the test part, by the baseline with the best macro-F1 on the validation part."""
     models = [_tfidf(parts.train, strength, weight) for strength in _STRENGTHS for weight in _WEIGHTS]
-    found = [text_metrics(m.predict_proba(parts.validation.texts), parts.validation.labels) for m in models]
-    best = models[int(np.argmax([metrics["macro_f1"] for metrics in found]))]
-    out: Array = best.predict_proba(parts.test.texts)
+    metrics = [text_metrics(m.predict_proba(parts.validation.texts), parts.validation.labels) for m in models]
+    best = models[int(np.argmax([m["macro_f1"] for m in metrics]))]
+    out: Probabilities = best.predict_proba(parts.test.texts)
     return out
 
 
 def _tfidf(texts: LabelledTexts, strength: float, weight: str | None) -> Pipeline:
-    """Words and pairs of words that two texts have, by logarithmic count."""
+    """Logistic regression on words and pairs of words, weighed by TF-IDF; each must occur in two texts."""
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     model = make_pipeline(words, LogisticRegression(C=strength, class_weight=weight, max_iter=500))
     return model.fit(texts.texts, texts.labels)

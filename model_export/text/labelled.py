@@ -1,6 +1,6 @@
-"""Labelled texts: read from a file, and split so that the test part is of later time or of other people.
+"""Labelled texts: reads them from a file and splits them: the test part is of a later time or of other people.
 
-A random split is refused: reviews of one sale, day or person are alike, and it would measure remembering.
+A random split is refused. Reviews of one sale, day or person are alike, so it would measure what the model remembers.
 """
 
 from __future__ import annotations
@@ -10,33 +10,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from model_export.text.tables import read_rows
+from stream.arrays import Floats, Rows, Slots
 from stream.errors import ConfigError
 from stream.score.sentiment import LABELS
 
 __all__ = ["Columns", "LabelledTexts", "Split", "read_labelled", "split"]
 
-Array = npt.NDArray[Any]
 ROWS_MAX: Final = 1_000_000
-#: What labels may be called: the classes, and stars from one to five.
+#: Names of labels in a file: those of the classes, or stars from one to five.
 _CLASSES: Final = {
     **{name: i for i, name in enumerate(LABELS)},
     **{"1": 0, "2": 0, "3": 1, "4": 2, "5": 2},
 }
-#: Parts of the whole: training, validation (early stopping, temperature), test.
+#: Shares of the training part and of the validation part (early stopping, temperature). The rest is the test part.
 _SHARES: Final = (0.7, 0.15)
 _SPACE_BEFORE_OFFSET: Final = re.compile(r" (?=[+-]\d\d:?\d\d$)")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of the columns: text, label, and what keeps the parts apart, time or user."""
+    """Names of the columns: text, label, and the one that keeps the parts apart, time or user."""
 
     text: str = "text"
     label: str = "label"
@@ -54,24 +53,25 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class LabelledTexts:
-    """``n`` texts with classes ``(n,)`` int64 and the key ``(n,)`` by which parts are kept apart, in its order."""
+    """``n`` texts with classes ``(n,)``, sorted by the key ``(n,)`` that keeps the parts apart."""
 
     texts: list[str]
-    labels: Array
-    #: Seconds since 1970, or a user's place in [0, 1).
-    keys: Array
+    #: Indices into ``LABELS``.
+    labels: Slots
+    #: Seconds since 1970, or a number in [0, 1) for each user.
+    keys: Floats
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def take(self, rows: Array) -> LabelledTexts:
+    def take(self, rows: Rows) -> LabelledTexts:
         """These rows, in this order."""
         return LabelledTexts([self.texts[row] for row in rows.tolist()], self.labels[rows], self.keys[rows])
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Three parts that share no instant, no user and no text, and how many texts were left out as repeats."""
+    """Three parts that share no text, and no instant or no user. ``repeats`` counts texts that were left out."""
 
     train: LabelledTexts
     validation: LabelledTexts
@@ -80,7 +80,7 @@ class Split:
 
 
 def read_labelled(path: Path, columns: Columns, rows_max: int = ROWS_MAX) -> LabelledTexts:
-    """Read labelled texts of a CSV or JSON Lines file in order of time or user; ConfigError names the line."""
+    """Read labelled texts from a CSV or JSON Lines file, sorted by time or user. A ConfigError names the line."""
     texts, labels, keys = [], [], []
     names = [columns.text, columns.label, columns.time or columns.user]
     for line, (text, label, key) in read_rows(path, names, rows_max):
@@ -96,28 +96,28 @@ def read_labelled(path: Path, columns: Columns, rows_max: int = ROWS_MAX) -> Lab
             texts.append(text)
             labels.append(_CLASSES[name])
             keys.append(_seconds(key, place) if columns.time else _user_place(key))
-    found = LabelledTexts(texts, np.array(labels, np.int64), np.array(keys, np.float64))
-    return found.take(np.argsort(found.keys, kind="stable"))
+    labelled = LabelledTexts(texts, np.array(labels, np.int64), np.array(keys, np.float64))
+    return labelled.take(np.argsort(labelled.keys, kind="stable"))
 
 
 def split(texts: LabelledTexts, class_min: int) -> Split:
-    """Cut by key into 70, 15 and 15 %; raises ConfigError where a part has fewer than ``class_min`` of a class.
+    """Cut by key into 70, 15 and 15 %. Raises ConfigError if a part has fewer than ``class_min`` of a class.
 
-    A text that came before word for word is left out: a copied review would be measured on what it taught.
+    A text that repeats an earlier one word for word is left out. Otherwise a copied review would teach and test.
     """
     first = {text: row for row, text in reversed(list(enumerate(texts.texts)))}
     kept = texts.take(np.array(sorted(first.values()), np.int64))
     ends = [kept.keys[min(int(share * len(kept)), len(kept) - 1)] for share in np.cumsum(_SHARES)] if kept.texts else []
-    # The same key is on one side: cuts are between instants, or between users.
+    # All texts of one key lie on the same side: a cut is between instants, or between users.
     part = np.searchsorted(np.array(ends), kept.keys, side="right")
     parts = [kept.take(np.flatnonzero(part == i)) for i in range(3)]
-    for name, of_part in zip(("training", "validation", "test"), parts, strict=True):
-        _check_classes(name, of_part.labels, class_min)
+    for name, part_texts in zip(("training", "validation", "test"), parts, strict=True):
+        _check_classes(name, part_texts.labels, class_min)
     train, validation, test = parts
     return Split(train, validation, test, repeats=len(texts) - len(kept))
 
 
-def _check_classes(part: str, labels: Array, class_min: int) -> None:
+def _check_classes(part: str, labels: Slots, class_min: int) -> None:
     counts = np.bincount(labels, minlength=len(LABELS)).tolist()
     if min(counts) < class_min:
         found = ", ".join(f"{count} {name}" for name, count in zip(LABELS, counts, strict=True))
@@ -127,9 +127,9 @@ def _check_classes(part: str, labels: Array, class_min: int) -> None:
         )
 
 
-def latest(texts: LabelledTexts, rows: int) -> LabelledTexts:
-    """The last ``rows`` texts at most: of a time-ordered part those nearest to what comes after."""
-    return texts.take(np.arange(max(0, len(texts) - rows), len(texts)))
+def latest(texts: LabelledTexts, rows_max: int) -> LabelledTexts:
+    """At most the last ``rows_max`` texts. If texts are sorted by time, they are nearest to the next part."""
+    return texts.take(np.arange(max(0, len(texts) - rows_max), len(texts)))
 
 
 def _seconds(value: str, place: str) -> float:
@@ -145,7 +145,7 @@ def _seconds(value: str, place: str) -> float:
 
 
 def _user_place(user: str) -> float:
-    """A number in [0, 1) that is the user's own, without order of any meaning."""
+    """A number in [0, 1) for each user; its order has no meaning."""
     return xxhash.xxh3_64_intdigest(user.encode()) / 2**64
 
 

@@ -1,11 +1,11 @@
-"""Sentiment training: labelled reviews → a run folder with a tuned text BERT, and what it is worth. No pickle.
+"""Sentiment training: turns labelled reviews into a run folder with a tuned text BERT and its metrics. No pickle.
 
 ::
 
     sentiment-run.json   settings, counts, temperature, metrics
     encoder/             the text BERT, as a checkpoint that Hugging Face reads
     head.safetensors     the linear head
-    sample.jsonl         some texts of the test part with their labels: export decides on int8 by them
+    sample.jsonl         some texts of the test part with their labels; export uses them to decide on int8
 """
 
 from __future__ import annotations
@@ -14,35 +14,34 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score, log_loss
 
 from model_export.files import replaced
 from model_export.metrics.measures import ece
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.text.encoder import TextBert
 from model_export.text.labelled import Columns, LabelledTexts, Split, read_labelled, span, split
 from model_export.text.settings import TextFit
 from model_export.text.tune import TextClassifier, Tokenised, Tuned, logits, tune
+from stream.arrays import Numbers, Probabilities, Slots
 from stream.errors import ConfigError, ContractError
 from stream.iso_time import iso_seconds
 from stream.score.sentiment import LABELS, softmax, token_ids
 
 __all__ = ["FittedSentiment", "SentimentRun", "fit_sentiment", "load_sentiment_run", "text_metrics", "train_sentiment"]
 
-Array = npt.NDArray[Any]
 RUN_FILE: Final = "sentiment-run.json"
 HEAD_FILE: Final = "head.safetensors"
 ENCODER_FOLDER: Final = "encoder"
 SAMPLE_FILE: Final = "sample.jsonl"
 SAMPLE_TEXTS: Final = 500
-#: Temperatures tried, 3 % apart.
+#: The temperatures that are tried, 3 % apart.
 _TEMPERATURES: Final = np.geomspace(0.2, 5.0, 110)
 
 
@@ -54,18 +53,18 @@ class LabelledText(msgspec.Struct, frozen=True):
 
 
 class SentimentRun(msgspec.Struct, frozen=True):
-    """One training: what went in, and what came out beside the weights."""
+    """One training: its settings and results, without the weights."""
 
     name: str
     version: str
     checkpoint: str
     fit: TextFit
-    #: File name of the texts, and what kept the parts apart.
+    #: File name of the texts, and the column that kept the parts apart: time or user.
     source: str
     split_by: str
-    #: First and last time, ISO 8601; empty where users keep the parts apart.
+    #: First and last time, ISO 8601; empty if users keep the parts apart.
     trained_on: tuple[str, str]
-    #: Texts of each part, repeats left out, epochs run, the epoch kept.
+    #: Texts of each part, repeats that were left out, epochs that were run, and the epoch that was kept.
     counts: dict[str, int]
     temperature: float
     metrics: dict[str, float]
@@ -73,19 +72,19 @@ class SentimentRun(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class FittedSentiment:
-    """A tuned classifier, the temperature of its logits, and its probabilities of the test part ``(n, 3)``."""
+    """A tuned classifier, the temperature of its logits, and its probabilities ``(n, 3)`` on the test part."""
 
     classifier: TextClassifier
     temperature: float
     tuned: Tuned
-    probabilities: Array
+    probabilities: Probabilities
 
 
 def train_sentiment(
     texts: Path, columns: Columns, out: Path, fit: TextFit, progress: Progress, *,
     name: str, checkpoint: str, rows_max: int, class_min: int,
 ) -> SentimentRun:  # fmt: skip
-    """Read, split, tune, calibrate, measure; writes the run folder ``out`` in one step."""
+    """Read, split, tune, calibrate and measure; then write the run folder ``out`` in one step."""
     parts = split(read_labelled(texts, columns, rows_max), class_min)
     fitted = fit_sentiment(parts, checkpoint, fit, progress)
     counts = {"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)}
@@ -112,7 +111,7 @@ def train_sentiment(
 
 
 def fit_sentiment(parts: Split, checkpoint: str, fit: TextFit, progress: Progress) -> FittedSentiment:
-    """Tune a checkpoint on the training part; the validation part stops it and gives the temperature."""
+    """Tune a checkpoint on the training part. The validation part stops it early and gives the temperature."""
     import torch
 
     torch.manual_seed(fit.seed)
@@ -122,21 +121,24 @@ def fit_sentiment(parts: Split, checkpoint: str, fit: TextFit, progress: Progres
         Tokenised(token_ids(encoder.tokenizer, part.texts), part.labels)
         for part in (parts.train, parts.validation, parts.test)
     )
-    tuned = tune(classifier, train, validation, fit, progress)
+    tuned = tune(classifier, train, validation, fit=fit, progress=progress)
     temperature = fit_temperature(logits(classifier, validation.ids), validation.labels)
     probabilities = softmax(logits(classifier, test.ids).astype(np.float64) / temperature)
     return FittedSentiment(classifier, temperature, tuned, probabilities)
 
 
-def fit_temperature(outputs: Array, labels: Array) -> float:
-    """What logits ``(n, k)`` are divided by for the least log-loss (Guo et al. 2017); above 1 where overconfident."""
+def fit_temperature(outputs: Numbers, labels: Slots) -> float:
+    """The temperature of least log-loss (Guo et al. 2017): logits ``(n, k)`` are divided by it.
+
+    It is above 1 for an overconfident model.
+    """
     rows = np.arange(len(labels))
     losses = [-np.log(softmax(outputs.astype(np.float64) / t)[rows, labels] + 1e-12).mean() for t in _TEMPERATURES]
     return round(float(_TEMPERATURES[int(np.argmin(losses))]), 4)
 
 
-def text_metrics(probabilities: Array, labels: Array) -> dict[str, float]:
-    """Accuracy, macro-F1 and F1 by class, log-loss, and the calibration error of the class that is named."""
+def text_metrics(probabilities: Probabilities, labels: Slots) -> dict[str, float]:
+    """Accuracy, macro-F1, F1 by class, log-loss, and the calibration error of the predicted class."""
     called = probabilities.argmax(axis=1)
     classes = list(range(len(LABELS)))
     by_class = f1_score(labels, called, labels=classes, average=None, zero_division=0.0)
@@ -146,7 +148,7 @@ def text_metrics(probabilities: Array, labels: Array) -> dict[str, float]:
         "macro_f1": float(np.mean(by_class)),
         **{f"f1_{name}": float(f1) for name, f1 in zip(LABELS, by_class, strict=True)},
         "log_loss": float(log_loss(labels, clipped / clipped.sum(axis=1, keepdims=True), labels=classes)),
-        "ece": ece(ordered(probabilities.max(axis=1), (called == labels).astype(float))),
+        "ece": ece(rank_predictions(probabilities.max(axis=1), (called == labels).astype(float))),
     }
     return {name: round(number, 5) for name, number in out.items()}
 
@@ -172,7 +174,7 @@ def load_sentiment_run(folder: Path) -> tuple[SentimentRun, TextClassifier, list
 
 
 def _save_weights(folder: Path, classifier: TextClassifier) -> str:
-    """Write encoder and head; returns the version, the beginning of the hash of both."""
+    """Write encoder and head. Returns the version: the beginning of the hash of both."""
     classifier.encoder.save(folder / ENCODER_FOLDER)
     save_file(classifier.head.state_dict(), folder / HEAD_FILE)
     weights = sorted((folder / ENCODER_FOLDER).glob("*.safetensors"))
@@ -181,7 +183,7 @@ def _save_weights(folder: Path, classifier: TextClassifier) -> str:
 
 
 def _sample(texts: LabelledTexts) -> bytes:
-    """Texts spread over the part, a JSON object a line."""
+    """Some texts spread over the part, one JSON object per line."""
     rows = np.unique(np.linspace(0, len(texts) - 1, min(SAMPLE_TEXTS, len(texts))).astype(int)).tolist()
     lines = (msgspec.json.encode(LabelledText(texts.texts[row], int(texts.labels[row]))) for row in rows)
     return b"".join(line + b"\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Tables: named columns of a CSV or JSON Lines file, plain or gzipped, row by row."""
+"""Tables: reads named columns of a CSV or JSON Lines file, plain or gzipped, row by row."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from stream.errors import ConfigError
 __all__ = ["read_rows"]
 
 _KINDS: Final = (".csv", ".jsonl")
-#: Longest line of JSON, and largest field of CSV: a longer one is a file of another kind.
+#: Longest line of JSON and longest field of CSV. A file with a longer one is of another kind.
 LINE_CHARS_MAX: Final = 1_000_000
 
 
 def read_rows(path: Path, columns: Sequence[str], rows_max: int) -> Iterator[tuple[int, list[str]]]:
-    """Line number and the values of ``columns`` (empty where missing) of each row.
+    """The line number of each row and its values of ``columns``; a missing value is empty.
 
-    Raises ConfigError where the file is not there, has not the columns, cannot be read, or has over ``rows_max`` rows.
+    Raises ConfigError if the file does not exist, lacks a column, cannot be read, or has more than ``rows_max`` rows.
     """
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if not path.is_file() or kind not in _KINDS:
@@ -44,7 +44,7 @@ def read_rows(path: Path, columns: Sequence[str], rows_max: int) -> Iterator[tup
 
 
 def _opened(path: Path) -> IO[str]:
-    # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
+    # utf-8-sig, because spreadsheets put a byte order mark before the name of the first column.
     if path.suffix == ".gz":
         return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")

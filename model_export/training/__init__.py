@@ -1,1 +1,1 @@
-"""Examples to a calibrated network: pretraining, fit, calibration, differential privacy."""
+"""Turns examples into a calibrated network: pretraining, fit, calibration and differential privacy."""

@@ -1,15 +1,20 @@
-"""Calibrators: one curve from logits to probabilities, fitted to what came true on a held-out window."""
+"""Calibration curves: fits one curve from logits to probabilities to what came true on a held-out split.
+
+:mod:`model_export.training.calibration` decides which curves a model gets. :mod:`stream.score.calibration` applies
+them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-from scipy.optimize import brentq
+from scipy.optimize import brentq, isotonic_regression
 
+from model_export.data.examples import Outcomes
+from stream.arrays import Floats, Numbers, Rows, Slots
 from stream.contract.manifest import Calibrator
 from stream.errors import ConfigError
 from stream.score.calibration import calibrated, log_odds, sigmoid
@@ -22,54 +27,56 @@ __all__ = [
     "fit_platt",
     "fit_temperature",
     "level_gap",
-    "moved",
+    "shifted",
 ]
 
-Array = npt.NDArray[Any]
-Fit = Callable[[Array, Array], Calibrator]
+#: Logits and labels ``(n,)`` → a curve.
+Fit: TypeAlias = Callable[[Numbers, Outcomes], Calibrator]
 _STEPS_MAX: Final = 100
 _TOLERANCE: Final = 1e-10
 _FOLDS: Final = 5
-#: Rows of a step of the isotonic curve before pooling, at least, and steps at most: bounds noise and the manifest.
+#: Before pooling, a step of the isotonic curve has at least this many rows, and the curve at most this many steps.
+#: The first bounds the noise, the second the size of the manifest.
 _BIN_ROWS_MIN: Final = 50
 _BINS_MAX: Final = 100
-#: A tenth of the users stands behind one probability.
+#: The number of users behind one probability is taken to be a tenth of all users.
 _TENTHS: Final = 10
-#: Fewest of each outcome for which a cohort gets a curve, not just its base rate.
+#: A cohort with fewer examples of either outcome gets no curve, just its base rate.
 _OUTCOMES_MIN: Final = 10
-#: Prior on a cohort's slope, per standard deviation of its logits: halves it at about this many positives.
+#: Precision of the prior on the slope of a cohort, per standard deviation of its logits. It halves the slope of a
+#: cohort with about this many positives.
 _COHORT_RIDGE: Final = 10.0
 _TEMPERATURE_MAX: Final = 10.0
 
 
 def fit_calibrator(
-    logits: Array, labels: Array, users: Array | None = None, name: str = "the calibrated head"
+    logits: Numbers, labels: Outcomes, users: Rows | None = None, name: str = "the calibrated head"
 ) -> Calibrator:
-    """Platt scaling or centred isotonic regression, whichever does better on users that it was not fitted on.
+    """Platt scaling or centred isotonic regression: the one that does better on users that it was not fitted on.
 
-    ``users`` (n,) says which rows are the same user's; none: every row is another's. Raises ConfigError where the
+    ``users`` (n,) names the user of each row; without it, each row counts as another user. Raises ConfigError if the
     logits rank worse than chance.
     """
     calibrator = _chosen(logits, labels, users, fit_platt)
     if not calibrator.slope > 0:
         raise ConfigError(
-            f"{name}: the trained model ranks worse than chance on the validation window "
+            f"{name}: the trained model ranks worse than chance on the validation split "
             f"(Platt slope {calibrator.slope:.3f}, expected above 0); give more data, or raise fit.epochs"
         )
     return calibrator
 
 
-def base_rate(labels: Array, users: Array, rate: float = 0.5) -> Calibrator:
-    """The share of positives for everyone, drawn towards ``rate`` with the weight of one user."""
+def base_rate(labels: Outcomes, users: Rows, rate: float = 0.5) -> Calibrator:
+    """A curve that gives everyone the share of positives, drawn towards ``rate`` with the weight of one user."""
     share = (float(labels.sum()) + rate) / (len(labels) + 1)
     return Calibrator(slope=0.0, intercept=float(np.log(share / (1 - share))), n=len(np.unique(users)) // _TENTHS)
 
 
-def fit_cohort(logits: Array, labels: Array, users: Array, rate: float) -> Calibrator:
-    """Curve of a cohort that may be small, and constant at the cohort's rate where that is all that can be known.
+def fit_cohort(logits: Numbers, labels: Outcomes, users: Rows, rate: float) -> Calibrator:
+    """The curve of a cohort that may be small. If it is too small for a curve, everyone gets the cohort's base rate.
 
-    The slope is drawn towards 0 by a normal prior (ridge), which a large cohort outweighs; the rate is drawn towards
-    ``rate``, that of the whole window, with the weight of one user.
+    A normal prior (ridge) draws the slope towards 0; a large cohort outweighs it. The base rate is drawn towards
+    ``rate``, the rate of the whole split, with the weight of one user.
     """
     positives = float(labels.sum())
     if min(positives, len(labels) - positives) >= _OUTCOMES_MIN:
@@ -79,8 +86,8 @@ def fit_cohort(logits: Array, labels: Array, users: Array, rate: float) -> Calib
     return base_rate(labels, users, rate)
 
 
-def fit_platt(logits: Array, labels: Array, ridge: float = 1e-9) -> Calibrator:
-    """Slope and intercept of least log-loss, by Newton steps; targets are drawn in as in Platt (1999).
+def fit_platt(logits: Numbers, labels: Outcomes, ridge: float = 1e-9) -> Calibrator:
+    """Slope and intercept of least log-loss, by Newton steps. Targets are kept off 0 and 1 as in Platt (1999).
 
     ``ridge`` is the precision of a normal prior on the slope per standard deviation of the logits.
 
@@ -107,10 +114,11 @@ def fit_platt(logits: Array, labels: Array, ridge: float = 1e-9) -> Calibrator:
     return Calibrator(slope=slope, intercept=float(weights[1]) - slope * centre)
 
 
-def fit_isotonic(logits: Array, labels: Array, platt: Calibrator) -> Calibrator:
-    """Centred isotonic regression (Oron & Flournoy 2017): pooled steps, each put at the mean logit of its rows.
+def fit_isotonic(logits: Numbers, labels: Outcomes, platt: Calibrator) -> Calibrator:
+    """Centred isotonic regression (Oron & Flournoy 2017): steps are pooled, and each is put at its rows' mean logit.
 
-    A row more at the probability of ``platt`` in each step keeps 0 and 1 out; beyond the steps, its slope goes on.
+    Each step gets one more row, at the probability that ``platt`` gives it. This keeps probabilities off 0 and 1.
+    Beyond the outer steps the curve goes on with the slope of ``platt``.
     """
     x = logits.astype(np.float64)
     n_bins = int(np.clip(len(x) // _BIN_ROWS_MIN, 1, _BINS_MAX))
@@ -119,14 +127,28 @@ def fit_isotonic(logits: Array, labels: Array, platt: Calibrator) -> Calibrator:
     _, bins, n = np.unique(np.searchsorted(edges, x, side="right"), return_inverse=True, return_counts=True)
     centre = np.bincount(bins, x) / n
     rate = (np.bincount(bins, labels > 0) + calibrated(centre, platt)) / (n + 1)
-    knots = _pooled(np.column_stack((n + 1.0, centre, rate)))
+    knots, probabilities = pooled(centre, rate, n.astype(np.float64) + 1)
     return msgspec.structs.replace(
-        platt, method="isotonic", logits=tuple(knots[:, 1].tolist()), probabilities=tuple(knots[:, 2].tolist())
+        platt, method="isotonic", logits=tuple(knots.tolist()), probabilities=tuple(probabilities.tolist())
     )
 
 
-def fit_temperature(logits: Array, classes: Array) -> float:
-    """Temperature of least log-loss (Guo et al. 2017) of logits ``(n, K)`` whose true class is ``classes`` (n,).
+def pooled(logits: Floats, rates: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Pool neighbouring steps ``(n,)`` until the rates ascend strictly (Ayer et al. 1955).
+
+    Returns the weighted mean logit and the rate of each pooled step.
+
+    >>> logits, rates = pooled(np.array([0.0, 1.0, 2.0]), np.array([0.1, 0.6, 0.4]), np.array([5.0, 1.0, 1.0]))
+    >>> logits.tolist(), rates.tolist()
+    ([0.0, 1.5], [0.1, 0.5])
+    """
+    steps = isotonic_regression(rates, weights=weights)
+    starts = steps.blocks[:-1]
+    return np.add.reduceat(weights * logits, starts) / steps.weights, steps.x[starts]
+
+
+def fit_temperature(logits: Numbers, classes: Slots) -> float:
+    """The temperature of least log-loss (Guo et al. 2017), for logits ``(n, K)`` and true classes ``(n,)``.
 
     >>> logits = np.tile(np.log([[0.8, 0.2]]), (10, 1))
     >>> fit_temperature(2 * logits, np.array([0] * 8 + [1] * 2)).__round__(6)
@@ -139,17 +161,17 @@ def fit_temperature(logits: Array, classes: Array) -> float:
         mean = (share * x).sum(axis=1)
         curvature = (share * x**2).sum() - (mean**2).sum()
         step = float(np.clip((mean - x[rows, classes]).sum() / (curvature + 1e-12), -1.0, 1.0))
-        moved = float(np.clip(inverse - step, 1 / _TEMPERATURE_MAX, _TEMPERATURE_MAX))
-        if abs(moved - inverse) < _TOLERANCE:
+        following = float(np.clip(inverse - step, 1 / _TEMPERATURE_MAX, _TEMPERATURE_MAX))
+        if abs(following - inverse) < _TOLERANCE:
             break
-        inverse = moved
+        inverse = following
     return 1 / inverse
 
 
-def moved(curve: Calibrator, by: float) -> Calibrator:
+def shifted(curve: Calibrator, by: float) -> Calibrator:
     """The same curve with all log-odds ``by`` higher.
 
-    >>> moved(Calibrator(slope=2.0), 0.5).intercept
+    >>> shifted(Calibrator(slope=2.0), 0.5).intercept
     0.5
     """
     p = np.array(curve.probabilities)
@@ -159,8 +181,8 @@ def moved(curve: Calibrator, by: float) -> Calibrator:
     )
 
 
-def level_gap(odds: Array, labels: Array) -> float:
-    """What must be added to log-odds ``(n,)`` for their mean probability to be the share of positives.
+def level_gap(odds: Floats, labels: Outcomes) -> float:
+    """What must be added to log-odds ``(n,)`` so that their mean probability is the share of positives.
 
     >>> round(level_gap(np.zeros(4), np.array([1.0, 1.0, 1.0, 0.0])), 4)
     1.0986
@@ -169,12 +191,12 @@ def level_gap(odds: Array, labels: Array) -> float:
     return float(brentq(lambda by: sigmoid(odds + by).mean() - share, -20.0, 20.0))
 
 
-def _chosen(logits: Array, labels: Array, users: Array | None, fit: Callable[[Array, Array], Calibrator]) -> Calibrator:
-    """The sigmoid, unless the isotonic curve beats it by more than a standard error in cross-validation.
+def _chosen(logits: Numbers, labels: Outcomes, users: Rows | None, fit: Fit) -> Calibrator:
+    """The sigmoid, unless the isotonic curve beats it by more than one standard error in cross-validation.
 
-    Folds are of users, not of time: calibration asks how often what the model says in this window comes true, the
-    model itself has seen none of it, and a curve for later windows can only be tested on those. One standard error,
-    counted by users: Breiman et al. (1984).
+    Folds are of users, not of time. Calibration asks how often the model is right in this split, and the model has
+    seen nothing of it. A curve for later splits could only be tested on those. The rule of one standard error, here
+    counted by users, is from Breiman et al. (1984).
     """
     users = np.arange(len(labels)) if users is None else np.unique(users, return_inverse=True)[1]
     n_users = int(users.max()) + 1
@@ -186,11 +208,12 @@ def _chosen(logits: Array, labels: Array, users: Array | None, fit: Callable[[Ar
 
 
 def _stepped(fit: Fit) -> Fit:
+    """Fit an isotonic curve around the sigmoid of ``fit``."""
     return lambda logits, labels: fit_isotonic(logits, labels, fit(logits, labels))
 
 
-def _losses(logits: Array, labels: Array, users: Array, fit: Fit) -> Array:
-    """Log-loss of each row under a curve fitted on the other folds' users."""
+def _losses(logits: Numbers, labels: Outcomes, users: Rows, fit: Fit) -> Floats:
+    """The log-loss of each row under a curve that was fitted on the users of the other folds."""
     fold = np.random.default_rng(0).permutation(int(users.max()) + 1)[users] % _FOLDS
     out = np.zeros(len(labels))
     for held_out in (fold == f for f in range(_FOLDS)):
@@ -198,15 +221,3 @@ def _losses(logits: Array, labels: Array, users: Array, fit: Fit) -> Array:
             z = log_odds(logits[held_out], fit(logits[~held_out], labels[~held_out]))
             out[held_out] = np.logaddexp(0, np.where(labels[held_out] > 0, -z, z))
     return out
-
-
-def _pooled(steps: Array) -> Array:
-    """Pool neighbours (rows of weight, logit, rate) until the rate strictly ascends (Ayer et al. 1955)."""
-    out: list[Array] = []
-    for step in steps:
-        out.append(step)
-        while len(out) > 1 and out[-2][2] >= out[-1][2]:
-            last, before = out.pop(), out.pop()
-            weight = last[0] + before[0]
-            out.append(np.append(weight, (last[0] * last[1:] + before[0] * before[1:]) / weight))
-    return np.array(out)

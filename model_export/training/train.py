@@ -1,129 +1,42 @@
-"""Train: labelled examples → a calibrated model, and a data set → a run folder.
-
-A model is trained on the training window and stopped early and calibrated on the validation window. Then it is
-trained anew, for as many epochs, on the recent window: see :mod:`model_export.data.examples`.
-"""
+"""Train: turns a data set into a run folder: a calibrated model, and how good it is on the test split."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 
-from model_export.baselines import Baseline
+from model_export.baselines.baseline import Baseline, score_baseline
 from model_export.baselines.linear import Logistic, Recency
-from model_export.baselines.scored import score_baseline
-from model_export.data.event_log import SIMULATOR
-from model_export.data.examples import Dataset, Examples
-from model_export.data.prepare import WINDOWS, check_enough, examples_key, prepare
+from model_export.data.dataset import Dataset
+from model_export.data.examples import Examples
+from model_export.data.labels import head_names
+from model_export.data.prepare import check_enough, examples_key, prepare
+from model_export.data.splits import SPLITS
 from model_export.metrics.measures import METRICS
-from model_export.metrics.ordered import ordered
-from model_export.network.event_bert import EventBert
-from model_export.network.heads import head_names
+from model_export.metrics.ranking import rank_predictions
 from model_export.run_folder import Run, Sample, predict, save_run
 from model_export.settings import Settings
-from model_export.text.encoder import TextBert
-from model_export.text.products import ProductTable, catalogue_of_events, product_table, read_catalogue
-from model_export.training.calibration import calibrate, follow, predicted, predicted_value
-from model_export.training.calibration_curves import fit_temperature
-from model_export.training.fit import Task, fit, frequent_categories, refit
-from stream.contract.manifest import Calibration
+from model_export.training.calibration import predicted_probabilities, predicted_value
+from model_export.training.model import Model, products_of, train_model
+from stream.arrays import Floats, Probabilities, Slots
 from stream.contract.tokens import CHANNELS
-from stream.datasets.formats import read_events
-from stream.errors import ConfigError
 from stream.iso_time import iso_seconds
 
-__all__ = [
-    "Model", "category_names", "learn", "products_of", "run_of", "sample_of", "train", "work_folder",
-]  # fmt: skip
+__all__ = ["category_names", "run_of", "sample_of", "train", "work_folder"]
 
-Array = npt.NDArray[Any]
+#: Most rows of the test split that the run folder keeps.
 _SAMPLE_ROWS: Final = 2_000
 _TYPE: Final = CHANNELS.index("type")
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A network on the newest labels, the calibration for it, and how long it was trained (0: the linear start).
-
-    ``validated`` is the network that the calibration was found with, one horizon older.
-    """
-
-    network: EventBert
-    validated: EventBert
-    calibration: Calibration
-    categories: Array
-    epochs: int
-    best_epoch: int
-
-
-def products_of(settings: Settings) -> ProductTable | None:
-    """The table of product texts that the settings ask for, embedded anew."""
-    text, data = settings.text, settings.data
-    if not text.checkpoint:
-        return None
-    if text.catalogue:
-        catalogue = read_catalogue(Path(text.catalogue))
-    elif data.source == SIMULATOR:
-        raise ConfigError("simulated products have no names; set text.catalogue, or leave text.checkpoint empty")
-    else:
-        catalogue = catalogue_of_events(read_events(Path(data.source), data.format))
-    return product_table(catalogue, TextBert.load(text.checkpoint), settings.model.product_width)
-
-
-def learn(
-    settings: Settings,
-    examples: Dataset,
-    seed: int,
-    progress: Progress,
-    *,
-    products: ProductTable | None = None,
-    work: Path | None = None,
-    strict: bool = True,
-    warm: tuple[EventBert, EventBert] | None = None,
-) -> Model:
-    """Fit, calibrate and refit; epochs are kept in ``work``, where given, so that an interrupted training goes on.
-
-    A head that ranks worse than chance raises ConfigError, or, if not ``strict``, says its base rate. ``warm`` are the
-    networks to go on from, to be validated and to serve; else both begin anew.
-    """
-    older, newer = warm or (None, None)
-    task = Task(
-        settings.model,
-        settings.fit,
-        seed,
-        frequent_categories(examples.train, settings.model.categories),
-        progress,
-        products,
-        warm=older,
-        checkpoint=None if work is None else work / f"fit-{seed}.pt",
-    )
-    teach = _teacher(settings, examples, replace(task, warm=None))
-    fitted = fit(task, examples.train, examples.validation, teach(examples.train))
-    calibration = _calibrated(settings, fitted.network, examples.validation, task.categories, strict=strict)
-    again = replace(task, warm=newer, checkpoint=None if work is None else work / f"refit-{seed}.pt")
-    network = refit(again, examples.recent, fitted.best_epoch, teach(examples.recent))
-    calibration = follow(
-        calibration,
-        predict(network, examples.validation.tokens, examples.validation.features),
-        examples.validation,
-        settings.labels,
-        settings.export.sufficient_events,
-        settings.fit.drift,
-    )
-    return Model(network, fitted.network, calibration, task.categories, fitted.epochs, fitted.best_epoch)
-
-
 def train(settings: Settings, folder: Path, console: Console) -> Run:
-    """Prepare, learn, measure on the test window and write the run folder; goes on where it was interrupted."""
+    """Prepare, train, measure on the test split and write the run folder. An interrupted training goes on."""
     work = work_folder(folder)
     examples = prepare(settings, work / "dataset", console)
     heads = head_names(settings.labels)
@@ -132,7 +45,9 @@ def train(settings: Settings, folder: Path, console: Console) -> Run:
     sizes = [len(part) for part in (examples.train, examples.validation, examples.test)]
     console.print("training on {:,} examples, {:,} for validation, {:,} for the test".format(*sizes))
     with Progress(console=console, transient=True) as progress:
-        model = learn(settings, examples, settings.seed, progress, products=products_of(settings), work=checkpoints)
+        model = train_model(
+            settings, examples, settings.seed, progress, products=products_of(settings), work=checkpoints
+        )
     if not model.best_epoch:
         console.print("the linear start was best: the network adds nothing here; logistic regression would do")
     run = run_of(settings, examples, model)
@@ -142,7 +57,7 @@ def train(settings: Settings, folder: Path, console: Console) -> Run:
 
 
 def run_of(settings: Settings, examples: Dataset, model: Model) -> Run:
-    """What there is to say of a training, its worth on the test window included."""
+    """What the run folder says of a training, including how good the model is on the test split."""
     return Run(
         settings=settings.portable,
         shape=model.network.shape,
@@ -155,87 +70,62 @@ def run_of(settings: Settings, examples: Dataset, model: Model) -> Run:
     )
 
 
-def category_names(examples: Dataset, buckets: Array) -> tuple[str, ...]:
-    """Names of categories by hash bucket; the bucket itself where the name was not kept."""
+def category_names(examples: Dataset, buckets: Slots) -> tuple[str, ...]:
+    """Names of the categories of these hash buckets. A bucket without a known name is named by its number."""
     return tuple(examples.categories.get(bucket, str(bucket)) for bucket in buckets.tolist())
 
 
 def work_folder(folder: Path) -> Path:
-    """Where a run keeps its examples and checkpoints: beside it, as a finished run replaces its folder whole."""
+    """Folder of the examples and checkpoints of a run. It lies beside the run folder, which is replaced as a whole."""
     return folder.with_name(f"{folder.name}.work")
 
 
-def _teacher(settings: Settings, examples: Dataset, task: Task) -> Callable[[Examples], npt.NDArray[np.float32] | None]:
-    """Calibrated probabilities of a larger network, where the settings ask for one."""
-    if settings.teacher is None:
-        return lambda _: None
-    task.progress.console.print("training the teacher")
-    checkpoint = task.checkpoint and task.checkpoint.with_name(f"teacher-{task.checkpoint.name}")
-    larger = replace(task, model=settings.teacher, checkpoint=checkpoint)
-    teacher = fit(larger, examples.train, examples.validation).network
-    calibration = _calibrated(settings, teacher, examples.validation, task.categories, strict=False)
-    task.progress.console.print("training its student")
-    return lambda part: predicted(
-        predict(teacher, part.tokens, part.features), part, calibration, settings.export.sufficient_events
-    ).astype(np.float32)
-
-
-def _calibrated(
-    settings: Settings, network: EventBert, held_out: Examples, categories: Array, *, strict: bool = True
-) -> Calibration:
-    """The calibration found on ``held_out``, that of the next category included; see :func:`calibrate`."""
-    raw = predict(network, held_out.tokens, held_out.features)
-    calibration = calibrate(raw, held_out, settings.labels, settings.export.sufficient_events, strict=strict)
-    known = np.isin(held_out.category, categories)
-    if not known.any():
-        return calibration
-    class_of = {bucket: k for k, bucket in enumerate(categories.tolist())}
-    true = np.array([class_of[bucket] for bucket in held_out.category[known].tolist()])
-    return msgspec.structs.replace(calibration, category_temperature=fit_temperature(raw.category[known], true))
-
-
 def _measure(model: Model, examples: Dataset, settings: Settings) -> dict[str, dict[str, float]]:
-    """Metrics on the snapshots of the test window, and on its states at events, beside baselines of that kind."""
+    """Metrics of the model and of baselines, at the snapshots of the test split and at its events."""
     test, enough = examples.test, settings.export.sufficient_events
     raw = predict(model.network, test.tokens, test.features)
-    p = predicted(raw, test, model.calibration, enough)
-    value = predicted_value(raw, test, model.calibration, settings.labels, enough)
+    p = predicted_probabilities(raw, test, model.calibration, enough)
+    value = predicted_value(raw, test, model.calibration, labels=settings.labels, sufficient_events=enough)
     out = {}
     for suffix, at_event in (("", False), ("_at_events", True)):
         rows = np.flatnonzero(test.at_event == at_event)
         if len(rows):
             kind = examples.of_kind(at_event)
             out[f"event_bert{suffix}"] = _metrics(p[rows], value[rows], kind.test, settings)
-            rivals: dict[str, Baseline] = {"logistic": Logistic()}
-            if not at_event:  # where recency is 0 for everyone
-                rivals["recency"] = Recency()
-            for name, baseline in rivals.items():
+            baselines: dict[str, Baseline] = {"logistic": Logistic()}
+            if not at_event:  # at events, recency is 0 for everyone
+                baselines["recency"] = Recency()
+            for name, baseline in baselines.items():
                 scores = score_baseline(baseline, kind, settings)
                 out[f"{name}{suffix}"] = _metrics(scores.p, scores.value, kind.test, settings)
     return out
 
 
-def _metrics(p: Array, value: Array, test: Examples, settings: Settings) -> dict[str, float]:
-    """Metrics ``head.metric`` of probabilities ``(n, heads)`` and values ``(n,)`` of test examples."""
+def _metrics(p: Probabilities, value: Floats, test: Examples, settings: Settings) -> dict[str, float]:
+    """Metrics of probabilities ``(n, heads)`` and values ``(n,)`` of test examples, named ``head.metric``."""
     out = {}
     for head, predictions, y in zip(head_names(settings.labels), p.T, test.outcomes.T, strict=True):
         out[f"{head}.base_rate"] = float(y.mean())
-        out.update({f"{head}.{m}": metric(ordered(predictions, y)) for m, metric in METRICS["probability"].items()})
+        out.update(
+            {f"{head}.{m}": metric(rank_predictions(predictions, y)) for m, metric in METRICS["probability"].items()}
+        )
     if test.value.any():
-        out.update({f"value.{m}": metric(ordered(value, test.value)) for m, metric in METRICS["value"].items()})
+        out.update(
+            {f"value.{m}": metric(rank_predictions(value, test.value)) for m, metric in METRICS["value"].items()}
+        )
     return {name: round(number, 5) for name, number in out.items()}
 
 
 def _counts(examples: Dataset, model: Model) -> dict[str, int]:
-    """Examples by window, what was left out, and the epochs run."""
-    out = {window: len(getattr(examples, window)) for window in WINDOWS}
+    """How many examples each split has, what was left out, and how many epochs were run."""
+    out = {split: len(getattr(examples, split)) for split in SPLITS}
     out.update({f"left out: {reason}": n for reason, n in sorted(examples.left_out.items())})
     out.update({f"dropped events: {reason}": n for reason, n in sorted(examples.dropped.items())})
     return {**out, "users": len(examples.names), "epochs": model.epochs, "best epoch": model.best_epoch}
 
 
 def sample_of(test: Examples, seed: int) -> Sample:
-    """Rows of the test window in order of history length."""
+    """Some rows of the test split, in the order of history length."""
     rows = np.random.default_rng(seed).permutation(len(test))[:_SAMPLE_ROWS]
     lengths = (test.tokens[rows, :, _TYPE] > 0).sum(axis=1)
     part = test.take(rows[np.argsort(lengths, kind="stable")])

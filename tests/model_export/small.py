@@ -1,4 +1,4 @@
-"""Small things to learn from: rows whose label only the last event tells, and a simulated shop of a few seconds."""
+"""Small data to train on: random rows, in which only the last event tells who churns, and a simulated shop."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from rich.progress import Progress
 
+from model_export.data.dataset import Dataset
 from model_export.data.event_log import DataConfig
-from model_export.data.examples import Dataset, Examples, Plan
-from model_export.network.event_bert import ModelConfig
+from model_export.data.examples import Examples
+from model_export.data.splits import SnapshotConfig
+from model_export.network.event_bert import EventBert, ModelConfig
 from model_export.settings import EvaluateConfig, LabelConfig, Settings
-from model_export.training.fit import FitConfig, Task
+from model_export.training.task import FitConfig, Task
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES
 
 SMALL = ModelConfig(hidden=16, layers=1, heads=2, categories=0)
+#: Without dropout, for what must be learned quickly.
+STEADY = msgspec.structs.replace(SMALL, dropout=0.0)
+QUICK = FitConfig(epochs=3, batch_size=64, patience=3)
 TYPE, CATEGORY = CHANNELS.index("type"), CHANNELS.index("category")
-#: Trained in seconds: three horizons and two windows of some shoppers.
+#: Some shoppers over three horizons and two splits: a model of them is trained in seconds.
 SHOP = Settings(
     seed=3,
     data=DataConfig(users=150, days=60, seed=3),
     labels=LabelConfig(eligible_days=20, churn_days=7, purchase_days=(3, 10), value_days=10),
-    snapshots=Plan(every_days=5, window_days=6),
+    snapshots=SnapshotConfig(every_days=5, window_days=6),
     model=ModelConfig(hidden=8, layers=1, heads=2, categories=4, dropout=0.0),
     fit=FitConfig(epochs=2, batch_size=128, learning_rate=1e-4, class_min=5),
     evaluate=EvaluateConfig(snapshots=2, step_days=8, seeds=(7,), resamples=20),
@@ -36,7 +42,7 @@ def changed(settings: Settings, table: str, **values: Any) -> Settings:
 
 
 def examples(n: int, seed: int = 0, longest: int = 64) -> Examples:
-    """Random rows; who did type 7 last churns, and nothing else tells."""
+    """Random rows. A user whose last event has type 7 churns; nothing else tells."""
     rng = np.random.default_rng(seed)
     tokens = np.stack([rng.integers(1, size, (n, 64)) for size in CHANNEL_SIZES.values()], axis=2)
     lengths = rng.integers(1, longest + 1, n)
@@ -61,14 +67,20 @@ def examples(n: int, seed: int = 0, longest: int = 64) -> Examples:
 
 
 def data_set(n: int, longest: int = 64) -> Dataset:
-    """Four windows of such rows."""
+    """A data set with such rows in each split."""
     parts = [examples(n, seed, longest) for seed in range(4)]
     return Dataset(*parts, names=[str(i) for i in range(n)], span=(0, 1), left_out=Counter())
 
 
 def task(config: FitConfig, seed: int = 1, **others: Any) -> Task:
-    """What is to be learned, without a next-category head and without a sound."""
+    """A small training, without a next-category head and without output."""
     given: dict[str, Any] = {
         "model": SMALL, "categories": np.zeros(0, np.int64), "progress": Progress(disable=True), **others,
     }  # fmt: skip
     return Task(config=config, seed=seed, **given)
+
+
+def same_weights(one: EventBert, other: EventBert) -> bool:
+    """Whether all weights are equal to the bit."""
+    weights, others = one.state_dict(), other.state_dict()
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from model_export.data.dataset import build
 from model_export.data.event_log import load
-from model_export.data.examples import build
 from model_export.evaluation.candidates import CANDIDATES
 from model_export.evaluation.evaluate import evaluate
 from model_export.evaluation.evaluation_folder import Evaluation, load_evaluation, load_scored_examples, load_scores
@@ -144,7 +144,7 @@ def test_missing_evaluation_is_refused_with_the_command_that_makes_it(tmp_path: 
 
 def test_too_few_examples_of_a_label_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     few = changed(SETTINGS, "fit", class_min=10_000)
-    with pytest.raises(ConfigError, match=r"train window has \d+ examples with churn = yes, expected at least 10000"):
+    with pytest.raises(ConfigError, match=r"train split has \d+ examples with churn = yes, expected at least 10000"):
         evaluate(few, tmp_path / "shop", quiet())
     assert times(tmp_path / "shop") == {}
 

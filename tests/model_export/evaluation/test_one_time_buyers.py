@@ -7,7 +7,7 @@ import pytest
 
 from model_export.data.examples import Examples
 from model_export.evaluation.one_time_buyers import one_time_buyers
-from model_export.training.calibration import calibrate, predicted
+from model_export.training.calibration import calibrate, predicted_probabilities
 from model_export.training.calibration_curves import fit_calibrator
 from stream.contract.manifest import Calibration, HeadCalibration
 from stream.contract.tokens import FEATURES
@@ -56,7 +56,7 @@ def calibration() -> Calibration:
 
 def test_predictions_for_one_time_buyers_fall_with_time_and_match_the_truth(calibration: Calibration) -> None:
     later = bgnbd(30_000, 2)
-    tenths = one_time_buyers(later, predicted(scores(later), later, calibration, 2)[:, 2])
+    tenths = one_time_buyers(later, predicted_probabilities(scores(later), later, calibration, 2)[:, 2])
     assert len(tenths) == 10
     assert (np.diff([t.days for t in tenths]) > 0).all()
     assert (np.diff([t.predicted for t in tenths]) < 0).all()

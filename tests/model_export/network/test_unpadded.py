@@ -1,4 +1,4 @@
-"""Packed: the events of all users in one row give what padded histories give."""
+"""Unpadded: the events of all users in one long row give what padded histories give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from model_export.network.event_bert import EventBert, ModelConfig, Shape
 from model_export.network.event_encoder import MASKED
-from model_export.network.unpadded import pack, packed
+from model_export.network.unpadded import pack, packed_network
 from model_export.text.products import ProductTable
 from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES
 from tests.model_export.small_run import network
@@ -28,36 +28,36 @@ def numbers(n: int) -> torch.Tensor:
 
 
 def difference(trained: EventBert, tokens: np.ndarray, dtype: torch.dtype = torch.float32) -> float:
-    """Largest difference of any output from that of the trained network, which reads padded histories in fp32."""
+    """Largest difference from the trained network, which reads padded histories in fp32."""
     features = numbers(len(tokens))
     with torch.inference_mode():
         expected = trained(torch.from_numpy(tokens), features)
-        found = packed(trained).to(dtype)(pack(tokens), features.to(dtype))
+        found = packed_network(trained).to(dtype)(pack(tokens), features.to(dtype))
         return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_users_of_any_lengths_get_what_padding_gives_them(seed: int) -> None:
+def test_histories_of_any_lengths_score_as_with_padding(seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(1, 65, 20).tolist()
     assert difference(network(), histories([1, *lengths, 64, 1], seed)) < 1e-4
 
 
 @pytest.mark.parametrize("lengths", [[1], [64], [1, 1, 1], [64, 64]], ids=str)
-def test_a_batch_of_equal_lengths_needs_no_other_way(lengths: list[int]) -> None:
+def test_histories_of_equal_lengths_score_as_with_padding(lengths: list[int]) -> None:
     assert difference(network(), histories(lengths)) < 1e-4
 
 
-def test_a_user_without_events_is_read_too() -> None:
-    # Padded, such a user's softmax is over nothing but what is masked; packed, there is nothing at all.
+def test_a_user_without_events_scores_as_with_padding() -> None:
+    # With padding, the softmax of such a user is over masked events only. Packed, it is over no event at all.
     assert MASKED < 0
     assert difference(network(), histories([3, 0, 64, 0])) < 1e-4
 
 
-def test_half_precision_stays_near() -> None:
+def test_half_precision_is_off_by_little() -> None:
     assert 0 < difference(network(), histories([1, 5, 64, 17, 2]), torch.float16) < 5e-2
 
 
-def test_networks_with_parts_left_out_or_with_product_texts_are_packed_too() -> None:
+def test_networks_without_features_or_times_or_with_product_texts_score_as_with_padding() -> None:
     torch.manual_seed(4)
     table = ProductTable.empty(7, 4)
     table.item_rows[:] = np.arange(len(table.item_rows)) % 7
@@ -70,7 +70,7 @@ def test_networks_with_parts_left_out_or_with_product_texts_are_packed_too() -> 
         assert difference(EventBert(config, shape, texts).eval(), histories([1, 9, 64])) < 1e-4
 
 
-def test_there_is_a_row_for_each_event_and_none_for_padding() -> None:
+def test_packing_keeps_a_row_for_each_event_and_none_for_padding() -> None:
     lengths = [3, 1, 64]
     tokens = histories(lengths)
     events = pack(tokens)
@@ -81,8 +81,8 @@ def test_there_is_a_row_for_each_event_and_none_for_padding() -> None:
     assert events.tokens[3].tolist() == tokens[1, 0].tolist()
 
 
-def test_the_network_that_is_packed_stays_as_it_was() -> None:
+def test_packing_does_not_change_the_network() -> None:
     trained = network()
-    packed(trained).half()
+    packed_network(trained).half()
     assert {weights.dtype for weights in trained.parameters()} == {torch.float32}
     assert trained.encoder.states(torch.from_numpy(histories([4]))).shape == (1, 64, 16)

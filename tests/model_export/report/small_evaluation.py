@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from model_export.data.labels import head_names
 from model_export.evaluation.evaluation_folder import METRICS_FILE, Evaluation, ScoredExamples, Scores, save_arrays
 from model_export.evaluation.measure_scores import measure_scores
-from model_export.network.heads import head_names
 from model_export.report.people import USERS_MIN
 from model_export.settings import EvaluateConfig, Settings
 from stream.arrays import Floats

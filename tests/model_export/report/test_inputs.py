@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model_export.evaluation.evaluation_folder import METRICS_FILE
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report import write_report
 from model_export.report.inputs import best_f1_threshold
 from stream.errors import ConfigError
@@ -24,7 +24,7 @@ def test_no_threshold_has_a_better_f1_than_the_chosen_one() -> None:
     def f1(threshold: float) -> float:
         return 2 * float(((p >= threshold) & (y > 0)).sum()) / float((p >= threshold).sum() + y.sum())
 
-    assert f1(best_f1_threshold(ordered(p, y))) == max(f1(threshold) for threshold in np.unique(p))
+    assert f1(best_f1_threshold(rank_predictions(p, y))) == max(f1(threshold) for threshold in np.unique(p))
 
 
 def forget_metrics(folder: Path) -> None:

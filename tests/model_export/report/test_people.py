@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model_export.metrics.ordered import ordered
+from model_export.metrics.ranking import rank_predictions
 from model_export.report.inputs import best_f1_threshold, read_report_inputs
 from tests.model_export.report.small_evaluation import Reader, rows
 
@@ -19,7 +19,7 @@ def test_group_rows_show_the_newest_snapshot(folder: Path, page: str) -> None:
     inputs = read_report_inputs(folder)
     inside = inputs.newest.group == 1
     p, y = inputs.probability("churn")[inside], inputs.actual("churn")[inside]
-    called = p >= best_f1_threshold(ordered(inputs.probability("churn"), inputs.actual("churn")))
+    called = p >= best_f1_threshold(rank_predictions(inputs.probability("churn"), inputs.actual("churn")))
     row = rows(page, "old")[0]
     assert row[1] == "180"
     assert row[2].startswith(f"{y.mean():.3f} [")

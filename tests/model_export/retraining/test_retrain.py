@@ -27,7 +27,7 @@ from model_export.retraining.challenge import Comparison, decide
 from model_export.retraining.registry import VERSIONS_KEPT, Champion, Registry
 from model_export.retraining.retrain import Retraining
 from model_export.settings import Settings, as_toml
-from model_export.training import train as train_module
+from model_export.training import model as model_module
 from stream.contract.manifest import Variant
 from stream.datasets.market import Habits, Market
 from stream.errors import ConfigError
@@ -216,7 +216,7 @@ def test_no_network_goes_on_from_one_that_saw_the_labels_it_is_judged_by(
     champion = Registry(shop.folder).champion()
     assert champion is not None
     starts: dict[str, EventBert | None] = {}
-    fit = train_module.fit
+    fit = model_module.fit
 
     def spied_fit(task: Any, *args: Any) -> Any:
         starts["fit"] = task.warm
@@ -226,8 +226,8 @@ def test_no_network_goes_on_from_one_that_saw_the_labels_it_is_judged_by(
         starts["refit"] = task.warm
         raise InterruptedError("all is seen")
 
-    monkeypatch.setattr(train_module, "fit", spied_fit)
-    monkeypatch.setattr(train_module, "refit", spied_refit)
+    monkeypatch.setattr(model_module, "fit", spied_fit)
+    monkeypatch.setattr(model_module, "refit", spied_refit)
     with pytest.raises(InterruptedError):
         shop.retrain(changed(shop.late, "retrain", epochs=1))
     for name, expected, other in (
@@ -253,10 +253,10 @@ def test_other_labels_or_currency_are_refused_before_anything_is_read(
 
 
 def test_other_network_is_trained_afresh_and_said_so(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    def learn(*_: Any, **__: Any) -> Any:
+    def train_model(*_: Any, **__: Any) -> Any:
         raise InterruptedError("a fresh training begins")
 
-    monkeypatch.setattr(retrain_module, "learn", learn)
+    monkeypatch.setattr(retrain_module, "train_model", train_model)
     console = Console(record=True, width=200, quiet=False, file=(shop.folder / "log").open("w"))
     with pytest.raises(InterruptedError):
         retrain_module.retrain(changed(shop.late, "model", hidden=16), shop.folder, console)

@@ -1,23 +1,25 @@
-"""Calibration as it is fitted: what it says comes true, for the many and for those of whom little is known."""
+"""Calibration: probabilities come true as often as they say, also for users with few events."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from model_export.data.examples import Examples
-from model_export.training.calibration import calibrate, follow, has_enough, predicted, predicted_value
-from model_export.training.calibration_curves import fit_calibrator, fit_cohort, fit_platt, fit_temperature
-from stream.contract.manifest import Calibration, Calibrator, Labels
+from model_export.training.calibration import (
+    calibrate,
+    has_enough,
+    predicted_probabilities,
+    predicted_value,
+    recalibrate,
+)
+from stream.contract.manifest import Calibration, Labels
 from stream.contract.tokens import FEATURES
 from stream.errors import ConfigError
-from stream.score.calibration import calibrated, log_odds, sigmoid
+from stream.score.calibration import log_odds, sigmoid
 from stream.score.expectation import value_interval
 from stream.score.scorer import RawScores
 
@@ -31,12 +33,12 @@ def toss(p: Array, seed: int) -> Array:
 
 
 def world(n: int = 20_000, seed: int = 0, few: float = 0.3) -> tuple[RawScores, Examples]:
-    """Raw scores with a known distortion, and what came of them; a share ``few`` has two events."""
+    """Raw scores with a known distortion, and the outcomes. A share ``few`` of the users has two events."""
     rng = np.random.default_rng(seed)
     churn, buys = rng.normal(-1, 1.2, n), np.sort(rng.normal(-1, 1.2, (n, 2)), axis=1)
     is_few = rng.random(n) < few
-    # Of who is new, the model knows little: its logits are overconfident by half, and all too low.
-    truth = sigmoid(np.where(is_few, 0.5 * churn + 1, churn))
+    # The model knows little of new users: their logits are overconfident by half, and all too low.
+    churn_odds = np.where(is_few, 0.5 * churn + 1, churn)
     bought = toss(sigmoid(buys), seed + 1)
     mu, sigma = rng.normal(3, 0.8, n), 0.6
     value = np.where(bought[:, 1] > 0, rng.lognormal(mu + 0.3, 1.5 * sigma), 0.0)
@@ -48,7 +50,7 @@ def world(n: int = 20_000, seed: int = 0, few: float = 0.3) -> tuple[RawScores, 
         np.column_stack((mu, np.full(n, np.log(sigma)))).astype(np.float32),
         category=np.zeros((n, 0), np.float32),
     )
-    return raw, examples(features, toss(truth, seed + 2), bought, value, at_event=rng.random(n) < 0.5)
+    return raw, examples(features, toss(sigmoid(churn_odds), seed + 2), bought, value, at_event=rng.random(n) < 0.5)
 
 
 def examples(features: Array, churn: Array, purchase: Array, value: Array, at_event: Array) -> Examples:
@@ -62,132 +64,13 @@ def log_loss(p: Array, labels: Array) -> float:
     return float(-np.log(np.where(labels > 0, p, 1 - p)).mean())
 
 
-# One curve --------------------------------------------------------------------------------------------
-
-
-def test_platt_scaling_finds_the_slope_and_intercept_that_made_the_labels() -> None:
-    logits = np.random.default_rng(0).normal(0, 2, 50_000)
-    found = fit_platt(logits, toss(calibrated(logits, Calibrator(slope=0.6, intercept=-0.8)), 1))
-    assert found.slope == pytest.approx(0.6, abs=0.03)
-    assert found.intercept == pytest.approx(-0.8, abs=0.05)
-
-
-def test_platt_scaling_minds_neither_the_scale_nor_the_place_of_logits() -> None:
-    logits = np.random.default_rng(0).normal(0, 1, 2_000)
-    labels = toss(sigmoid(logits), 1)
-    plain, far = fit_platt(logits, labels), fit_platt(1e6 + 1e3 * logits, labels)
-    assert calibrated(1e6 + 1e3 * logits, far) == pytest.approx(calibrated(logits, plain), abs=1e-6)
-
-
-def test_platt_is_kept_in_a_world_of_sigmoids() -> None:
-    chosen = []
-    for seed in range(10):
-        logits = np.random.default_rng(seed).normal(0, 1.5, 4_000)
-        chosen.append(fit_calibrator(logits, toss(sigmoid(1.3 * logits - 1), seed + 100)).method)
-    assert chosen.count("platt") >= 8
-
-
-STEP: dict[str, Callable[[Array], Array]] = {
-    "floor and ceiling": lambda x: 0.2 + 0.5 * sigmoid(8 * x),
-    "two steps": lambda x: 0.05 + 0.3 * (x > -1) + 0.5 * (x > 1),
-}
-
-
-@pytest.mark.parametrize("name", STEP)
-def test_isotonic_curve_is_chosen_and_does_better_where_the_world_is_no_sigmoid(name: str) -> None:
-    x = np.random.default_rng(0).normal(0, 1.5, 20_000)
-    labels = toss(STEP[name](x), 1)
-    found = fit_calibrator(x, labels)
-    assert found.method == "isotonic"
-    assert len(found.logits) <= 100
-    later = np.random.default_rng(2).normal(0, 1.5, 50_000)
-    came_true = toss(STEP[name](later), 3)
-    best = log_loss(STEP[name](later), came_true)
-    assert log_loss(calibrated(later, found), came_true) < best + 0.005
-    assert log_loss(calibrated(later, fit_platt(x, labels)), came_true) > best + 0.01
-    assert np.abs(calibrated(later, found) - STEP[name](later)).mean() < 0.03
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.integers(20, 1_500), st.sampled_from([0.0, 0.5, 4.0]))
-def test_any_fit_keeps_the_ranking_and_survives_json(seed: int, n: int, decimals: float) -> None:
-    rng = np.random.default_rng(seed)
-    logits = np.round(rng.normal(0, 2, n), int(decimals))
-    labels = toss(STEP["two steps"](logits), seed)
-    users = rng.integers(0, n, n)
-    try:
-        found = fit_calibrator(logits, labels, users)
-    except ConfigError:
-        return
-    again = msgspec.json.decode(msgspec.json.encode(found), type=Calibrator)
-    grid = np.linspace(-8, 8, 500)
-    assert (np.diff(log_odds(grid, again)) > 0).all()
-    assert calibrated(grid, again).tolist() == calibrated(grid, found).tolist()
-    assert found.n == len(np.unique(users)) // 10
-
-
-def test_logits_that_rank_worse_than_chance_are_refused_by_the_name_of_their_head() -> None:
-    logits = np.random.default_rng(0).normal(0, 1, 2_000)
-    labels = toss(sigmoid(logits), 1)
-    with pytest.raises(
-        ConfigError, match=r"churn: the trained model ranks worse than chance .*slope -0\.99\d, expected"
-    ):
-        fit_calibrator(-logits, labels, name="churn")
-
-
-def test_the_same_labels_give_the_same_curve() -> None:
-    x = np.random.default_rng(0).normal(0, 1.5, 5_000)
-    labels = toss(STEP["two steps"](x), 1)
-    assert msgspec.json.encode(fit_calibrator(x, labels)) == msgspec.json.encode(fit_calibrator(x, labels))
-
-
-def test_temperature_is_the_one_that_the_logits_were_multiplied_by() -> None:
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 1, (20_000, 5))
-    classes = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
-    assert fit_temperature(2.5 * logits, classes) == pytest.approx(2.5, rel=0.05)
-    assert fit_temperature(logits / 2, classes) == pytest.approx(0.5, rel=0.05)
-
-
-def test_temperature_of_logits_that_tell_nothing_is_bounded() -> None:
-    logits = np.random.default_rng(0).normal(0, 1, (1_000, 3))
-    assert fit_temperature(logits, logits.argmin(axis=1)) == pytest.approx(10.0)
-    assert fit_temperature(logits, logits.argmax(axis=1)) == pytest.approx(0.1)
-
-
-# A cohort that may be small ---------------------------------------------------------------------------
-
-
-def test_small_cohort_is_drawn_to_its_base_rate_and_a_large_one_is_not() -> None:
-    x = np.random.default_rng(0).normal(0, 1, 40_000)
-    labels = toss(sigmoid(x - 1), 1)
-    slopes = [fit_cohort(x[:n], labels[:n], np.arange(n), 0.3).slope for n in (20, 100, 40_000)]
-    assert slopes[0] == 0.0
-    assert 0.2 < slopes[1] < 0.9
-    assert slopes[2] == pytest.approx(1.0, abs=0.05)
-
-
-def test_cohort_without_anyone_is_at_the_base_rate_of_the_window_and_nothing_is_known_of_it() -> None:
-    none = np.zeros(0, np.float32)
-    found = fit_cohort(none, none, none.astype(np.int64), 0.3)
-    assert calibrated(np.array([-5.0, 5.0]), found) == pytest.approx([0.3, 0.3])
-    assert found.n == 0
-
-
-def test_cohort_that_the_model_ranks_the_wrong_way_round_is_at_its_base_rate() -> None:
-    x = np.random.default_rng(0).normal(0, 1, 5_000)
-    labels = toss(sigmoid(-x), 1)
-    found = fit_cohort(x, labels, np.arange(5_000), 0.1)
-    assert calibrated(x, found) == pytest.approx(np.full(5_000, labels.mean()), abs=1e-3)
-
-
 # A model ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_predicted_comes_true_in_both_cohorts_on_users_not_seen() -> None:
+def test_predictions_come_true_in_both_cohorts_on_users_not_seen() -> None:
     calibration = calibrate(*world(), LABELS, ENOUGH)
     raw, later = world(seed=50)
-    p = predicted(raw, later, calibration, ENOUGH)
+    p = predicted_probabilities(raw, later, calibration, ENOUGH)
     came_true = np.column_stack((later.churn, later.purchase))
     for cohort in (has_enough(later, ENOUGH), ~has_enough(later, ENOUGH)):
         for h in range(3):
@@ -203,10 +86,10 @@ def test_number_of_events_is_read_from_the_features_as_it_was() -> None:
     assert has_enough(rows, 5).tolist() == (counts >= 5).tolist()
 
 
-def test_percentiles_are_those_of_the_snapshots_alone() -> None:
+def test_percentiles_are_those_of_snapshots_only() -> None:
     raw, rows = world()
     calibration = calibrate(raw, rows, LABELS, ENOUGH)
-    p = predicted(raw, rows, calibration, ENOUGH)[~rows.at_event]
+    p = predicted_probabilities(raw, rows, calibration, ENOUGH)[~rows.at_event]
     for h, head in enumerate((calibration.churn, *calibration.purchase)):
         assert head.percentiles == tuple(np.quantile(p[:, h], np.linspace(0, 1, 101)).tolist())
     assert len(calibration.value_percentiles) == 101
@@ -217,7 +100,9 @@ def test_calibration_read_from_json_gives_the_same_numbers() -> None:
     calibration = calibrate(raw, rows, LABELS, ENOUGH)
     again = msgspec.json.decode(msgspec.json.encode(calibration), type=Calibration)
     assert again == calibration
-    assert (predicted(raw, rows, again, ENOUGH) == predicted(raw, rows, calibration, ENOUGH)).all()
+    assert (
+        predicted_probabilities(raw, rows, again, ENOUGH) == predicted_probabilities(raw, rows, calibration, ENOUGH)
+    ).all()
 
 
 def test_head_that_ranks_worse_than_chance_is_refused_by_name() -> None:
@@ -228,10 +113,10 @@ def test_head_that_ranks_worse_than_chance_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("few", [0.0, 1.0])
-def test_window_in_which_all_users_are_alike_in_events_is_calibrated(few: float) -> None:
+def test_split_in_which_all_users_or_none_have_sufficient_events_is_calibrated(few: float) -> None:
     raw, rows = world(3_000, few=few)
     calibration = calibrate(raw, rows, LABELS, ENOUGH)
-    assert predicted(raw, rows, calibration, ENOUGH).mean(axis=0) == pytest.approx(
+    assert predicted_probabilities(raw, rows, calibration, ENOUGH).mean(axis=0) == pytest.approx(
         [rows.churn.mean(), *rows.purchase.mean(axis=0)], abs=0.01
     )
     assert (calibration.churn.few.n == 0) == (few == 0)
@@ -240,17 +125,17 @@ def test_window_in_which_all_users_are_alike_in_events_is_calibrated(few: float)
 # Value ------------------------------------------------------------------------------------------------
 
 
-def test_value_factor_removes_the_total_bias_on_the_window_it_was_fitted_on() -> None:
+def test_value_factor_removes_the_total_bias_on_the_split_it_was_fitted_on() -> None:
     raw, rows = world()
     calibration = calibrate(raw, rows, LABELS, ENOUGH)
-    found = predicted_value(raw, rows, calibration, LABELS, ENOUGH)
+    found = predicted_value(raw, rows, calibration, labels=LABELS, sufficient_events=ENOUGH)
     assert found.sum() == pytest.approx(rows.value.sum(), rel=1e-4)
 
 
 def test_value_interval_covers_what_it_says_on_users_not_seen() -> None:
     calibration = calibrate(*world(), LABELS, ENOUGH)
     raw, later = world(seed=50)
-    buys = predicted(raw, later, calibration, ENOUGH)[:, 2]
+    buys = predicted_probabilities(raw, later, calibration, ENOUGH)[:, 2]
     fitted, unscaled = (calibration.value_sigma_factor, calibration.value_shift), (1.0, 0.0)
 
     def outside(p: Array, rows: Array, sigma_factor: float, shift: float) -> tuple[float, float]:
@@ -264,16 +149,16 @@ def test_value_interval_covers_what_it_says_on_users_not_seen() -> None:
     assert sum(outside(np.ones(len(later)), buyers, *unscaled)) > 0.3
 
 
-def test_window_without_value_gives_no_value() -> None:
+def test_split_without_value_gives_no_value() -> None:
     raw, rows = world(3_000)
     nothing = examples(rows.features, rows.churn, rows.purchase, np.zeros(3_000), rows.at_event)
     calibration = calibrate(raw, nothing, LABELS, ENOUGH)
     assert (calibration.value_factor, calibration.value_sigma_factor) == (0.0, 1.0)
-    assert not predicted_value(raw, nothing, calibration, LABELS, ENOUGH).any()
+    assert not predicted_value(raw, nothing, calibration, labels=LABELS, sufficient_events=ENOUGH).any()
 
 
 def drifted(by: float) -> tuple[Calibration, RawScores, Examples]:
-    """A calibration, and the raw scores on newer users of a model that has since moved by ``by`` in all logits."""
+    """A calibration, and raw scores of a later model on newer users: all its logits are higher by ``by``."""
     raw, held_out = world()
     calibration = calibrate(raw, held_out, LABELS, ENOUGH)
     new, newest = world(seed=50)
@@ -282,25 +167,30 @@ def drifted(by: float) -> tuple[Calibration, RawScores, Examples]:
 
 def test_without_drift_the_level_of_the_newest_labels_is_met() -> None:
     calibration, raw, newest = drifted(1.0)
-    followed = follow(calibration, raw, newest, LABELS, ENOUGH, drift=0.0)
-    p = predicted(raw, newest, followed, ENOUGH)
+    recalibrated = recalibrate(calibration, raw, newest, labels=LABELS, sufficient_events=ENOUGH, drift=0.0)
+    p = predicted_probabilities(raw, newest, recalibrated, ENOUGH)
     assert p[:, 0].mean() == pytest.approx(newest.churn.mean(), abs=1e-4)
     assert p[:, 1:].mean(axis=0) == pytest.approx(newest.purchase.mean(axis=0), abs=1e-4)
-    value = predicted_value(raw, newest, followed, LABELS, ENOUGH)
+    value = predicted_value(raw, newest, recalibrated, labels=LABELS, sufficient_events=ENOUGH)
     assert value.sum() == pytest.approx(newest.value.sum(), rel=1e-4)
 
 
-def test_drift_that_is_taken_to_go_on_leaves_the_curves_as_they_were_found() -> None:
+def test_drift_that_is_expected_again_leaves_the_curves_as_they_were_fitted() -> None:
     calibration, raw, newest = drifted(1.0)
-    followed = follow(calibration, raw, newest, LABELS, ENOUGH, drift=1.0)
-    assert predicted(raw, newest, followed, ENOUGH) == pytest.approx(predicted(raw, newest, calibration, ENOUGH))
-    assert followed.value_factor == pytest.approx(calibration.value_factor)
+    recalibrated = recalibrate(calibration, raw, newest, labels=LABELS, sufficient_events=ENOUGH, drift=1.0)
+    assert predicted_probabilities(raw, newest, recalibrated, ENOUGH) == pytest.approx(
+        predicted_probabilities(raw, newest, calibration, ENOUGH)
+    )
+    assert recalibrated.value_factor == pytest.approx(calibration.value_factor)
 
 
-def test_half_of_a_drift_lies_half_way_in_log_odds() -> None:
+def test_half_of_the_drift_lies_half_way_in_log_odds() -> None:
     calibration, raw, newest = drifted(1.0)
     odds = [
-        log_odds(raw.churn, follow(calibration, raw, newest, LABELS, ENOUGH, drift=d).churn.enough)
+        log_odds(
+            raw.churn,
+            recalibrate(calibration, raw, newest, labels=LABELS, sufficient_events=ENOUGH, drift=d).churn.enough,
+        )
         for d in (0.0, 0.5, 1.0)
     ]
     assert odds[1] == pytest.approx((odds[0] + odds[2]) / 2)

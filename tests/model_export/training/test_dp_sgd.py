@@ -1,4 +1,4 @@
-"""Private training: one user's part of the gradient is bounded, the noise is what ε needs, and nothing else learns."""
+"""DP-SGD: the gradient of a user is bounded, the noise is what ε needs, and nothing else learns from the users."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from model_export.export.model_card import privacy_words
 from model_export.network.event_bert import EventBert, Shape
 from model_export.network.loss import Objective
 from model_export.settings import Settings, as_toml, read_settings
-from model_export.training.dp_sgd import PrivateGradients, loss_of_one, noise_multiplier
-from model_export.training.fit import FitConfig, fit, refit
+from model_export.training.dp_sgd import PrivateGradients, example_loss, noise_multiplier
+from model_export.training.fit import fit, refit
+from model_export.training.task import FitConfig
 from stream.errors import ConfigError
 from tests.model_export.small import SMALL, changed, data_set, examples, task
 
@@ -28,8 +29,8 @@ CATEGORIES = np.array([5, 9, 11])
 STEADY = msgspec.structs.replace(SMALL, dropout=0.0, categories=3)
 
 
-def some(n: int = 40, *, users: int | None = None) -> Examples:
-    """Examples of whom all have a next category; with ``users``, several of each."""
+def some_examples(n: int = 40, *, users: int | None = None) -> Examples:
+    """Examples that all have a next category. With ``users``, each of that many users has several."""
     rows = examples(n, longest=8)
     category = np.random.default_rng(5).choice(CATEGORIES, n).astype(np.uint16)
     user = rows.user if users is None else np.random.default_rng(6).integers(0, users, n)
@@ -42,8 +43,8 @@ def gradients(config: FitConfig, rows: Examples) -> PrivateGradients:
 
 
 @pytest.fixture
-def given_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise that Opacus need not be asked for, which takes it seconds."""
+def fixed_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fixed amount of noise: to ask Opacus takes seconds."""
     monkeypatch.setattr("model_export.training.dp_sgd.noise_multiplier", lambda *_: 0.8)
 
 
@@ -67,7 +68,7 @@ def outputs(made: EventBert, rows: Examples) -> tuple[torch.Tensor, ...]:
 
 
 def test_losses_of_single_examples_are_those_of_the_batch() -> None:
-    rows, made = some(), network()
+    rows, made = some_examples(), network()
     objective = Objective(PRIVATE, rows, CATEGORIES)
     whole = outputs(made, rows)
     of_batch = objective(whole, objective.targets(np.arange(40)))
@@ -75,13 +76,13 @@ def test_losses_of_single_examples_are_those_of_the_batch() -> None:
     for i in range(40):
         targets = objective.targets(np.array([i]))
         one = replace(targets, labels=targets.labels[0], value=targets.value[0], category=targets.category[0])
-        each.append(loss_of_one(PRIVATE, objective.weights, tuple(out[i : i + 1] for out in whole), one))
+        each.append(example_loss(PRIVATE, objective.weights, tuple(out[i : i + 1] for out in whole), one))
     assert torch.stack(each).mean().item() == pytest.approx(of_batch.item(), rel=1e-5)
 
 
-@pytest.mark.usefixtures("given_noise")
-def test_gradient_that_is_short_is_kept_and_a_long_one_is_cut_to_the_bound() -> None:
-    rows, made = some(), network()
+@pytest.mark.usefixtures("fixed_noise")
+def test_short_gradient_is_kept_and_a_long_one_is_cut_to_the_bound() -> None:
+    rows, made = some_examples(), network()
     objective = Objective(PRIVATE, rows, CATEGORIES)
     for i in range(2):
         made.zero_grad()
@@ -97,9 +98,9 @@ def test_gradient_that_is_short_is_kept_and_a_long_one_is_cut_to_the_bound() -> 
                 assert torch.allclose(cut[name], factor * g, atol=1e-5), name
 
 
-@pytest.mark.usefixtures("given_noise")
+@pytest.mark.usefixtures("fixed_noise")
 def test_gradients_of_a_batch_are_the_sum_of_its_rows_however_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, made = some(), network()
+    rows, made = some_examples(), network()
     private = gradients(PRIVATE, rows)
     private.noise = 0.0
     alone = [private._clipped(made, np.array([i])) for i in range(10)]
@@ -109,9 +110,9 @@ def test_gradients_of_a_batch_are_the_sum_of_its_rows_however_it_is_cut(monkeypa
         assert torch.allclose(p.grad * 32, sum(one[name] for one in alone), atol=1e-4), name
 
 
-@pytest.mark.usefixtures("given_noise")
+@pytest.mark.usefixtures("fixed_noise")
 def test_noise_has_the_size_of_multiplier_times_clip_over_the_expected_batch() -> None:
-    rows, made = some(), network()
+    rows, made = some_examples(), network()
     private = gradients(msgspec.structs.replace(PRIVATE, dp_clip=0.5), rows)
     private.noise = 3.0
     private.backward(made, np.zeros(0, np.int64))
@@ -119,12 +120,12 @@ def test_noise_has_the_size_of_multiplier_times_clip_over_the_expected_batch() -
     assert float(noise.std()) == pytest.approx(3.0 * 0.5 / 32, rel=0.1)
     for name, p in made.named_parameters():
         if "tables" in name:
-            assert not p.grad[0].any(), "what is not there was taught something"
+            assert not p.grad[0].any(), "the embedding of padding was changed"
 
 
-@pytest.mark.usefixtures("given_noise")
+@pytest.mark.usefixtures("fixed_noise")
 def test_a_step_draws_one_row_of_a_user_at_most_and_every_row_may_be_drawn() -> None:
-    rows = some(200, users=30)
+    rows = some_examples(200, users=30)
     private = gradients(msgspec.structs.replace(PRIVATE, batch_size=10), rows)
     assert private.steps == 3
     drawn: set[int] = set()
@@ -161,27 +162,27 @@ def test_epsilon_without_sampling_is_that_of_the_gaussian_mechanism() -> None:
     assert spent_epsilon(noise, delta, 1.0, steps) == pytest.approx(best, rel=0.01)
 
 
-def test_noise_is_that_of_all_steps_that_may_be_done() -> None:
-    private = gradients(PRIVATE, some(200))
+def test_noise_is_enough_for_all_steps_that_may_be_run() -> None:
+    private = gradients(PRIVATE, some_examples(200))
     assert private.steps == 7
     assert spent_epsilon(private.noise, 1e-3, 32 / 200, 2 * 7) <= 4.0
 
 
 def test_delta_that_would_let_one_user_be_given_away_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"fit.dp_delta is 0.001 with 2,000 users"):
-        gradients(PRIVATE, some(2_000))
+        gradients(PRIVATE, some_examples(2_000))
 
 
-def test_missing_opacus_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_opacus_raises_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opacus.accountants.utils", None)
     with pytest.raises(ConfigError, match=r"valuestream\[train\]"):
-        gradients(PRIVATE, some())
+        gradients(PRIVATE, some_examples())
 
 
 # -- training ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("given_noise")
+@pytest.mark.usefixtures("fixed_noise")
 def test_private_training_runs_all_epochs_keeps_the_last_and_takes_no_noise_from_the_seed() -> None:
     data = data_set(120, longest=8)
     fitted = fit(task(PRIVATE), data.train, data.validation)
@@ -192,7 +193,7 @@ def test_private_training_runs_all_epochs_keeps_the_last_and_takes_no_noise_from
         assert all(bool(torch.isfinite(p).all()) for p in made.parameters())
 
 
-@pytest.mark.usefixtures("given_noise")
+@pytest.mark.usefixtures("fixed_noise")
 def test_private_training_does_not_begin_at_the_linear_model_of_its_users() -> None:
     data = data_set(120, longest=8)
     begun = refit(task(PRIVATE), data.train, 0)
@@ -201,7 +202,7 @@ def test_private_training_does_not_begin_at_the_linear_model_of_its_users() -> N
     assert float(begun.scale.std()) > 0
 
 
-def test_network_to_go_on_from_is_refused() -> None:
+def test_warm_start_is_refused() -> None:
     data = data_set(120, longest=8)
     warm = EventBert(SMALL, Shape(2, 0))
     with pytest.raises(ConfigError, match="would not be in the budget"):
@@ -220,7 +221,7 @@ def test_network_to_go_on_from_is_refused() -> None:
         (["fit.dp_epsilon=-1.0"], "fit.dp_epsilon"),
     ],
 )
-def test_what_would_learn_outside_of_the_budget_is_refused(lines: list[str], named: str) -> None:
+def test_settings_that_would_learn_outside_of_the_budget_are_refused(lines: list[str], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         read_settings(None, ["fit.dp_epsilon=2.0", *lines])
 
@@ -232,7 +233,7 @@ def test_budget_is_read_back_from_the_settings_file(tmp_path: Path) -> None:
     assert (fitted.dp_epsilon, fitted.dp_delta, fitted.dp_clip) == (3.0, 1e-7, 0.5)
 
 
-def test_card_says_the_budget_and_what_it_does_not_cover_and_other_cards_say_nothing() -> None:
+def test_card_of_a_private_model_says_the_budget_and_what_it_does_not_cover() -> None:
     said = privacy_words(changed(Settings(), "fit", dp_epsilon=3.0, dp_delta=1e-7, dp_clip=0.5))
     for words in ("ε = 3", "δ = 1e-07", "cut to 0.5", "**Not covered**"):
         assert words in said

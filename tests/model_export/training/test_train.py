@@ -1,4 +1,4 @@
-"""Train: a run folder that stands on its own, the same for the same seed, and whole or not at all."""
+"""Train: a run folder needs nothing else, is the same for the same seed, and is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from model_export.data.prepare import prepare
 from model_export.network.event_bert import ModelConfig
 from model_export.run_folder import Run, load_run, predict
 from model_export.settings import Settings
-from model_export.training import train as training
-from model_export.training.fit import Task
-from model_export.training.train import learn, products_of, train, work_folder
+from model_export.training import model as training
+from model_export.training.model import products_of, train_model
+from model_export.training.task import Task
+from model_export.training.train import train, work_folder
 from stream.errors import ConfigError
 from tests.model_export.small import SHOP, changed
 
@@ -53,11 +54,11 @@ def test_the_run_folder_holds_no_pickle_and_no_path(run_folder: Path) -> None:
     assert str(run_folder.parent) not in text
 
 
-def test_a_run_tells_what_went_in_and_how_good_it_is_on_the_test_window(run: Run) -> None:
+def test_a_run_tells_its_settings_and_how_good_it_is_on_the_test_split(run: Run) -> None:
     assert run.settings == SHOP
     assert run.currency == "USD"
     assert run.counts["left out: censored"] > 0
-    assert min(run.counts[window] for window in ("train", "validation", "recent", "test")) > 0
+    assert min(run.counts[split] for split in ("train", "validation", "recent", "test")) > 0
     assert {"event_bert", "event_bert_at_events"} <= set(run.metrics)
     for metrics in run.metrics.values():
         assert 0.5 < metrics["churn.auc"] <= 1
@@ -66,7 +67,7 @@ def test_a_run_tells_what_went_in_and_how_good_it_is_on_the_test_window(run: Run
     assert all(name.isalpha() for name in run.categories)
 
 
-def test_the_sample_is_rows_of_the_test_window_by_rising_length(run_folder: Path) -> None:
+def test_the_sample_is_rows_of_the_test_split_by_rising_length(run_folder: Path) -> None:
     _, network, sample, _ = load_run(run_folder)
     test = prepare(SHOP, work_folder(run_folder) / "dataset", quiet()).test
     assert len(sample.churn) == len(test)
@@ -92,7 +93,7 @@ def test_an_interrupted_training_goes_on_to_the_same_run(
     kept = work_folder(folder) / "checkpoints"
     assert list(kept.rglob("*.pt"))
     with monkeypatch.context() as patch:
-        # What is done is not done again: neither the examples nor the first fit.
+        # Finished work is not done again: neither the examples nor the first fit.
         patch.setattr("model_export.data.event_log.load", interrupt)
         train(SHOP, folder, quiet())
     assert digest(folder) == digest(run_folder)
@@ -101,7 +102,7 @@ def test_an_interrupted_training_goes_on_to_the_same_run(
     assert not kept.exists()
 
 
-def test_checkpoints_of_other_settings_are_not_gone_on_from(
+def test_training_does_not_go_on_from_checkpoints_of_other_settings(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
@@ -119,7 +120,7 @@ def test_checkpoints_of_other_settings_are_not_gone_on_from(
 
 def test_too_few_examples_of_a_class_are_refused_with_both_counts_and_nothing_is_written(tmp_path: Path) -> None:
     few = changed(changed(SHOP, "data", users=20), "fit", class_min=200)
-    with pytest.raises(ConfigError, match=r"train window has \d+ examples with churn = yes, expected at least 200"):
+    with pytest.raises(ConfigError, match=r"train split has \d+ examples with churn = yes, expected at least 200"):
         train(few, tmp_path / "run", quiet())
     assert not (tmp_path / "run").exists()
 
@@ -132,7 +133,7 @@ def test_a_folder_that_is_no_run_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "thesis").read_text() == "mine"
 
 
-def test_a_teacher_is_fitted_first_and_its_student_is_given_its_probabilities_on_each_window(
+def test_a_teacher_is_fitted_first_and_its_student_gets_its_probabilities_on_each_split(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examples = prepare(SHOP, work_folder(run_folder) / "dataset", quiet())
@@ -149,7 +150,7 @@ def test_a_teacher_is_fitted_first_and_its_student_is_given_its_probabilities_on
     monkeypatch.setattr(training, "fit", spied(training.fit))
     monkeypatch.setattr(training, "refit", spied(training.refit))
     taught = msgspec.structs.replace(SHOP, teacher=teacher)
-    model = learn(taught, examples, 3, Progress(disable=True, console=quiet()))
+    model = train_model(taught, examples, 3, Progress(disable=True, console=quiet()))
     assert model.network.config == SHOP.model
     assert [(config, n) for config, n, _ in given] == [
         (teacher, len(examples.train)), (SHOP.model, len(examples.train)), (SHOP.model, len(examples.recent)),
@@ -170,7 +171,7 @@ def test_a_teacher_is_fitted_first_and_its_student_is_given_its_probabilities_on
         ("text", {"checkpoint": "any", "catalogue": "missing.csv"}, "missing.csv"),
     ],
 )
-def test_product_texts_that_are_nowhere_are_refused(table: str, values: dict[str, str], message: str) -> None:
+def test_product_texts_that_cannot_be_found_are_refused(table: str, values: dict[str, str], message: str) -> None:
     settings: Settings = changed(SHOP, table, **values)
     with pytest.raises(ConfigError, match=message):
         products_of(settings)
