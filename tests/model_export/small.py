@@ -1,4 +1,4 @@
-"""Small things to learn from: rows whose label only the last event tells, and a simulated shop of a few seconds."""
+"""Small data to train on: random rows with a label that only the last event tells, and a small simulated shop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stream.contract.tokens import CHANNEL_SIZES, CHANNELS, FEATURES
 
 SMALL = ModelConfig(hidden=16, layers=1, heads=2, categories=0)
 TYPE, CATEGORY = CHANNELS.index("type"), CHANNELS.index("category")
-#: Trained in seconds: three horizons and two windows of some shoppers.
+#: A shop that is trained in seconds: a few shoppers over three horizons and two splits.
 SHOP = Settings(
     seed=3,
     data=DataConfig(users=150, days=60, seed=3),
@@ -36,7 +36,7 @@ def changed(settings: Settings, table: str, **values: Any) -> Settings:
 
 
 def examples(n: int, seed: int = 0, longest: int = 64) -> Examples:
-    """Random rows; who did type 7 last churns, and nothing else tells."""
+    """Random rows. A user churns if the last event has type 7; nothing else tells."""
     rng = np.random.default_rng(seed)
     tokens = np.stack([rng.integers(1, size, (n, 64)) for size in CHANNEL_SIZES.values()], axis=2)
     lengths = rng.integers(1, longest + 1, n)
@@ -61,14 +61,14 @@ def examples(n: int, seed: int = 0, longest: int = 64) -> Examples:
 
 
 def data_set(n: int, longest: int = 64) -> Dataset:
-    """Four windows of such rows."""
+    """Four splits of such rows."""
     parts = [examples(n, seed, longest) for seed in range(4)]
     return Dataset(*parts, names=[str(i) for i in range(n)], span=(0, 1), left_out=Counter())
 
 
 def task(config: FitConfig, seed: int = 1, **others: Any) -> Task:
-    """What is to be learned, without a next-category head and without a sound."""
-    given: dict[str, Any] = {
+    """What a network should learn, without a next-category head and with a progress bar that prints nothing."""
+    arguments: dict[str, Any] = {
         "model": SMALL, "categories": np.zeros(0, np.int64), "progress": Progress(disable=True), **others,
     }  # fmt: skip
-    return Task(config=config, seed=seed, **given)
+    return Task(config=config, seed=seed, **arguments)
