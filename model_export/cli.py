@@ -1,20 +1,21 @@
-"""The ``valuestream-model`` command; errors as one clear line.
+"""Command line of ``valuestream-model``. An error of ours is shown as one clear line.
 
-Torch and what else is slow to import is imported inside the commands, so that ``--help`` is quick.
+Torch and other modules that are slow to import are imported inside the commands, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from model_export.bench.cli import bench
+from model_export.extras import needs_training_extra
 from model_export.text.cli import sentiment
-from stream.errors import ConfigError, ValuestreamError
+from stream.errors import ValuestreamError
 
 __all__ = ["main"]
 
@@ -28,16 +29,16 @@ _VARIANTS: Final = ("fp32", "int8", "fp16")
 @click.version_option(package_name="valuestream")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 def cli(debug: bool) -> None:
-    """Make the models that `valuestream worker` serves, and find out what they are worth.
+    """Make the models that `valuestream worker` serves, and measure what they are worth.
 
     \b
-    A settings file names the data and what is to be predicted; every key has a default:
+    A settings file names the data and what to predict; every key has a default:
       name = "shop"
       [data]
       source = "events.jsonl.gz"        # one JSON object a line, as you send them to Kafka
       [labels]
-      churn_days = 14                   # churned: nothing at all in this time
-      purchase_days = [7, 30]           # an order within
+      churn_days = 14                   # churn: no event at all within these days
+      purchase_days = [7, 30]           # purchase: an order within these days
 
     \b
       valuestream-model config > shop.toml                      # all keys, with their defaults
@@ -52,7 +53,7 @@ def cli(debug: bool) -> None:
       valuestream-model report evaluations/shop                 # report.html
 
     \b
-    Keep a model fresh: from time to time let a challenger meet it on the newest labels.
+    Keep a model fresh: from time to time compare it with a challenger on the newest labels.
       valuestream-model retrain shop.toml --models champions/shop
       valuestream worker --model-dir champions/shop/current
 
@@ -61,10 +62,11 @@ def cli(debug: bool) -> None:
 
 
 cli.add_command(sentiment)
+cli.add_command(bench)
 
 
 def _settings(command: Command) -> Command:
-    """The settings file and what overrides it."""
+    """Add the argument and the option that :func:`read_settings` takes."""
     for decorate in reversed((
         click.argument("settings", required=False, type=FOLDER),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="As in fit.epochs=5; repeatable."),
@@ -76,8 +78,8 @@ def _settings(command: Command) -> Command:
 @cli.command(short_help="Print the settings file with every key.")
 @_settings
 def config(settings: Path | None, overrides: tuple[str, ...]) -> None:
-    """Print all settings as TOML: those of SETTINGS, and the defaults of what it leaves out."""
-    with _training():
+    """Print all settings as TOML: those of SETTINGS, and the defaults of keys that it leaves out."""
+    with needs_training_extra():
         from model_export.settings import as_toml, read_settings
 
     click.echo(as_toml(read_settings(settings, overrides)), nl=False)
@@ -87,11 +89,11 @@ def config(settings: Path | None, overrides: tuple[str, ...]) -> None:
 @_settings
 @click.option("--out", required=True, type=FOLDER, help="Run folder; the examples are kept beside it.")
 def prepare(settings: Path | None, overrides: tuple[str, ...], out: Path) -> None:
-    """Make the labelled examples of SETTINGS and count them: users and outcomes in each window.
+    """Make the labelled examples of SETTINGS and count users and labels in each split.
 
-    `train` does this by itself; do it first to see whether the data is long and rich enough.
+    `train` does this by itself. Run it first to see whether the data is long and rich enough.
     """
-    with _training():
+    with needs_training_extra():
         from rich.console import Console
 
         from model_export.data.labels import head_names
@@ -99,9 +101,9 @@ def prepare(settings: Path | None, overrides: tuple[str, ...], out: Path) -> Non
         from model_export.settings import read_settings
         from model_export.training.train import work_folder
     console = Console()
-    wanted = read_settings(settings, overrides)
-    examples = prepare(wanted, work_folder(out) / "dataset", console)
-    console.print(counts_table(examples, head_names(wanted.labels)))
+    config = read_settings(settings, overrides)
+    examples = prepare(config, work_folder(out) / "dataset", console)
+    console.print(counts_table(examples, head_names(config.labels)))
     console.print(f"next: valuestream-model train {settings or ''} --out {out}")
 
 
@@ -111,10 +113,11 @@ def prepare(settings: Path | None, overrides: tuple[str, ...], out: Path) -> Non
 def train(settings: Path | None, overrides: tuple[str, ...], out: Path) -> None:
     """Fit the event BERT of SETTINGS and write a run folder.
 
-    Time is cut into training, validation and test windows; each begins only when all label windows of the one
-    before have closed, so data must span three horizons and more. An interrupted training goes on where it was.
+    Time is cut into a training, a validation and a test split. Each begins only after the horizons of all labels of
+    the split before have ended, so the data must span more than three horizons. An interrupted training goes on where
+    it stopped.
     """
-    with _training():
+    with needs_training_extra():
         from rich.console import Console
 
         from model_export.settings import read_settings
@@ -127,14 +130,14 @@ def train(settings: Path | None, overrides: tuple[str, ...], out: Path) -> None:
 
 @cli.command(short_help="Measure the model beside six baselines, on the same users.")
 @_settings
-@click.option("--out", required=True, type=FOLDER, help="Folder of the evaluation; an interrupted one goes on.")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the evaluation; an interrupted evaluation goes on.")
 def evaluate(settings: Path | None, overrides: tuple[str, ...], out: Path) -> None:
-    """Train and calibrate all candidates of SETTINGS on several temporal snapshots and seeds, and compare them.
+    """Train and calibrate all candidates of SETTINGS on several test sets and seeds, and compare them.
 
     Candidates: recency, logistic regression, LightGBM, BG/NBD with Gamma-Gamma, the event BERT alone, the fused
-    model, and LightGBM with the BERT's embedding. Intervals are from resampling users, the same for all.
+    model, and LightGBM with the BERT's embedding. Intervals come from resampling users, the same for all candidates.
     """
-    with _training():
+    with needs_training_extra():
         from rich.console import Console
         from rich.markdown import Markdown
 
@@ -150,8 +153,8 @@ def evaluate(settings: Path | None, overrides: tuple[str, ...], out: Path) -> No
 @cli.command(short_help="Make report.html of an evaluation.")
 @click.argument("folder", type=FOLDER)
 def report(folder: Path) -> None:
-    """Write report.html of the evaluation FOLDER: one file to read anywhere and to send to others."""
-    with _training():
+    """Write report.html of the evaluation FOLDER: one file that can be read anywhere and sent to others."""
+    with needs_training_extra():
         from model_export.report import write_report
     click.echo(f"wrote {write_report(folder)}")
 
@@ -159,21 +162,27 @@ def report(folder: Path) -> None:
 @cli.command(short_help="Write the model folder that the worker serves.")
 @click.argument("run", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="Model folder to write or replace.")
-@click.option("--variant", "variants", multiple=True, type=click.Choice(_VARIANTS), help="fp32 is always there.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    type=click.Choice(_VARIANTS),
+    help="Also write this variant; repeatable. fp32 is always written.  [default: all]",
+)
 @click.option("--sign-key", type=FOLDER, help="Ed25519 private key (PEM) to sign the manifest with.")
 def export(run: Path, out: Path, variants: tuple[str, ...], sign_key: Path | None) -> None:
     """Write the ONNX model, manifest and golden cases of RUN as one folder, in one step.
 
-    The same run gives the same bytes. The folder is loaded by the serving code before it takes its place.
+    The same run gives the same bytes. The serving code loads the folder before it takes its place.
     """
-    with _training():
+    with needs_training_extra():
         from model_export.export.export import export as run_export
     chosen = tuple(v for v in _VARIANTS if v == "fp32" or v in (variants or _VARIANTS))
     manifest = run_export(run, out, variants=chosen, sign_key=sign_key)
     click.echo(f"wrote {out}: {manifest.name} {manifest.version}; next: valuestream-model verify {out} --run {run}")
 
 
-@cli.command(short_help="Sign a model folder, so that workers know whose it is.")
+@cli.command(short_help="Sign a model folder, so that workers know who made it.")
 @click.argument("folder", type=FOLDER)
 @click.option("--key", required=True, type=FOLDER, help="Ed25519 private key, in PEM.")
 def sign(folder: Path, key: Path) -> None:
@@ -185,93 +194,39 @@ def sign(folder: Path, key: Path) -> None:
       valuestream-model sign models/shop --key model.key
       valuestream worker --model-dir models/shop --model-public-key model.pub
     """
-    with _training():
+    with needs_training_extra():
         from model_export.export.signing import read_sign_key, sign_folder
     click.echo(f"wrote {sign_folder(folder, read_sign_key(key))}")
 
 
 @cli.command(short_help="Prove that the exported model is the trained one.")
 @click.argument("folder", type=FOLDER)
-@click.option("--run", required=True, type=FOLDER, help="Run folder it was exported from.")
-@click.option("--data", type=FOLDER, help="Compare on these events, not on the run's sample.")
+@click.option("--run", required=True, type=FOLDER, help="Run folder that it was exported from.")
+@click.option("--data", type=FOLDER, help="Compare on these events instead of the run's sample.")
 @click.option("--rows", type=COUNT, default=2_000, show_default=True, help="Most rows of --data.")
 def verify(folder: Path, run: Path, data: Path | None, rows: int) -> None:
-    """Compare FOLDER in onnxruntime with RUN in torch: logits, ranking, AUC, a row alone against in a batch, and
-    whether attention and layer norms were fused."""
-    with _training():
+    """Compare FOLDER in onnxruntime with RUN in torch: logits, ranking, AUC, and a row alone with the same row in a
+    batch. Also check that attention and layer norms are fused."""
+    with needs_training_extra():
         from model_export.export.verify import parity_table
         from model_export.export.verify import verify as run_verify
     click.echo(parity_table(run_verify(folder, run, data=data, rows_max=rows)))
 
 
-@cli.command(short_help="How fast the model runs: torch, onnxruntime, int8, GPU.")
-@click.argument("folder", type=FOLDER)
-@click.option("--data", type=FOLDER, help="Take users from these events, not from a simulation.")
-@click.option("--format", "form", default="jsonl", show_default=True, help="Format of --data, as in settings.")
-@click.option(
-    "--batch", "batches", type=COUNT, multiple=True, help="Users at once; repeatable.  [default: 1, 8, 64, 256]"
-)
-@click.option(
-    "--rounds", type=COUNT, default=9, show_default=True, help="Each way is measured so often; the median counts."
-)
-@click.option("--users", type=COUNT, default=1_024, show_default=True, help="Users of a round, at most.")
-@click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="Try torch.compile too.")
-@click.option("--sizes", is_flag=True, help="Also int8 over fp32 by hidden size, with random weights (minutes).")
-@click.option("--output", type=FOLDER, help="Write the figures as JSON.")
-@click.option("--page", type=FOLDER, help="Put the tables between the marks of this Markdown page.")
-def bench(
-    folder: Path,
-    data: Path | None,
-    form: str,
-    batches: tuple[int, ...],
-    rounds: int,
-    users: int,
-    compiled: bool,
-    sizes: bool,
-    output: Path | None,
-    page: Path | None,
-) -> None:
-    """Compare ways to run the network of FOLDER, a run or a model folder: users and events a second, share of what the
-    machine could do, padding, and what int8 loses.
-
-    A model folder holds no torch weights: the network is then one of its size, on simulated users.
-    """
-    with _training():
-        from model_export.bench.bench import BATCHES
-        from model_export.bench.bench import bench as run_bench
-        from model_export.bench.int8_speed import WIDTHS
-        from model_export.bench.page import as_markdown, write_json, write_page
-        from model_export.bench.workload import load_workload
-        from model_export.data.event_log import DataConfig
-    events = None if data is None else DataConfig(source=str(data), format=form)
-    result = run_bench(
-        load_workload(folder, events),
-        batches=batches or BATCHES,
-        rounds=rounds,
-        compiled=compiled,
-        users_max=users,
-        widths=WIDTHS if sizes else (),
-    )
-    click.echo(as_markdown(result))
-    if output is not None:
-        write_json(output, result)
-    if page is not None:
-        write_page(page, result)
-
-
 @cli.command(short_help="Train the champion on; promote the challenger if it is better.")
 @_settings
 @click.option(
-    "--models", required=True, type=FOLDER, help="Folder of champions; its link `current` is the one to serve."
+    "--models", required=True, type=FOLDER, help="Folder of champions; its link `current` names the one to serve."
 )
 @click.option("--sign-key", type=FOLDER, help="Ed25519 private key (PEM) to sign a new champion with.")
 def retrain(settings: Path | None, overrides: tuple[str, ...], models: Path, sign_key: Path | None) -> None:
-    """Read the newest closed label windows, train the champion on, and measure both on labels that neither has seen.
+    """Train the champion on with the newest labels, and measure both models on labels that neither has seen.
 
-    The challenger takes its place only if the mean log-loss of all heads falls by retrain.margin at least and by
-    more than chance explains. The first model has nobody to beat. Status is 0 whoever wins; MODELS/history says why.
+    The challenger is promoted only if the mean log-loss of all heads falls by at least retrain.margin and by more than
+    chance explains. The first model has no champion to beat. The exit status is 0 whichever model wins; MODELS/history
+    says why.
     """
-    with _training():
+    with needs_training_extra():
         from rich.console import Console
 
         from model_export.retraining.challenge import comparison_table
@@ -285,23 +240,13 @@ def retrain(settings: Path | None, overrides: tuple[str, ...], models: Path, sig
     console.print(f"serve it by: valuestream worker --model-dir {models / 'current'}")
 
 
-@contextmanager
-def _training() -> Iterator[None]:
-    """Name the extra that is missing where an import fails."""
-    try:
-        yield
-    except ImportError as error:
-        raise ConfigError(
-            f"this needs the extra packages of training ({error.name}); pip install 'valuestream[cpu,train]'"
-        ) from None
-
-
 def _print_metrics(console: Any, metrics: dict[str, dict[str, float]]) -> None:
+    """Print a table with a column for each model and a row for each metric."""
     from rich.table import Table
 
-    table = Table("test window", *metrics, title="lower is better for log_loss, brier, ece; total_bias near 0")
+    table = Table("test split", *metrics, title="lower is better for log_loss, brier, ece; total_bias near 0")
     for metric in next(iter(metrics.values())):
-        table.add_row(metric, *(f"{of.get(metric, float('nan')):.4f}" for of in metrics.values()))
+        table.add_row(metric, *(f"{of_model.get(metric, float('nan')):.4f}" for of_model in metrics.values()))
     console.print(table)
 
 

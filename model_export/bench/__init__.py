@@ -1,1 +1,1 @@
-"""``valuestream-model bench``: how fast the network runs, beside torch."""
+"""Measures how fast the network runs, compared with torch: ``valuestream-model bench``."""

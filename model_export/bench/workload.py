@@ -67,7 +67,7 @@ def _test_users(manifest: Manifest, data: history.DataConfig) -> Sample:
     labels = msgspec.convert(msgspec.to_builtins(manifest.labels), type(defaults.labels))
     examples = dataset.build(history.load(data), labels, defaults.snapshots, defaults.seed).test
     if not len(examples):
-        raise ConfigError(f"{data.name} has no user in its test window; give events of more days")
+        raise ConfigError(f"{data.name} has no user in its test split; give events of more days")
     return Sample(examples.tokens, examples.features, examples.churn, examples.purchase, examples.value)
 
 

@@ -61,7 +61,7 @@ class Candidates:
     #: Trained networks by their settings: two candidates use the fused one.
     _learned: dict[bytes, Model] = field(default_factory=dict)
 
-    def recency(self, seed: int) -> Scores:  # noqa: ARG002 - every candidate is called alike
+    def recency(self, seed: int) -> Scores:  # noqa: ARG002 - all candidates take the same arguments
         """Days since the last event alone."""
         return self._score(Recency())
 

@@ -71,24 +71,13 @@ def export(
     run, network, sample, digest = load_run(run_folder)
     graphs = _graphs(network, sample, variants)
     files = {_model_file(name): graph for name, graph in graphs.by_variant.items()}
-    files |= {golden_file(name): _golden(network, sample, graphs.by_variant[name], name) for name in graphs.by_variant}
+    files |= {golden_file(name): _golden(network, sample, graph, name) for name, graph in graphs.by_variant.items()}
     files[CARD_FILE] = model_card(run, digest, graphs.sizes, graphs.losses).encode()
-    settings = run.settings
-    manifest = Manifest(
-        name=settings.name,
-        version=digest[:12],
-        labels=settings.labels,
-        calibration=run.calibration,
-        currency=run.currency,
-        bands=bands or (settings.export.medium, settings.export.high),
-        sufficient_events=settings.export.sufficient_events if sufficient_events is None else sufficient_events,
-        trained_on=run.trained_on,
-        recipe=_recipe(run, digest, graphs.losses),
-        metrics={f"{model}.{k}": v for model, metrics in run.metrics.items() for k, v in metrics.items()},
-        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-        variants={name: _model_file(name) for name in graphs.by_variant},
-        categories=run.categories,
-        typical=tuple(np.median(sample.features, axis=0).astype(float).tolist()),
+    manifest = _manifest(run, digest, sample=sample, graphs=graphs, files=files)
+    manifest = msgspec.structs.replace(
+        manifest,
+        bands=bands or manifest.bands,
+        sufficient_events=manifest.sufficient_events if sufficient_events is None else sufficient_events,
     )
     files[MANIFEST_FILE] = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
     with replaced(out, MANIFEST_FILE) as new:
@@ -99,6 +88,27 @@ def export(
         if key is not None:
             sign_folder(new, key)
     return manifest
+
+
+def _manifest(run: Run, digest: str, *, sample: Sample, graphs: _Graphs, files: dict[str, bytes]) -> Manifest:
+    """The manifest that lists ``files``, with bands and sufficient events of the run's settings."""
+    settings = run.settings
+    return Manifest(
+        name=settings.name,
+        version=digest[:12],
+        labels=settings.labels,
+        calibration=run.calibration,
+        currency=run.currency,
+        bands=(settings.export.medium, settings.export.high),
+        sufficient_events=settings.export.sufficient_events,
+        trained_on=run.trained_on,
+        recipe=_recipe(run, digest, graphs.losses),
+        metrics={f"{model}.{k}": v for model, metrics in run.metrics.items() for k, v in metrics.items()},
+        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        variants={name: _model_file(name) for name in graphs.by_variant},
+        categories=run.categories,
+        typical=tuple(np.median(sample.features, axis=0).astype(float).tolist()),
+    )
 
 
 def _model_file(variant: Variant) -> str:

@@ -1,1 +1,1 @@
-"""A challenger against the champion, on the newest labels."""
+"""Retrains a model on new labels, and promotes the new model only if it is better."""

@@ -1,15 +1,16 @@
-"""Registry: a folder of models, of which ``current`` is the champion that workers serve.
+"""Registry: a folder of models. The link ``current`` names the champion, which workers serve.
 
 ::
 
     current             relative link to the champion's model folder, swapped in one step
     <version>/          model folder, as ``valuestream-model export`` writes it
-    runs/<version>/     run folder that it was exported from, and validated.safetensors: the network that its
-                        calibration was found with, one horizon older
+    runs/<version>/     run folder that it was exported from; its validated.safetensors is the network that its
+                        calibration was found with, trained on labels that are one horizon older
     history/<n>.json    a record of each retraining, promoted or not
     work/               examples, and the lock
 
-A version is the number of its retraining and the hash of its weights. Nothing that is linked is ever written to.
+A version is the number of its retraining and the hash of its weights. A folder that ``current`` names is never written
+to.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ __all__ = ["Champion", "Registry"]
 
 CURRENT: Final = "current"
 VALIDATED_FILE: Final = f"validated.{WEIGHTS_FILE.rpartition('.')[2]}"
-#: Models kept to go back to, the champion among them: a few MB each.
+#: How many models are kept, so that one can go back to them; the champion is one of them. Each takes a few MB.
 VERSIONS_KEPT: Final = 5
 _VERSION: Final = re.compile(r"\d{4,}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
 class Champion:
-    """The model that serves: its run, its network, and the network that its calibration was found with."""
+    """The model that serves. ``validated`` is the network that its calibration was found with."""
 
     version: str
     run: Run
@@ -52,7 +53,7 @@ class Champion:
 
 
 class Registry:
-    """One registry folder, made where there is none; raises ConfigError for one model's folder."""
+    """One registry folder, which is made if it does not exist. Raises ConfigError if the folder is a model folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -64,12 +65,12 @@ class Registry:
 
     @property
     def examples(self) -> Path:
-        """Where the labelled examples are kept."""
+        """The folder of the labelled examples."""
         return self.folder / "work" / "dataset"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Raise ConfigError where another process is at it: two would promote over each other."""
+        """Hold the lock. Raises ConfigError if another process holds it: two would replace each other's champion."""
         with (self.folder / "work" / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,7 +79,7 @@ class Registry:
             yield
 
     def champion(self) -> Champion | None:
-        """The model that ``current`` names, none where there is no link yet; ConfigError for a broken one."""
+        """Read the model that ``current`` names; None if there is no link. Raises ConfigError if the link is broken."""
         if not self._link.is_symlink():
             if self._link.exists():
                 raise ConfigError(f"{self._link} is no link, expected one to a model folder; give another --models")
@@ -100,47 +101,48 @@ class Registry:
         self,
         number: int,
         run: Run,
-        networks: tuple[EventBert, EventBert],
+        *,
+        network: EventBert,
+        validated: EventBert,
         sample: Sample,
         variants: tuple[Variant, ...],
         sign_key: Path | None = None,
     ) -> str:
-        """Write run and model folder of a new version, which serving code has loaded; no worker sees it yet.
+        """Write run folder and model folder of a new version, and return its name. No worker sees it yet.
 
-        ``networks`` are the one that serves, and the one that its calibration was found with.
+        The serving code has then loaded it once. ``validated`` is the network that the calibration was found with.
         """
-        network, validated = networks
         scratch = self.folder / "work" / "run"
         save_run(scratch, run, network, sample)
         save_file({name: x.contiguous() for name, x in validated.state_dict().items()}, scratch / VALIDATED_FILE)
         version = f"{number:04d}-{load_run(scratch)[3][:12]}"
         run_folder = self.folder / "runs" / version
-        shutil.rmtree(run_folder, ignore_errors=True)  # left by one that was interrupted
+        shutil.rmtree(run_folder, ignore_errors=True)  # an interrupted retraining may have left one
         scratch.rename(run_folder)
         export(run_folder, self.folder / version, variants=variants, sign_key=sign_key)
         return version
 
     def promote(self, version: str) -> None:
-        """Make ``version`` the champion in one step; interrupted before or after it, the link names a whole model."""
+        """Make ``version`` the champion in one step. At every moment the link names a complete model."""
         new = self.folder / f".{CURRENT}"
-        new.unlink(missing_ok=True)  # left by one that was interrupted
+        new.unlink(missing_ok=True)  # an interrupted promotion may have left one
         new.symlink_to(version)
         new.replace(self._link)
 
     def next_number(self) -> int:
-        """The number of the retraining that is now to be made, from 1."""
+        """The number of the next retraining; the first has 1."""
         names = [*(path.stem for path in (self.folder / "history").glob("*.json")), *self._versions()]
         return 1 + max((int(name.partition("-")[0]) for name in names), default=0)
 
     def record(self, number: int, record: msgspec.Struct) -> Path:
-        """Write what a retraining came to, whole or not at all."""
+        """Write the result of a retraining; the file is there whole or not at all."""
         path = self.folder / "history" / f"{number:04d}.json"
         new = path.with_suffix(".new")
         new.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
         return new.replace(path)
 
     def prune(self) -> None:
-        """Remove all versions but the champion and the newest others."""
+        """Remove old versions. The champion and the newest others stay."""
         champion = self._link.readlink().name
         others = [version for version in self._versions() if version != champion]
         for version in others[: -(VERSIONS_KEPT - 1)]:
@@ -149,5 +151,5 @@ class Registry:
 
     def _versions(self) -> list[str]:
         """Versions that have a folder, oldest first."""
-        found = {path.name for parent in (self.folder, self.folder / "runs") for path in parent.iterdir()}
-        return sorted(filter(_VERSION.fullmatch, found))
+        names = {path.name for parent in (self.folder, self.folder / "runs") for path in parent.iterdir()}
+        return sorted(filter(_VERSION.fullmatch, names))

@@ -1,18 +1,18 @@
-"""Retrain: the champion trained on with the newest labels, and promoted only where that is measurably better.
+"""Retrain: trains the champion on with the newest labels, and promotes the result only if it is measurably better.
 
-The challenger is made as any model is (see :mod:`model_export.training.train`), but from the champion's weights: the
-network that is validated goes on from the champion's validated one, the network that serves from the one that serves.
-So neither has seen the labels that it is next calibrated or measured on (docs/decisions/0009).
+The challenger is made as any model is (see :mod:`model_export.training.train`), but it starts from the weights of the
+champion. A model has two networks. The new validated network starts from the champion's validated one, and the new
+serving network starts from the champion's serving one. So neither has seen the labels that it is calibrated or
+measured on next (docs/decisions/0009).
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import numpy.typing as npt
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -35,24 +35,24 @@ from stream.iso_time import iso_seconds
 
 __all__ = ["Retraining", "retrain"]
 
-Array = npt.NDArray[Any]
-#: Keys of ``model`` that weights need not fit: the category head follows its names, dropout is for training only.
-_FREE: Final = ("categories", "dropout")
+#: Keys of ``model`` in which the champion may differ: the category head follows its names, and dropout is for training
+#: only.
+_MAY_DIFFER: Final = ("categories", "dropout")
 
 
 class Retraining(msgspec.Struct, frozen=True):
-    """What a retraining came to, as the registry's history keeps it."""
+    """The result of a retraining, as the history of the registry keeps it."""
 
     promoted: bool
     why: str
-    #: The champion from now on, and the one that the challenger met; none: there was none.
+    #: The champion from now on, and the champion that the challenger met; null if there was none.
     champion: str | None
     met: str | None
-    #: Whether the challenger went on from the champion's weights, and for how many epochs.
+    #: Whether the challenger started from the champion's weights, and for how many epochs it was trained.
     warm: bool
     epochs: int
     margin: float
-    #: First and last event time of the data, ISO 8601; labels from ``test_from`` on were seen by neither model.
+    #: First and last event time of the data, ISO 8601. Neither model has seen labels from ``test_from`` on.
     data: tuple[str, str]
     test_from: str
     comparison: Comparison | None
@@ -66,11 +66,11 @@ def retrain(
     variants: tuple[Variant, ...] = VARIANTS,
     sign_key: Path | None = None,
 ) -> Retraining:
-    """Make a challenger from the newest closed label windows; promote it where it beats the champion of ``folder``.
+    """Make a challenger from the newest labels, and promote it if it beats the champion of ``folder``.
 
-    The first model has nobody to beat; with a ``sign_key``, a PEM file, what is promoted is signed. Raises ConfigError
-    where the two cannot be compared: other labels or another currency, or a champion that has seen what it would be
-    tested on.
+    The first model has no champion to beat. With ``sign_key``, a PEM file, a promoted model is signed. Raises
+    ConfigError if the two cannot be compared: their labels or currencies differ, or the champion has seen labels of
+    the test split.
     """
     registry = Registry(folder)
     with registry.locked():
@@ -80,8 +80,8 @@ def retrain(
         examples = prepare(settings, registry.examples, console)
         check_enough(examples, head_names(settings.labels), settings.fit.class_min)
         number = registry.next_number()
-        result = _untried(settings, champion, examples)
-        if champion is None or _has_news(champion, settings, examples):
+        result = _kept(settings, champion, examples)
+        if champion is None or _worth_trying(champion, settings, examples):
             model, warm = _challenger(settings, champion, examples, console)
             run = run_of(settings, examples, model)
             comparison = None if champion is None else compare(champion, run, model.network, examples.test)
@@ -91,7 +91,15 @@ def retrain(
             )
             if promoted:
                 sample = sample_of(examples.test, settings.seed)
-                version = registry.add(number, run, (model.network, model.validated), sample, variants, sign_key)
+                version = registry.add(
+                    number,
+                    run,
+                    network=model.network,
+                    validated=model.validated,
+                    sample=sample,
+                    variants=variants,
+                    sign_key=sign_key,
+                )
                 registry.promote(version)
                 result = msgspec.structs.replace(result, champion=version)
         registry.record(number, result)
@@ -99,8 +107,8 @@ def retrain(
     return result
 
 
-def _untried(settings: Settings, champion: Champion | None, examples: Dataset) -> Retraining:
-    """What a retraining comes to where no challenger is made."""
+def _kept(settings: Settings, champion: Champion | None, examples: Dataset) -> Retraining:
+    """The result if no challenger is made."""
     version = None if champion is None else champion.version
     return Retraining(
         promoted=False,
@@ -122,18 +130,18 @@ def _untried(settings: Settings, champion: Champion | None, examples: Dataset) -
 def _challenger(
     settings: Settings, champion: Champion | None, examples: Dataset, console: Console
 ) -> tuple[Model, bool]:
-    """The new model, and whether it went on from the champion's weights."""
-    differs = "there is no champion yet" if champion is None else _difference(champion.run.settings, settings)
+    """Train the new model; also returns whether it started from the champion's weights."""
+    reason = "there is no champion yet" if champion is None else _difference(champion.run.settings, settings)
     with Progress(console=console, transient=True) as progress:
-        if champion is None or differs:
-            console.print(f"training a fresh model: {differs}")
+        if champion is None or reason:
+            console.print(f"training a fresh model: {reason}")
             return train_model(settings, examples, settings.seed, progress, products=products_of(settings)), False
         console.print(f"going on from the champion {champion.version}")
-        return _gone_on(settings, champion, examples, progress), True
+        return _trained_on(settings, champion, examples, progress), True
 
 
-def _gone_on(settings: Settings, champion: Champion, examples: Dataset, progress: Progress) -> Model:
-    """A model learned from the champion's two networks on, which keep their table of products, without a teacher."""
+def _trained_on(settings: Settings, champion: Champion, examples: Dataset, progress: Progress) -> Model:
+    """Train the two networks of the champion on. They keep their table of products, and there is no teacher."""
     settings = msgspec.structs.replace(
         settings, teacher=None, fit=msgspec.structs.replace(settings.fit, epochs=settings.retrain.epochs)
     )
@@ -147,23 +155,24 @@ def _gone_on(settings: Settings, champion: Champion, examples: Dataset, progress
 
 @torch.no_grad()
 def _with_classes(network: EventBert, names: tuple[str, ...], wanted: tuple[str, ...]) -> EventBert:
-    """The network with a row of the category head for each of ``wanted``: its own, or 0 for a new class."""
+    """The network with a category head for the classes ``wanted``. Known classes keep their row, new ones get 0."""
     weights = network.state_dict()
     rows = {name: k for k, name in enumerate(names)}
     for key in [key for key in weights if key.startswith("category.")]:
         old = weights.pop(key)
         if wanted:
             weights[key] = torch.stack([old[rows[n]] if n in rows else torch.zeros_like(old[0]) for n in wanted])
-    out = EventBert(network.config, msgspec.structs.replace(network.shape, categories=len(wanted)))
-    # Where the champion had no such head, the new one keeps its random start.
-    out.load_state_dict(weights, strict=bool(names) or not wanted)
-    return out
+    extended = EventBert(network.config, msgspec.structs.replace(network.shape, categories=len(wanted)))
+    # If the champion has no category head, the new head keeps its random start.
+    extended.load_state_dict(weights, strict=bool(names) or not wanted)
+    return extended
 
 
 # May they be compared? -------------------------------------------------------------------------------
 
 
 def _check_comparable(champion: Champion, settings: Settings) -> None:
+    """Raise ConfigError if the champion predicts something else than the settings ask for."""
     run = champion.run
     for name, theirs, ours in (
         ("labels", run.settings.labels, settings.labels),
@@ -176,11 +185,11 @@ def _check_comparable(champion: Champion, settings: Settings) -> None:
             )
 
 
-def _has_news(champion: Champion, settings: Settings, examples: Dataset) -> bool:
-    """Whether there are labels that the champion has not seen, or another network is to be tried on those there are.
+def _worth_trying(champion: Champion, settings: Settings, examples: Dataset) -> bool:
+    """Whether there are labels that the champion has not seen, or the settings ask for another network.
 
-    What a model has seen ends where its own test window began, see :class:`Splits`. ConfigError where that is later
-    than the present test window begins.
+    A model has seen labels up to the beginning of its own test split, see :class:`Splits`. Raises ConfigError if that
+    is later than the beginning of the present test split.
     """
     first, last = (int(datetime.fromisoformat(when).timestamp()) for when in champion.run.trained_on)
     seen = _windows(champion.run.settings, (first, last)).test[0]
@@ -195,7 +204,7 @@ def _has_news(champion: Champion, settings: Settings, examples: Dataset) -> bool
 
 
 def _difference(theirs: Settings, ours: Settings) -> str:
-    """What keeps the champion's weights from being gone on from; empty: nothing."""
+    """Why training cannot start from the champion's weights; empty if it can."""
     old, new = (
         {"model": msgspec.to_builtins(s.model), "text": msgspec.to_builtins(s.portable.text)} for s in (theirs, ours)
     )
@@ -203,7 +212,7 @@ def _difference(theirs: Settings, ours: Settings) -> str:
         f"{table}.{key} is {old[table][key]!r} in the champion and {value!r} in the settings"
         for table, values in new.items()
         for key, value in values.items()
-        if old[table][key] != value and not (table == "model" and key in _FREE)
+        if old[table][key] != value and not (table == "model" and key in _MAY_DIFFER)
     )
 
 

@@ -1,4 +1,4 @@
-"""Settings: what is wrong with a file is told in one line by its key, and what is right is read back as it was."""
+"""Settings: an error names the key in one line, and what is written is read back as it was."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_no_file_and_an_empty_file_are_all_defaults(tmp_path: Path) -> None:
         ("[fit]\nepochs = 1\nepochs = 2", "is not TOML"),
     ],
 )
-def test_what_is_unknown_or_of_another_type_is_refused_by_its_key(text: str, message: str, tmp_path: Path) -> None:
+def test_unknown_key_or_wrong_type_is_refused_with_the_name_of_the_key(text: str, message: str, tmp_path: Path) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ConfigError, match=r"shop\.toml") as refused:
         read_settings(path)
@@ -54,7 +54,7 @@ def test_what_is_unknown_or_of_another_type_is_refused_by_its_key(text: str, mes
 
 
 @pytest.mark.parametrize("key", ["split", "shuffle", "test_share", "random_seed"])
-def test_there_is_no_random_split_to_ask_for(key: str, tmp_path: Path) -> None:
+def test_random_split_cannot_be_asked_for(key: str, tmp_path: Path) -> None:
     path = written(tmp_path, f'[snapshots]\n{key} = "random"')
     with pytest.raises(ConfigError, match=rf"unknown field `{key}` - at `\$\.snapshots`"):
         read_settings(path)
@@ -84,18 +84,18 @@ LABELS = "labels.eligible_days=45", "labels.churn_days=14", "labels.purchase_day
         (["evaluate.snapshots=0"], "evaluate.snapshots is 0, expected more than 0"),
     ],
 )
-def test_what_does_not_go_together_is_refused_with_what_was_found_and_expected(pairs: list[str], message: str) -> None:
+def test_contradicting_values_are_refused_with_what_was_found_and_expected(pairs: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
         read_settings(None, [*LABELS, *pairs])
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none.toml cannot be read \(No such file or directory\); give a TOML file"):
         read_settings(tmp_path / "none.toml")
 
 
-def test_overrides_win_over_the_file_and_the_last_wins_over_the_first(tmp_path: Path) -> None:
+def test_overrides_win_over_the_file_and_the_last_override_wins(tmp_path: Path) -> None:
     path = written(tmp_path, "[fit]\nepochs = 4\npatience = 1\n")
     settings = read_settings(path, ["fit.epochs=5", "fit.epochs=6", "name=my shop", "evaluate.seeds=[1, 2]"])
     assert (settings.fit.epochs, settings.fit.patience) == (6, 1)
@@ -114,7 +114,7 @@ def test_overrides_win_over_the_file_and_the_last_wins_over_the_first(tmp_path: 
         ("seed.x=5", "but seed is a value, expected a table"),
     ],
 )
-def test_an_override_that_cannot_be_is_refused_in_one_line(pair: str, message: str, tmp_path: Path) -> None:
+def test_impossible_override_is_refused_in_one_line(pair: str, message: str, tmp_path: Path) -> None:
     path = written(tmp_path, "seed = 3")
     with pytest.raises(ConfigError) as refused:
         read_settings(path, [pair])
@@ -150,5 +150,5 @@ def test_every_recipe_is_read_and_names_the_data_of_its_format(recipe: Path, tmp
     assert len(settings.evaluate.seeds) >= 3
     if plain["data"].get("source", SIMULATOR) != SIMULATOR:
         assert settings.data.format == plain["data"]["format"] in FORMATS
-        # The file is given by its name alone: where it lies is for each to say.
+        # A recipe gives the name of the file only; the user says in which folder it is.
         assert "/" not in plain["data"]["source"]
