@@ -194,7 +194,10 @@ class Bench:
         found = [read_letter(record("dlq", b"k", b"v", offset=10 * i)) for i in range(n)]
         router: Any = SimpleNamespace(route=lambda letter: Event(letter, "t", 0, letter.key, letter.value, []))
         progress: Any = lambda *_: None  # noqa: E731
-        return asyncio.run(replay_letters(Settings(), found, router, pace, progress, self.clock, self, dry_run=False))
+        replaying = replay_letters(
+            Settings(), found, router, pace, progress=progress, clock=self.clock, stop=self, dry_run=False
+        )
+        return asyncio.run(replaying)
 
 
 def test_events_go_out_at_the_rate_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:

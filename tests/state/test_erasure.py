@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stream.checkpoint import changelog
+from stream.checkpoint.packed_values import applied_offset
 from stream.contract.score import Score
 from stream.errors import ContractError
 from stream.outgoing import Outgoing
@@ -47,7 +48,7 @@ def test_several_markers_of_a_user_keep_the_largest_time_and_offset_in_any_order
 
 
 def test_applied_offset_of_a_marker_is_the_offset_of_the_erasure() -> None:
-    assert changelog.applied_offset(Marker(1_700_000_000, 123_456).packed()) == 123_456
+    assert applied_offset(Marker(1_700_000_000, 123_456).packed()) == 123_456
 
 
 @pytest.mark.parametrize("marker_first", [False, True])

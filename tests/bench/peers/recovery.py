@@ -40,10 +40,10 @@ def timed_recovery(report: Path) -> Iterator[None]:
         began = time.monotonic()
         await resume(self)
         ended = time.monotonic()
-        if not self._partitions:
+        if not self._parts.partitions:
             return  # This worker has no partitions yet.
         found = {
-            "users": sum(len(p.state) for p in self._partitions),
+            "users": sum(len(p.state) for p in self._parts.partitions),
             "open_seconds": open_s,
             "load_seconds": ended - began,
             "changelog_records": n_records,
