@@ -7,9 +7,9 @@ A record is parsed into the typed struct of its envelope (:mod:`stream.decode.en
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -23,14 +23,17 @@ from stream.decode.fields import (
     MILLISECONDS_FROM,
     TIME_MAX,
     USER_ID_CHARS_MAX,
+    checked_seconds,
     oversized,
-    seconds_of,
-    unreadable,
     user_id,
 )
-from stream.decode.money import ABSENT, Money
+from stream.decode.money import Money
 from stream.decode.names import EventKinds, HashBuckets, hash_bucket
+from stream.decode.placeholders import Placeholders
 from stream.decode.pseudonyms import Pseudonyms
+from stream.decode.repair import REPAIRS
+from stream.decode.tolerant import Reader
+from stream.decode.wire import events_of
 from stream.errors import ConfigError, EventError
 from stream.state.erasure import COMMAND_HEADER, ERASE, Erasure
 
@@ -90,6 +93,8 @@ class Decoded:
     n_ignored: int
     reviews: list[tuple[int, str]] = field(default_factory=list)
     erasures: list[Erasure] = field(default_factory=list)
+    #: How often each field was left out of its event, because it could not be read.
+    fields_ignored: Mapping[str, int] = field(default_factory=dict)
 
 
 class Decoder:
@@ -103,11 +108,15 @@ class Decoder:
         bytes_max: int,
         future_skew_s: float,
         pseudonyms: Pseudonyms | None = None,
+        placeholders: Placeholders | None = None,
+        zone: tzinfo = UTC,
     ) -> None:
         if preset not in PRESETS:
             raise ConfigError(f"envelope is {preset!r}, expected one of {', '.join(PRESETS)}; set --envelope")
         self._envelope = PRESETS[preset]
         self._parse: Callable[[bytes], Any] = msgspec.json.Decoder(self._envelope.shape).decode
+        self._repair = REPAIRS[preset]
+        self._placeholders, self._zone = placeholders or Placeholders(), zone
         self._money = money
         self._bytes_max = bytes_max
         self._future_skew_s = future_skew_s
@@ -129,21 +138,21 @@ class Decoder:
         """
         latest = now + self._future_skew_s
         out = Decoded(EventBatch([], np.empty(0, EVENT)), [], [], 0)
-        rows = self._rows(records, latest, out)
+        reader = Reader(self._placeholders, self._zone)
+        rows, n_ignored = self._rows(records, latest, out, reader)
         users, erasures = out.batch.users, out.erasures
         if self.pseudonyms:
             pseudonym_of = self.pseudonyms.pseudonym_of
             users = [*map(pseudonym_of, users)]
             erasures = [erasure._replace(user=pseudonym_of(erasure.user)) for erasure in erasures]
         batch = EventBatch(users, np.frombuffer(b"".join(rows), EVENT))
-        n_ignored = len(records) - len(out.records) - len(out.dead) - len(erasures)
-        return Decoded(batch, out.records, out.dead, n_ignored, out.reviews, erasures)
+        return Decoded(batch, out.records, out.dead, n_ignored, out.reviews, erasures, reader.ignored)
 
-    def _rows(self, records: Sequence[Record], latest: float, out: Decoded) -> list[bytes]:
-        """The packed rows of the usable events. Everything else that comes out of the records is added to ``out``.
+    def _rows(self, records: Sequence[Record], latest: float, out: Decoded, reader: Reader) -> tuple[list[bytes], int]:
+        """The packed rows of the usable events, and how many records were of no interest.
 
-        Every event goes through here. So the ordinary case is handled in place, and functions are called only for the
-        rare ones.
+        Everything else that comes out of the records is added to ``out``. Every event goes through here. So the
+        ordinary case is handled in place, and functions are called only for the rare ones.
         """
         parse, fields_of, kinds = self._parse, self._envelope.fields, self._kinds
         categories, items, bytes_max = self._categories, self._items, self._bytes_max
@@ -151,6 +160,7 @@ class Decoder:
         pack, digest, epoch = _ROW.pack, xxhash.xxh3_64_intdigest, _EPOCH
         # A time before this whole second is before ``latest``, whatever its fraction.
         surely_past = int(max(0, min(latest, TIME_MAX)))
+        nobody, n_ignored = self._placeholders.spelt, 0
         for record in records:
             try:
                 value = record.value
@@ -161,14 +171,19 @@ class Decoder:
                     raise oversized(value, bytes_max)
                 try:
                     event = parse(value)
-                except Exception as error:
-                    raise unreadable(value, error) from None
+                except Exception:
+                    n_ignored += self._tolerate(record, latest, out, rows, reader)
+                    continue
                 fields = fields_of(event)
                 if fields is None:
+                    n_ignored += 1
                     continue
                 name, user, time, event_id, category, item = fields
-                if type(user) is not str or not user or len(user) > USER_ID_CHARS_MAX or "\0" in user:
-                    user = user_id(user)
+                if type(user) is not str or user in nobody or len(user) > USER_ID_CHARS_MAX or "\0" in user:
+                    if type(user) is not int or user <= 0:
+                        n_ignored += self._tolerate(record, latest, out, rows, reader)
+                        continue
+                    user = str(user)
                 seconds = 0
                 if type(time) is datetime and time.tzinfo:
                     since = time - epoch
@@ -176,12 +191,15 @@ class Decoder:
                 elif type(time) is int:
                     seconds = time // 1000 if time > MILLISECONDS_FROM else time
                 if not 0 < seconds < surely_past:
-                    seconds = seconds_of(time, latest)
+                    if time is None:
+                        n_ignored += self._tolerate(record, latest, out, rows, reader)
+                        continue
+                    seconds = checked_seconds(time, latest, self._zone)
                 kind, amount = kinds[name], 0
-                if event_id and kind < _PURCHASE:
+                if event_id and kind < _PURCHASE and event_id not in nobody:
                     identity = str(event_id)
                 else:
-                    identity, amount = self._rare(kind, event, event_id, record)
+                    kind, identity, amount = self._rare(kind, event, event_id, _origin(record))
                     if kind == _REVIEW and (text := self._review(event)):
                         out.reviews.append((len(used), text))
                 hashed = digest(identity.encode()) or 1
@@ -190,23 +208,62 @@ class Decoder:
                 used.append(record)
             except EventError as error:
                 out.dead.append(DeadLetter(record, error.reason, str(error)))
-        return rows
+        return rows, n_ignored
 
-    def _rare(self, kind: int, event: Any, event_id: Name, record: Record) -> tuple[str, int]:
-        """Identity and net value of a purchase, a refund, a review, or an event without an id.
+    def _tolerate(self, record: Record, latest: float, out: Decoded, rows: list[bytes], reader: Reader) -> int:
+        """Take in a record that does not fit its envelope's shape, and may hold several events.
 
-        The value of a purchase is what was paid, that of a refund the same below zero. All other events have none.
+        If any of its events cannot be used, the record becomes one dead letter, with the reason of the first of them.
+        The others count all the same, so that a replay of the dead letter finds them to be repeats. Returns 1 if the
+        record is of no interest, else 0.
+        """
+        n_before, refused = len(rows), None
+        for i, event in enumerate(events_of(record.value or b"", self._bytes_max)):
+            origin = _origin(record) if i == 0 else f"{_origin(record)}/{i}"
+            try:
+                self._append(self._repair(event, reader), record, origin, latest, out, rows)
+            except EventError as error:
+                refused = refused or error
+        if refused:
+            out.dead.append(DeadLetter(record, refused.reason, str(refused)))
+        return int(not refused and len(rows) == n_before)
+
+    def _append(
+        self, event: Any, record: Record, origin: str | int, latest: float, out: Decoded, rows: list[bytes]
+    ) -> None:
+        """Append one repaired event to ``rows`` and ``out``, exactly as the loop of :meth:`_rows` does."""
+        fields = self._envelope.fields(event)
+        if fields is None:
+            return
+        name, user, time, event_id, category, item = fields
+        user, seconds = user_id(user), checked_seconds(time, latest, self._zone)
+        kind, identity, amount = self._rare(self._kinds[name], event, event_id, origin)
+        if kind == _REVIEW and (text := self._review(event)):
+            out.reviews.append((len(out.records), text))
+        hashed = xxhash.xxh3_64_intdigest(identity.encode()) or 1
+        buckets = self._categories[category], self._items[item]
+        rows.append(_ROW.pack(record.offset, hashed, seconds, amount, *buckets, kind))
+        out.batch.users.append(user)
+        out.records.append(record)
+
+    def _rare(self, kind: int, event: Any, event_id: Name, origin: str | int) -> tuple[int, str, int]:
+        """Type, identity and net value of a purchase, a refund, a review, or an event without an id.
+
+        The value of a purchase is what was paid, that of a refund the same below zero. All other events have none. An
+        order below zero is a refund.
         """
         amount, order_id = 0, None
         if kind in (_PURCHASE, _REFUND):
             order = self._envelope.order(event)
             amount = self._money.paid(order)
-            order_id = order.order_id
-        if kind == _PURCHASE and order_id not in ABSENT:
+            order_id = self._placeholders.identifier(order.order_id)
+            kind = _REFUND if amount < 0 else kind
+        if kind == _PURCHASE and order_id:
             # Orders and events often use the same numbers: order 17 is not event 17.
-            return f"order\0{order_id}", amount
-        identity = f"\0{_origin(record)}" if event_id in ABSENT else str(event_id)
-        return identity, -abs(amount) if kind == _REFUND else amount
+            return kind, f"order\0{order_id}", amount
+        known = self._placeholders.identifier(event_id)
+        identity = f"\0{origin}" if known is None else known
+        return kind, identity, -abs(amount) if kind == _REFUND else amount
 
     def _review(self, event: Any) -> str:
         """The beginning of the text of a review; empty if there is no text."""

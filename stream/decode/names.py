@@ -6,6 +6,7 @@ with a secret seed, but numbers without one: a sender who chooses the numbers co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -13,13 +14,15 @@ import xxhash
 
 from stream.contract.events import EventType
 
-__all__ = ["EventKinds", "HashBuckets", "hash_bucket"]
+__all__ = ["EventKinds", "HashBuckets", "canonical", "hash_bucket"]
 
 #: This many names are remembered with their hash bucket, none longer than this: together at most about 10 MB.
 _BUCKETS_MAX: Final = 100_000
 _NAME_REMEMBERED_MAX: Final = 64
 #: This many spellings of event names are remembered; a shop has a few dozen.
 _SPELLINGS_MAX: Final = 1_000
+_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SEPARATORS: Final = re.compile(r"[_\-./:]+")
 # A plain integer: looking up an enum member costs more than the rest of a look-up.
 _OTHER: Final = int(EventType.OTHER)
 
@@ -67,6 +70,15 @@ class HashBuckets(dict[str | int | None, int]):
 _NO_NAME: Final[dict[str | int | None, int]] = {None: 0, "": 0}
 
 
+def canonical(name: str) -> str:
+    """An event name in one spelling: lower case, with single spaces between its words.
+
+    >>> canonical("Order Completed"), canonical("order_completed"), canonical(" orderCompleted ")
+    ('order completed', 'order completed', 'order completed')
+    """
+    return " ".join(_SEPARATORS.sub(" ", _HUMP.sub(" ", name)).lower().split())
+
+
 class EventKinds(dict[str, int]):
     """Event name in any case → number of its :class:`EventType`.
 
@@ -75,10 +87,10 @@ class EventKinds(dict[str, int]):
 
     def __init__(self, types: Mapping[str, EventType]) -> None:
         super().__init__()
-        self._types = {name: int(kind) for name, kind in types.items()}
+        self._types = {canonical(name): int(kind) for name, kind in types.items()}
 
     def __missing__(self, name: str) -> int:
-        kind = self._types.get(name.lower(), _OTHER)
+        kind = self._types.get(canonical(name), _OTHER)
         if len(self) >= _SPELLINGS_MAX:
             self.clear()
         if len(name) <= _NAME_REMEMBERED_MAX:

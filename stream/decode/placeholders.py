@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-__all__ = ["Placeholders", "text_of"]
+__all__ = ["Placeholders", "is_no_amount", "text_of"]
 
 #: Lower case, without spaces around.
 _ABSENT: Final = frozenset(
@@ -39,12 +39,19 @@ def text_of(value: Any) -> str | None:
     return None
 
 
+def is_no_amount(value: Any) -> bool:
+    """Whether a sender writes this for "no amount". ``NaN`` is not among them: an amount was there, and is lost."""
+    return value is None or (isinstance(value, str) and value.strip().lower() in _ABSENT - {"nan"})
+
+
 class Placeholders:
     """Tells ids from what stands for none; ``more`` are further words of one shop."""
 
     def __init__(self, more: Iterable[str] = ()) -> None:
         own = frozenset(word.strip().lower() for word in more)
-        self._names, self.ids = _ABSENT | own, _ABSENT_IDS | own
+        self._names, self._ids = _ABSENT | own, _ABSENT_IDS | own
+        #: The ids that stand for nobody, as they are usually spelt. To look one up costs an ordinary event little.
+        self.spelt: frozenset[str] = frozenset(_spellings(self._ids))
 
     def identifier(self, value: Any) -> str | None:
         """The id as text, None if it stands for nobody and nothing.
@@ -54,9 +61,15 @@ class Placeholders:
         (None, None, None, 'ann')
         """
         text = text_of(value)
-        return None if text is None or text.lower() in self.ids else text
+        return None if text is None or text.lower() in self._ids else text
 
     def name(self, value: Any) -> str | None:
         """The name as text, None if it is a placeholder."""
         text = text_of(value)
         return None if text is None or text.lower() in self._names else text
+
+
+def _spellings(words: Iterable[str]) -> Iterator[str]:
+    for word in words:
+        yield from (word, word.upper(), word.title(), word.capitalize())
+    yield from ("NaN", "[object Object]", "#N/A", *(" " * n for n in range(1, 9)))

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from stream.decode.placeholders import Placeholders, text_of
+from stream.decode.placeholders import Placeholders, is_no_amount, text_of
 from stream.decode.times import seconds_of
 from stream.errors import EventError
 
@@ -41,11 +41,15 @@ class Reader:
 
     def seconds(self, value: Any) -> int:
         """A time, in seconds since 1970. Raises EventError ``timestamp``."""
+        if value is None:
+            raise EventError(
+                "timestamp", "timestamp is missing, expected ISO 8601, or seconds or milliseconds since 1970"
+            )
         seconds = seconds_of(value, self.zone)
         if seconds is None:
             raise EventError(
                 "timestamp",
-                f"timestamp is {value!r:.60}, expected ISO 8601, or seconds or milliseconds since 1970; mend the sender",
+                f"timestamp is {value!r:.60}, expected ISO 8601, or seconds or milliseconds since 1970",
             )
         return seconds
 
@@ -58,22 +62,27 @@ class Reader:
         if value is None or value is False:
             return None
         if text_of(value) is None:
-            return self._ignore(key)
+            self._ignore(key)
+            return None
         return self.placeholders.name(value)
 
     def amount(self, key: str, value: Any) -> Any:
         """An amount as it came, None for a placeholder. What can be no amount is ignored and counted."""
         if isinstance(value, str):
-            return None if self.placeholders.name(value) is None and value.strip().lower() != "nan" else value
+            return None if is_no_amount(value) else value
         if value is None or isinstance(value, bool):
             return None
-        return value if isinstance(value, (int, float, dict)) else self._ignore(key)
+        if isinstance(value, (int, float)):
+            return value
+        self._ignore(key)
+        return None
 
     def currency(self, value: Any) -> str | None:
         """A currency code, None if there is none that can be read."""
         if value is None or isinstance(value, str):
             return self.placeholders.name(value)
-        return self._ignore("currency")
+        self._ignore("currency")
+        return None
 
     def an_object(self, key: str, value: Any) -> dict[str, Any]:
         """A JSON object. PHP writes an empty one as a list, and others write it as text."""
@@ -90,7 +99,9 @@ class Reader:
         if isinstance(value, dict):
             value = list(value.values()) if all(isinstance(v, (dict, type(None))) for v in value.values()) else [value]
         if not isinstance(value, list):
-            return [] if value in (None, "", False) else self._ignore(key) or []
+            if value not in (None, "", False):
+                self._ignore(key)
+            return []
         found = [self._unpacked(one) for one in value]
         if any(not isinstance(one, (dict, type(None))) for one in found):
             self._ignore(key)
