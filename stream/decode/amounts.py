@@ -10,6 +10,7 @@ import math
 import re
 from typing import Any, Final
 
+from stream.decode.placeholders import shown
 from stream.errors import EventError
 
 __all__ = ["MINOR_DIGITS", "amount_of"]
@@ -43,13 +44,22 @@ MINOR_DIGITS: Final[dict[str, int]] = {
 #: Longer text is no amount.
 _TEXT_MAX: Final = 60
 #: What stands around the digits: currency signs, codes and words of up to four letters, with or without a dot.
-_AROUND: Final = re.compile(r"(?:[^\W\d_]{1,4}\.?|[\u0024\u00a2-\u00a5\u058f\u060b\u09f2\u0e3f\u20a0-\u20cf])*")
-_SPACES: Final = re.compile(r"[\s\u00a0\u2007\u2009\u202f'’_]")
+_LETTER: Final = r"[^\W\d_]"
+_SIGN: Final = r"[\u0024\u00a2-\u00a5\u058f\u060b\u09f2\u0e3f\u20a0-\u20cf]"
+_AROUND: Final = re.compile(rf"(?:(?<!{_LETTER}){_LETTER}{{1,4}}\.?(?!{_LETTER})|{_SIGN})*")
+#: What separates thousands and cannot be a decimal sign.
+_SPACES: Final = re.compile(r"[\s\u00a0\u2007\u2009\u202f'’_]+")
+_SPACED: Final = re.compile(r"[.,]?\d+(?: \d+)+")
+_SPACED_GROUPS: Final = re.compile(r"\d{1,3}(?: \d{3})+")
+#: ``12,-`` and ``12.--``: no hundredths. It is no minus sign.
+_NO_HUNDREDTHS: Final = re.compile(r"(?<=\d)[.,]-{1,2}")
 _MINUS: Final = str.maketrans({"−": "-", "–": "-", "﹣": "-", "-": "-", ",": ",", ".": "."})
-_DIGITS: Final = re.compile(r"\d+(?:[.,]\d+)*[.,]?|[.,]\d+")
+#: A point behind letters ends their abbreviation: ``Rs.500`` is no half rupee.
+_DIGITS: Final = re.compile(rf"\d+(?:[.,]\d+)*[.,]?|(?<!{_LETTER})[.,]\d+")
 _EXPONENT: Final = re.compile(r"[+-]?\d+(?:\.\d+)?[eE][+-]?\d{1,3}")
 #: A separator with this many digits behind it may separate thousands.
 _GROUP: Final = 3
+_GROUPS: Final = re.compile(r"\d{1,3}([.,]\d{3})*|\d{1,2}([.,]\d{2})+[.,]\d{3}")
 
 
 def amount_of(value: Any, *, decimal_comma: bool | None = None, minor_digits: int = 2) -> float:
@@ -67,9 +77,12 @@ def amount_of(value: Any, *, decimal_comma: bool | None = None, minor_digits: in
         return _finite(value, value)
     if not isinstance(value, str):
         raise _unreadable(value, "a number")
-    text = _SPACES.sub("", value[: _TEXT_MAX + 1].translate(_MINUS))
-    if len(text) > _TEXT_MAX:
+    if len(value) > _TEXT_MAX:
         raise _unreadable(value, f"at most {_TEXT_MAX} characters")
+    text = _SPACES.sub(" ", value.translate(_MINUS)).strip()
+    if not all(_SPACED_GROUPS.fullmatch(found[0]) for found in _SPACED.finditer(text)):
+        raise _unreadable(value, "one number")
+    text = _NO_HUNDREDTHS.sub("", text.replace(" ", ""))
     if _EXPONENT.fullmatch(text):
         return _finite(float(text), value)
     digits, negative = _digits(text, value)
@@ -110,22 +123,23 @@ def _with_point(digits: str, value: Any, decimal_comma: bool | None, minor_digit
     may_be_thousands = len(rest) == _GROUP and 1 <= len(whole) <= _GROUP and not whole.startswith("0")
     if not may_be_thousands or (minor_digits == _GROUP and sign == "."):
         return f"{whole or 0}.{rest or 0}"
+    if minor_digits == 0:
+        return whole + rest
     if decimal_comma is None:
         raise EventError(
             "amount",
-            f"amount is {value!r:.40}, which may be {whole}{rest} or {whole}.{rest}; expected a certain amount; "
+            f"amount is {shown(value)}, which may be {whole}{rest} or {whole}.{rest}; expected a certain amount; "
             "send it as a number, or set --decimal-comma",
         )
     return f"{whole}.{rest}" if decimal_comma == (sign == ",") else whole + rest
 
 
 def _joined(digits: str, decimal: str, value: Any) -> str:
-    """Without the separators of thousands, of which each has three digits behind it."""
+    """Without the separators of thousands. Each has three digits behind it; in India, two if it is not the last."""
     whole, _, rest = digits.partition(decimal)
-    first, *groups = re.split(r"[.,]", whole)
-    if not 1 <= len(first) <= _GROUP or any(len(group) != _GROUP for group in groups):
+    if not _GROUPS.fullmatch(whole):
         raise _unreadable(value, "groups of three digits")
-    return f"{first}{''.join(groups)}.{rest or 0}"
+    return f"{re.sub('[.,]', '', whole)}.{rest or 0}"
 
 
 def _finite(number: float, value: Any) -> float:
@@ -139,4 +153,4 @@ def _finite(number: float, value: Any) -> float:
 
 
 def _unreadable(value: Any, expected: str) -> EventError:
-    return EventError("amount", f"amount is {value!r:.40}, expected {expected}; mend the sender")
+    return EventError("amount", f"amount is {shown(value)}, expected {expected}; mend the sender")

@@ -16,7 +16,7 @@ import msgspec
 from stream.contract.events import SEGMENT_NAMES, EventType
 from stream.decode.money import Amount, Order
 
-__all__ = ["PRESETS", "Envelope", "Fields", "Flat", "Name", "Product", "Properties", "Segment", "Time"]
+__all__ = ["PRESETS", "SEGMENT_CALLS", "Envelope", "Fields", "Flat", "Name", "Product", "Properties", "Segment", "Time"]
 
 Name = str | int | None
 Time = datetime | float | int | None
@@ -78,13 +78,14 @@ class Segment(msgspec.Struct, frozen=True, gc=False):
 
 
 _NO_PROPERTIES: Final = Properties()
+#: The calls that are events; the others are of no interest.
+SEGMENT_CALLS: Final = ("track", "page", "screen")
 
 
 def _segment(e: Segment) -> Fields | None:
-    kind = e.type if e.type == "track" else e.type.strip().lower()
-    if kind == "track":
+    if e.type == "track" or (kind := e.type.strip().lower()) == "track":
         name = e.event or ""
-    elif kind in ("page", "screen"):
+    elif kind in SEGMENT_CALLS:
         name = "product list viewed"
     else:
         return None

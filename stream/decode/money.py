@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from stream.contract.events import VALUE_LIMIT, VALUE_SCALE
 from stream.decode.amounts import MINOR_DIGITS, amount_of
-from stream.decode.placeholders import is_no_amount
+from stream.decode.placeholders import is_no_amount, shown
 from stream.errors import ConfigError, EventError
 
 __all__ = ["Amount", "Line", "Money", "Order"]
 
 Amount = float | int | str | None
+#: A larger number of money is refused in any currency. Integers may be too large for a float.
+_HUGE: Final = 10**30
 
 
 class Line(Protocol):
@@ -54,23 +56,31 @@ class Money:
         for currency, rate in self.rates.items():
             if not 0 < rate < math.inf:
                 raise ConfigError(f"rate of {currency} is {rate}, expected a number above 0; set --fx-rates")
+        # Currencies are compared in capitals, because senders write them in any case.
+        rates = {currency.strip().upper(): rate for currency, rate in self.rates.items()}
+        object.__setattr__(self, "rates", rates)
 
     def paid(self, order: Order) -> int:
         """What an order comes to, in hundredths.
 
         Raises EventError for an amount that is not a number, and wherever :meth:`hundredths` does.
         """
-        currency = order.currency.strip().upper() if order.currency else None
-        given = next((amount for amount in order.amounts if not is_no_amount(amount)), None)
-        amount = self._line_total(order.lines, currency) if given is None else self._number(given, currency)
-        return self.hundredths(amount, currency) if amount else 0
+        currency = order.currency
+        if currency is not None and currency != self.currency:
+            currency = _code(currency)
+        for given in order.amounts:
+            if type(given) is float:
+                return self.hundredths(given, currency)
+            if not is_no_amount(given):
+                return self.hundredths(self._number(given, currency), currency)
+        return self.hundredths(self._line_total(order.lines, currency), currency)
 
     def hundredths(self, amount: float, currency: str | None) -> int:
         """Convert an amount to hundredths of the reporting currency.
 
         Raises EventError for a currency without a rate, and for an amount too large to be stored.
         """
-        if currency and currency != self.currency:
+        if currency and currency != self.currency and amount:
             rate = self.rates.get(currency)
             if rate is None:
                 raise EventError(
@@ -84,8 +94,10 @@ class Money:
         return round(value)
 
     def _number(self, amount: Amount, currency: str | None) -> float:
-        if type(amount) in (int, float) and math.isfinite(amount):  # type: ignore[arg-type]
-            return float(amount)  # type: ignore[arg-type]
+        if type(amount) is float:
+            return amount
+        if type(amount) is int:
+            return float(max(-_HUGE, min(amount, _HUGE)))
         digits = MINOR_DIGITS.get(currency or self.currency, 2)
         return amount_of(amount, decimal_comma=self.decimal_comma, minor_digits=digits)
 
@@ -95,3 +107,10 @@ class Money:
             * (1.0 if is_no_amount(line.quantity) else self._number(line.quantity, None))
             for line in lines
         )
+
+
+def _code(currency: object) -> str | None:
+    """A currency code in capitals; None if there is none. What is not text is shown, and has no rate."""
+    if not isinstance(currency, str):
+        return shown(currency)
+    return None if is_no_amount(currency) else currency.strip().upper()

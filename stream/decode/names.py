@@ -7,7 +7,7 @@ with a secret seed, but numbers without one: a sender who chooses the numbers co
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import xxhash
@@ -41,21 +41,24 @@ def hash_bucket(name: str | int | None) -> int:
 class HashBuckets(dict[str | int | None, int]):
     """:func:`hash_bucket` as a dict that remembers the names it met since it was last emptied.
 
+    The names in ``absent`` are none: their bucket is 0.
+
     >>> buckets = HashBuckets()
     >>> buckets["shoes"], buckets[None], buckets.names()
     (42997, 0, {42997: 'shoes'})
     """
 
-    def __init__(self) -> None:
-        super().__init__(_NO_NAME)
+    def __init__(self, absent: Iterable[str] = ()) -> None:
+        self._absent: dict[str | int | None, int] = dict.fromkeys((None, "", *absent), 0)
+        super().__init__(self._absent)
 
     def __missing__(self, name: str | int) -> int:
         text = str(name)
         bucket = self.get(text)
         if bucket is None:
-            if len(self) >= _BUCKETS_MAX:
+            if len(self) >= _BUCKETS_MAX + len(self._absent):
                 self.clear()
-                self.update(_NO_NAME)
+                self.update(self._absent)
             bucket = hash_bucket(text)
             if len(text) <= _NAME_REMEMBERED_MAX:
                 self[text] = bucket
@@ -64,10 +67,6 @@ class HashBuckets(dict[str | int | None, int]):
     def names(self) -> dict[int, str]:
         """Bucket → name, for the names that are remembered. If several share a bucket, the first one met is given."""
         return {bucket: str(name) for name, bucket in reversed(self.items()) if bucket}
-
-
-#: What stands for "no name"; events without one are common.
-_NO_NAME: Final[dict[str | int | None, int]] = {None: 0, "": 0}
 
 
 def canonical(name: str) -> str:

@@ -1,6 +1,7 @@
 """Repair: turns the JSON object of an event that does not fit its envelope's shape into one that does.
 
-Each envelope preset has a function here. It reads who and when strictly, and everything else as far as it can be read.
+Each envelope preset has a function here. It reads who, when and what strictly, and everything else as far as it can be
+read. Amounts that cannot be read stay in the event: only an order needs them, and is refused for them.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
-import orjson
 
-from stream.decode.envelopes import Flat, Product, Properties, Segment
-from stream.decode.placeholders import text_of
+from stream.decode.envelopes import SEGMENT_CALLS, Flat, Product, Properties, Segment
+from stream.decode.placeholders import Unreadable, is_no_amount, shown
+from stream.decode.times import seconds_of
 from stream.decode.tolerant import Reader
 from stream.errors import EventError
 
@@ -22,16 +23,23 @@ _Json = Mapping[str, Any]
 
 
 def _segment(event: _Json, reader: Reader) -> Segment:
-    """An event of the Segment specification. Raises EventError if nobody or no moment is named."""
-    kind = text_of(event.get("type")) or ("track" if event.get("event") else "")
-    if not kind:
-        raise EventError("schema", "type is missing, expected track, page or screen; see --envelope")
-    ids = [event.get(key) for key in ("userId", "user_id", "anonymousId", "anonymous_id")]
+    """A call of the Segment specification. Raises EventError if nobody, nothing or no moment is named."""
+    kind = event.get("type")
+    if is_no_amount(kind) and event.get("event"):
+        kind = "track"
+    if not isinstance(kind, str) or not kind.strip():
+        raise EventError("schema", f"type is {_found(kind)}, expected track, page or screen; see --envelope")
+    if kind.strip().lower() not in SEGMENT_CALLS:
+        return Segment(type=kind)
+    name = event.get("event")
+    if name is not None and not isinstance(name, str):
+        raise EventError("schema", f"event is {shown(name)}, expected the name of the event; mend the sender")
+    ids = [event.get(key) for key in ("userId", "anonymousId", "user_id", "anonymous_id")]
     return Segment(
-        type=kind.lower(),
-        event=text_of(event.get("event")),
-        messageId=reader.identifier(event.get("messageId")),
-        userId=_somebody(reader, ids),
+        type=kind,
+        event=name,
+        messageId=reader.identifier("event_id", event.get("messageId")),
+        userId=reader.somebody(ids),
         timestamp=_segment_time(event, reader),
         properties=_properties(reader.an_object("properties", event.get("properties")), reader),
     )
@@ -42,25 +50,33 @@ def _segment_time(event: _Json, reader: Reader) -> int:
 
     The clock of the sender's device may be wrong; the difference of ``sentAt`` and ``receivedAt`` tells by how much.
     """
-    if (given := event.get("timestamp")) is not None or not (original := event.get("originalTimestamp")):
-        return reader.seconds(event.get("sentAt") or event.get("receivedAt") if given is None else given)
+    given, original = event.get("timestamp"), event.get("originalTimestamp")
     sent, received = event.get("sentAt"), event.get("receivedAt")
-    skew = reader.seconds(received) - reader.seconds(sent) if sent and received else 0
-    return reader.seconds(original) + skew
+    if not is_no_amount(given):
+        return reader.seconds(given)
+    if is_no_amount(original):
+        return reader.seconds(received if is_no_amount(sent) else sent)
+    sent_s, received_s = seconds_of(sent, reader.zone), seconds_of(received, reader.zone)
+    skew = 0 if sent_s is None or received_s is None else received_s - sent_s
+    return reader.seconds(reader.seconds(original) + skew)
 
 
-def _properties(properties: _Json, reader: Reader) -> Properties:
-    totals = {key: _amount(reader, key, properties.get(key)) for key in ("total", "revenue", "value")}
-    named = (total[1] for total in totals.values() if total[1])
+def _properties(properties: _Json | Unreadable, reader: Reader) -> Properties:
+    if isinstance(properties, Unreadable):
+        return Properties(total=properties)  # type: ignore[arg-type]  # an order is refused for it
+    totals = {key: _amount(reader, "price", properties.get(key)) for key in ("total", "revenue", "value")}
+    named = (currency for _, currency in totals.values() if currency)
+    lines = reader.objects("products", properties.get("products"))
     return Properties(
         **_product(properties, reader),
         currency=reader.currency(properties.get("currency")) or next(named, None),
-        order_id=reader.identifier(properties.get("order_id")),
-        total=totals["total"][0],
-        revenue=totals["revenue"][0],
-        value=totals["value"][0],
-        products=[Product(**_product(line, reader)) for line in reader.objects("products", properties.get("products"))],
-        review_body=_raw(properties.get("review_body")),
+        order_id=reader.identifier("order_id", properties.get("order_id")),
+        **{key: amount for key, (amount, _) in totals.items()},
+        products=[
+            Product(price=line) if isinstance(line, Unreadable) else Product(**_product(line, reader))  # type: ignore[arg-type]
+            for line in lines
+        ],
+        review_body=_text(properties.get("review_body"), reader),
     )
 
 
@@ -70,58 +86,54 @@ def _product(product: _Json, reader: Reader) -> dict[str, Any]:
         "sku": reader.name("item", product.get("sku")),
         "category": reader.name("category", product.get("category")),
         "price": _amount(reader, "price", product.get("price"))[0],
-        "quantity": _amount(reader, "quantity", product.get("quantity"))[0],
+        "quantity": reader.amount("quantity", product.get("quantity")),
     }
 
 
 def _flat(event: _Json, reader: Reader) -> Flat:
     """A flat event. Raises EventError if nobody, nothing or no moment is named."""
-    kind = text_of(event.get("type"))
-    if not kind:
-        raise EventError("schema", f"type is {event.get('type')!r:.40}, expected the name of the event; see --envelope")
+    kind = event.get("type")
+    if not isinstance(kind, str):
+        raise EventError("schema", f"type is {_found(kind)}, expected the name of the event; see --envelope")
     price, currency = _amount(reader, "price", event.get("price"))
     return Flat(
         type=kind,
-        user_id=_somebody(reader, [event.get("user_id")]),
+        user_id=reader.somebody([event.get("user_id")]),
         ts=reader.seconds(event.get("ts")),
-        event_id=reader.identifier(event.get("event_id")),
-        order_id=reader.identifier(event.get("order_id")),
+        event_id=reader.identifier("event_id", event.get("event_id")),
+        order_id=reader.identifier("order_id", event.get("order_id")),
         category=reader.name("category", event.get("category")),
         item_id=reader.name("item", event.get("item_id")),
         price=price,
-        quantity=_amount(reader, "quantity", event.get("quantity"))[0],
+        quantity=reader.amount("quantity", event.get("quantity")),
         currency=reader.currency(event.get("currency")) or currency,
-        text=_raw(event.get("text")),
+        text=_text(event.get("text"), reader),
     )
 
 
-def _somebody(reader: Reader, ids: list[Any]) -> str:
-    user = reader.user(ids)
-    if user is None:
-        found = next((one for one in ids if one is not None), None)
-        raise EventError(
-            "user",
-            "user id is missing, expected a string or a number"
-            if found is None
-            else f"user id is {found!r:.40}, which stands for nobody; expected an id; mend the sender",
-        )
-    return user
-
-
-def _amount(reader: Reader, key: str, value: Any) -> tuple[Any, str | None]:
+def _amount(reader: Reader, key: str, value: Any) -> tuple[Any, Any]:
     """An amount, and its currency where the two come as one object: ``{"amount": "12.00", "currency": "USD"}``."""
     if isinstance(value, dict):
         # Shopify wraps it once more, beside the same amount in the buyer's currency.
         inner = value.get("shop_money", value)
-        inner = inner if isinstance(inner, dict) else value
-        amount = next((inner[name] for name in ("amount", "value", "total") if name in inner), None)
-        amount = None if isinstance(amount, dict) else amount
-        return reader.amount(key, amount), reader.currency(inner.get("currency") or inner.get("currency_code"))
+        if isinstance(inner, dict):
+            name = next((name for name in ("amount", "value", "total") if name in inner), None)
+            if name is not None:
+                code = inner.get("currency") or inner.get("currency_code")
+                return reader.amount(key, inner[name]), reader.currency(code)
     return reader.amount(key, value), None
 
 
-def _raw(text: Any) -> msgspec.Raw:
-    return msgspec.Raw(orjson.dumps(text)) if isinstance(text, str) else msgspec.Raw()
+def _text(text: Any, reader: Reader) -> msgspec.Raw:
+    if isinstance(text, str):
+        return msgspec.Raw(msgspec.json.encode(text))
+    if text is not None and text is not False:
+        reader.noted.add("text")
+    return msgspec.Raw()
+
+
+def _found(value: Any) -> str:
+    return "missing" if value is None else shown(value)
 
 
 #: Envelope preset → what makes a fitting event of a JSON object.

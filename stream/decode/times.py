@@ -25,8 +25,9 @@ _NUMBER: Final = re.compile(r"[+-]?\d{1,20}(\.\d*)?")
 _ZONE_NAME: Final = re.compile(r"\s*(UTC|GMT|Z)$", re.IGNORECASE)
 _LEAP_SECOND: Final = re.compile(r"(?<=\d\d:\d\d):60|(?<=T\d{4})60")
 _JAVASCRIPT: Final = re.compile(
-    r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) (\d\d) (\d{4}) (\d\d:\d\d:\d\d) (?:GMT|UTC)([+-]\d{4})?(?: \(.*\))?"
+    r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) (\d\d) (\d{4}) (\d\d:\d\d:\d\d) (?:GMT|UTC)([+-]\d\d:?\d\d)?(?: \(.*\))?"
 )
+_ZONE_AND_OFFSET: Final = re.compile(r"(GMT|UTC)\s*[+-]", re.IGNORECASE)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -91,15 +92,16 @@ def _javascript(text: str) -> datetime | None:
     if found is None:
         return None
     month, day, year, clock, offset = found.groups()
-    return _rfc_2822(f"{day} {month} {year} {clock} {offset or '+0000'}")
+    return _rfc_2822(f"{day} {month} {year} {clock} {(offset or '+0000').replace(':', '')}")
 
 
 def _rfc_2822(text: str) -> datetime | None:
-    if not any(c.isalpha() for c in text):
+    # The standard library would read GMT+0100 as GMT.
+    if not any(c.isalpha() for c in text) or _ZONE_AND_OFFSET.search(text):
         return None
     try:
         return parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
+    except Exception:  # It has raised errors of many types for text that is no date.
         return None
 
 

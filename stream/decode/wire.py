@@ -6,47 +6,85 @@ may hold one event, a list, lines of JSON, a batch of a Segment library, or an e
 
 from __future__ import annotations
 
+import json
+import math
+import sys
 import zlib
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-import orjson
+import msgspec
 
+from stream.decode.placeholders import shown
 from stream.errors import EventError
 
-__all__ = ["events_of"]
+__all__ = ["events_of", "json_of"]
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _GZIP: Final = b"\x1f\x8b"
+_JSON_SPACES: Final = b" \t\r\n"
 #: The magic byte of the Confluent wire format, and the number of the schema behind it.
 _CONFLUENT_BYTES: Final = 5
 #: More events than this in one record are not from a sender that batches: Segment's libraries send up to 500.
 _EVENTS_MAX: Final = 1_000
 #: How often a wrapping may stand in a wrapping.
-_DEPTH_MAX: Final = 4
+_DEPTH_MAX: Final = 6
+_PARSE: Final = msgspec.json.Decoder().decode
 
 
 def events_of(value: bytes, bytes_max: int) -> list[dict[str, Any]]:
-    """The JSON objects of the events of one record, in order. Raises EventError ``malformed`` or ``oversized``.
+    """The JSON objects of the events of one record, in order.
 
-    ``bytes_max`` bounds what a gzipped value may become.
+    ``bytes_max`` bounds what a gzipped value may become. Raises EventError ``malformed``, ``too_deep``, ``confluent``
+    or ``oversized``.
 
     >>> events_of(b'{"batch": [{"event": "a"}, {"event": "b"}]}', 1_000)
     [{'event': 'a'}, {'event': 'b'}]
     """
-    found: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     for document in _documents(_text(value, bytes_max)):
-        _collect(document, found, _DEPTH_MAX)
-    if not found:
-        raise _malformed(value, "holds no JSON object")
-    return found
+        _collect(document, events, _DEPTH_MAX)
+    if not events:
+        raise _malformed("holds no event")
+    return events
+
+
+def json_of(text: bytes) -> Any:
+    """The JSON document of a text. A number too large for a float is infinite, because it may be one that nobody reads.
+
+    Raises EventError ``malformed`` or ``too_deep``.
+    """
+    try:
+        try:
+            return _PARSE(text)
+        except msgspec.ValidationError:
+            return _with_huge_numbers(text)
+    except RecursionError:
+        raise EventError("too_deep", "value is nested too deeply to read, expected a flat event") from None
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise _malformed(f"is not JSON ({error!s:.100})", text) from None
+
+
+def _with_huge_numbers(text: bytes) -> Any:
+    document = json.loads(text.decode(), parse_int=_integer, parse_constant=_refuse_constant)
+    # Unlike msgspec, the standard library lets half of a surrogate pair through. It cannot be written again.
+    json.dumps(document, ensure_ascii=False).encode()
+    return document
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= sys.int_info.default_max_str_digits else math.inf
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _text(value: bytes, bytes_max: int) -> bytes:
     """The value without what was put around its text."""
     if value[:2] == _GZIP:
-        value = _gunzipped(value, bytes_max)
+        value = _unpacked(value, bytes_max)
     if value[:1] == b"\0" and len(value) > _CONFLUENT_BYTES:
-        inside = value[_CONFLUENT_BYTES:].lstrip()
+        inside = value[_CONFLUENT_BYTES:].lstrip(_JSON_SPACES)
         if inside[:1] not in (b"{", b"["):
             raise EventError(
                 "confluent",
@@ -54,70 +92,68 @@ def _text(value: bytes, bytes_max: int) -> bytes:
                 "expected JSON; no schema registry is configured, so send JSON",
             )
         value = inside
-    return value.removeprefix(_BYTE_ORDER_MARK).strip()
+    return value.removeprefix(_BYTE_ORDER_MARK).strip(_JSON_SPACES)
 
 
-def _gunzipped(value: bytes, bytes_max: int) -> bytes:
+def _unpacked(value: bytes, bytes_max: int) -> bytes:
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        out = unpacker.decompress(value, bytes_max + 1)
+        text = unpacker.decompress(value, bytes_max + 1)
     except zlib.error as error:
-        raise _malformed(value, f"begins as gzip and is damaged ({error})") from None
-    if len(out) > bytes_max:
+        raise _malformed(f"begins as gzip and is damaged ({error})", value) from None
+    if len(text) > bytes_max:
         raise EventError("oversized", f"value has more than {bytes_max} bytes when unpacked; see --event-bytes-max")
-    if not unpacker.eof:
-        raise _malformed(value, "begins as gzip and ends too early")
-    return out
+    if not unpacker.eof or unpacker.unused_data:
+        raise _malformed(f"begins as gzip and ends {'too late' if unpacker.eof else 'too early'}", value)
+    return text
 
 
 def _documents(text: bytes) -> list[Any]:
     """The JSON documents of a text: one, or one a line."""
     try:
-        return [orjson.loads(text)]
-    except orjson.JSONDecodeError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
+        return [json_of(text)]
+    except EventError:
+        lines = [line for line in text.splitlines() if line.strip(_JSON_SPACES)]
         if len(lines) < 2:
-            raise _malformed(text, f"is not JSON ({error})") from None
+            raise
     if len(lines) > _EVENTS_MAX:
-        raise _malformed(text, f"has {len(lines)} lines, expected at most {_EVENTS_MAX}")
-    try:
-        return [orjson.loads(line) for line in lines]
-    except orjson.JSONDecodeError as error:
-        raise _malformed(text, f"is not JSON ({error})") from None
+        raise _malformed(f"is not JSON, and has {len(lines)} lines; expected at most {_EVENTS_MAX}", text)
+    return [json_of(line) for line in lines]
 
 
-def _collect(document: Any, found: list[dict[str, Any]], depth: int) -> None:
-    """Add the events of a document to those found."""
-    if depth == 0 or len(found) > _EVENTS_MAX:
-        raise _malformed(b"", f"holds more than {_EVENTS_MAX} events, or wraps them more than {_DEPTH_MAX} times")
+def _collect(document: Any, events: list[dict[str, Any]], depth: int) -> None:
+    """Add the events of a document to ``events``."""
+    if depth == 0:
+        raise _malformed(f"wraps its events more than {_DEPTH_MAX - 1} times")
     if isinstance(document, str):
         # JSON within JSON, as a converter for text writes it.
-        for inner in _documents(document.encode()):
-            _collect(inner, found, depth - 1)
-    elif isinstance(document, list):
-        for inner in document:
-            _collect(inner, found, depth - 1)
+        document = _documents(document.encode())
     elif isinstance(document, dict):
-        inside = _inside(document)
-        if inside is None:
-            found.append(document)
-        else:
-            _collect(inside, found, depth - 1)
-    else:
-        raise _malformed(b"", f"holds {document!r:.40}")
+        wrapped = _wrapped(document)
+        if wrapped is None:
+            if len(events) == _EVENTS_MAX:
+                raise _malformed(f"holds more than {_EVENTS_MAX} events")
+            events.append(document)
+            return
+        document = wrapped
+    elif not isinstance(document, list):
+        raise _malformed(f"holds {shown(document)}")
+    for inner in document:
+        _collect(inner, events, depth - 1)
 
 
-def _inside(document: dict[str, Any]) -> Any:
+def _wrapped(document: dict[str, Any]) -> list[Any] | None:
     """What a wrapping wraps; None if the document is an event itself."""
-    if isinstance(document.get("batch"), list):
+    batch = document.get("batch")
+    if isinstance(batch, list) and "type" not in document:
         # A library says once for all of a batch when it was sent.
         sent = {key: document[key] for key in ("sentAt", "receivedAt") if key in document}
-        return [sent | event if isinstance(event, dict) else event for event in document["batch"]]
-    if document.keys() == {"schema", "payload"}:
-        return document["payload"]
-    return None
+        return [sent | event if isinstance(event, dict) else event for event in batch]
+    return [document["payload"]] if document.keys() == {"schema", "payload"} else None
 
 
-def _malformed(value: bytes, problem: str) -> EventError:
-    shown = f" ({value[:40]!r})" if value else ""
-    return EventError("malformed", f"value {problem}{shown}, expected one JSON object; check the producer's serializer")
+def _malformed(problem: str, value: bytes = b"") -> EventError:
+    quoted = f" ({value[:40]!r})" if value else ""
+    return EventError(
+        "malformed", f"value {problem}{quoted}, expected one JSON object; check the producer's serializer"
+    )
