@@ -31,6 +31,8 @@ def count_events(metrics: Metrics, decoded: Decoded, late: Sequence[DeadLetter],
     for outcome, n in outcomes.items():
         if n:
             metrics.events.labels(outcome).inc(n)
+    for field, n in decoded.fields_ignored.items():
+        metrics.fields_ignored.labels(field).inc(n)
     for dead in (*decoded.dead, *late):
         metrics.dead_letters.labels(dead.reason).inc()
 

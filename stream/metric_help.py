@@ -13,7 +13,7 @@ __all__ = ["TEXTS"]
 TEXTS: Final[dict[str, tuple[str, str]]] = {
     # Ingestion ------------------------------------------------------------------------------------------
     "events": (
-        "Source records handled, by outcome.",
+        "Source records handled, by outcome. A record of several events counts once for each of them.",
         "if applied stops while lag grows, read the worker's log. Some replayed events are normal for a moment after a"
         " restart. More duplicates point at a producer that retries; more late events point at a producer that is"
         " delayed (see --lateness-s).",
@@ -22,6 +22,11 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Records sent to the dead-letter topic, by reason.",
         "read the headers of the newest records of that topic: they say what was found. Fix the producer or choose the"
         " envelope preset that fits, then replay the records.",
+    ),
+    "fields_ignored": (
+        "Fields left out of their event because they could not be read, by field. The event counts without them.",
+        "a few are normal. If it rises with the events, the sender writes this field in a form of its own, so scores"
+        " lack it: mend the sender.",
     ),
     "records_bytes": (
         "Bytes of source records handled.",

@@ -24,13 +24,28 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from stream.clock import Clock
 from stream.metric_help import TEXTS
 
-__all__ = ["OUTCOMES", "PREFIX", "SLO_SECONDS", "STAGES", "TRIGGERS", "MetricDoc", "Metrics", "Timed"]
+__all__ = [
+    "IGNORABLE_FIELDS",
+    "OUTCOMES",
+    "PREFIX",
+    "SLO_SECONDS",
+    "STAGES",
+    "TRIGGERS",
+    "MetricDoc",
+    "Metrics",
+    "Timed",
+]
 
 PREFIX: Final = "valuestream"
 
 OUTCOMES: Final = ("applied", "duplicate", "replayed", "late", "dead_letter", "ignored", "erased", "erasure")
 STAGES: Final = ("decode", "state", "sentiment", "features", "encode", "infer", "decide", "explain", "publish")
 TRIGGERS: Final = ("event", "review", "silence")
+#: Fields that an event can do without.
+IGNORABLE_FIELDS: Final = (
+    *("category", "currency", "event_id", "item", "order_id"),
+    *("price", "products", "properties", "quantity", "text"),
+)
 _CHECKPOINTS: Final = ("ok", "failed")
 _UNEXPLAINED: Final = ("load", "bound", "error")
 #: Values that only a running worker knows: partitions, rules, reasons, versions.
@@ -91,6 +106,7 @@ class Metrics:
         # Ingestion
         self.events = self._add(Counter, "events", outcome=OUTCOMES)
         self.dead_letters = self._add(Counter, "dead_letters", reason=_OPEN)
+        self.fields_ignored = self._add(Counter, "fields_ignored", field=IGNORABLE_FIELDS)
         self.records_bytes = self._add(Counter, "records_bytes")
         self.consumer_lag = self._add(Gauge, "consumer_lag", partition=_OPEN)
         self.watermark_lag = self._add(Gauge, "watermark_lag_seconds", partition=_OPEN)

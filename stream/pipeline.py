@@ -135,7 +135,7 @@ class Pipeline:
         partition.next_offset = records[-1].offset + 1
         if partition.state.watermark > before.watermark:
             partition.arrival = now
-        late = [_late(decoded.records[i], partition) for i in applied.late.tolist()]
+        late = _late(decoded, applied, partition) if len(applied.late) else []
         partition.dead += decoded.dead + late
         partition.dirty.append(applied.rows)
         self._queue(partition, decoded, applied)
@@ -218,12 +218,17 @@ class Pipeline:
         return Checkpoint(position, users, offset)
 
 
-def _late(record: Any, partition: Partition) -> DeadLetter:
+def _late(decoded: Decoded, applied: Applied, partition: Partition) -> list[DeadLetter]:
+    """The dead letters of late events: one for each record, and none for a record that has one already."""
+    dead = {letter.record.offset for letter in decoded.dead}
+    records = {record.offset: record for record in map(decoded.records.__getitem__, applied.late.tolist())}
     message = (
         f"event is more than {partition.state.lateness_s} s behind the newest of its partition; "
         "raise --lateness-s if events may arrive this late"
     )
-    return DeadLetter(record, "late", message, stage="state")
+    return [
+        DeadLetter(record, "late", message, stage="state") for offset, record in records.items() if offset not in dead
+    ]
 
 
 def _packed(partition: Partition, rows: Rows) -> Users:

@@ -7,17 +7,28 @@ under which ``--help`` shows the setting.
 
 from __future__ import annotations
 
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "zone_of"]
 
 
 def _setting(default: Any, group: str, help: str, **bounds: Any) -> Any:
     return Field(default=default, description=help, json_schema_extra={"group": group}, **bounds)
+
+
+def zone_of(name: str) -> tzinfo:
+    """The time zone of an IANA name. Raises ValueError if there is none of this name here."""
+    try:
+        # UTC needs no database of time zones, which small images lack.
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise ValueError("expected the IANA name of a time zone, such as Europe/Berlin") from None
 
 
 class Settings(BaseSettings):
@@ -68,11 +79,27 @@ class Settings(BaseSettings):
     fx_rates: dict[str, float] = _setting(
         {}, "Events", 'What one unit of another currency is worth in the currency of the model, as JSON: {"EUR": 1.08}.'
     )
+    decimal_comma: bool | None = _setting(
+        None,
+        "Events",
+        "Whether an amount such as 1,234 has a decimal comma (true) or a thousand (false)."
+        " Without it, such an amount makes a dead letter.",
+    )
+    naive_time_zone: str = _setting("UTC", "Events", "IANA time zone of event times that name none.")
+    placeholder_ids: list[str] = _setting(
+        [], "Events", 'More words that stand for no user, order or event, as JSON: ["test"].'
+    )
     event_bytes_max: int = _setting(262_144, "Events", "A larger record becomes a dead letter.", ge=256)
     lateness_s: float = _setting(
         86_400.0, "Events", "How far an event may be behind the newest event of its partition and still count.", ge=0
     )
     future_skew_s: float = _setting(300.0, "Events", "How far the time of an event may be ahead of our clock.", ge=0)
+
+    @field_validator("naive_time_zone")
+    @classmethod
+    def _check_zone(cls, name: str) -> str:
+        zone_of(name)
+        return name
 
     # State -------------------------------------------------------------------------------------------
     data_dir: Path = _setting(

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stream.clock import ManualClock
 from stream.metric_help import TEXTS
-from stream.metrics import OUTCOMES, SLO_SECONDS, STAGES, MetricDoc, Metrics, Timed, table
+from stream.metrics import IGNORABLE_FIELDS, OUTCOMES, SLO_SECONDS, STAGES, MetricDoc, Metrics, Timed, table
 
 #: Labels that would make one series per customer or event.
 OPEN_LABELS = {"user", "user_id", "event_id", "message_id", "score_id", "key", "offset", "topic", "error"}
@@ -51,6 +51,8 @@ def test_series_of_closed_sets_are_served_before_the_first_event() -> None:
     text = Metrics().render()[0].decode()
     for outcome in OUTCOMES:
         assert f'valuestream_events_total{{outcome="{outcome}"}} 0.0' in text
+    for field in IGNORABLE_FIELDS:
+        assert f'valuestream_fields_ignored_total{{field="{field}"}} 0.0' in text
     for stage in STAGES:
         assert f'valuestream_stage_seconds_count{{stage="{stage}"}} 0.0' in text
 

@@ -81,12 +81,16 @@ class Bench:
         self.offset = 0
 
     def event(self, user: str, kind: str = "view") -> None:
-        now = self.clock.time()
-        value = {"type": kind, "user_id": user, "ts": now, "event_id": f"e{self.offset}", "price": 10}
-        record = Record(self.offset, json.dumps(value).encode(), int(now * 1000))
-        self.offset += 1
+        event_id = f"e{self.offset}"
+        self.take_in({"type": kind, "user_id": user, "ts": self.clock.time(), "event_id": event_id, "price": 10})
+
+    def take_in(self, *values: Any) -> None:
+        """Ingest one record for each value, all in one fetch."""
+        arrival = int(self.clock.time() * 1000)
+        records = [Record(self.offset + i, json.dumps(value).encode(), arrival) for i, value in enumerate(values)]
+        self.offset += len(records)
         self.partition.highwater = self.offset
-        self.pipeline.ingest(self.partition, [record])
+        self.pipeline.ingest(self.partition, records)
 
     async def score(self) -> list[str]:
         """Score once. Returns the users in the order of their urgency."""
@@ -117,6 +121,24 @@ async def test_user_is_scored_once_per_refresh_interval_for_any_number_of_events
     bench.clock.advance(seconds=1)
     assert await bench.score() == ["u"]
     assert await bench.score() == []
+
+
+def test_fields_that_are_left_out_are_counted(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    event = {"type": "view", "user_id": "u", "ts": bench.clock.time(), "category": ["shoes"]}
+    bench.take_in(event, event)
+    ignored = bench.metrics.registry.get_sample_value("valuestream_fields_ignored_total", {"field": "category"})
+    assert (len(bench.partition.dead), ignored) == (0, 2)
+
+
+def test_record_of_several_events_is_one_dead_letter_however_many_are_late_or_bad(scorer: Scorer) -> None:
+    bench = Bench(scorer)
+    bench.event("ann")
+    late = [{"type": "view", "user_id": "ann", "ts": bench.clock.time() - 3 * DAY, "event_id": i} for i in "abc"]
+    new = {"type": "view", "user_id": "ann", "ts": bench.clock.time(), "event_id": "new"}
+    bench.take_in([*late, new], [*late, {"type": "view"}, {**new, "event_id": "newer"}])
+    assert [(d.record.offset, d.reason) for d in bench.partition.dead] == [(2, "user"), (1, "late")]
+    assert bench.partition.state.users["n_events"][0] == 3
 
 
 async def test_purchases_and_carts_are_scored_before_views(scorer: Scorer) -> None:

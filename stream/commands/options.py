@@ -107,7 +107,8 @@ def _shown_input(error: ErrorDetails) -> str:
 
 def _option(name: str, field: FieldInfo) -> SettingOption:
     choices = get_args(field.annotation) if "Literal" in str(field.annotation) else ()
-    default = "" if field.default in (None, "", {}, SecretStr("")) else f"  [default: {field.default}]"
+    choices = ("true", "false") if field.annotation == bool | None else choices
+    default = "" if field.default in (None, "", {}, [], SecretStr("")) else f"  [default: {field.default}]"
     metavar = _metavar(name, field)
     option = SettingOption(
         [f"--{name.replace('_', '-')}"],
@@ -129,4 +130,4 @@ def _metavar(name: str, field: FieldInfo) -> str:
     if field.annotation is float:
         return "SECONDS" if name.endswith("_s") else "X"
     kinds: dict[Any, str] = {int: "N", str: "TEXT", SecretStr: "TEXT", dict[str, float]: "JSON"}
-    return kinds.get(field.annotation, "PATH")
+    return "JSON" if field.annotation == list[str] else kinds.get(field.annotation, "PATH")

@@ -68,7 +68,7 @@ EVENT: Final = np.dtype(
     ]
 )
 
-#: Event names of the Segment e-commerce spec, in lower case → what they mean here.
+#: Event names of e-commerce specifications, in lower case with single spaces → what they mean here.
 SEGMENT_NAMES: Final[dict[str, EventType]] = {
     "product viewed": EventType.VIEW,
     "product clicked": EventType.VIEW,
@@ -84,6 +84,40 @@ SEGMENT_NAMES: Final[dict[str, EventType]] = {
     "order refunded": EventType.REFUND,
     "order cancelled": EventType.REFUND,
     "product reviewed": EventType.REVIEW,
+    # The names of Segment's first e-commerce specification, which some libraries still send.
+    "viewed product": EventType.VIEW,
+    "viewed product category": EventType.VIEW,
+    "clicked product": EventType.VIEW,
+    "searched products": EventType.SEARCH,
+    "added product": EventType.CART,
+    "added product to wishlist": EventType.WISHLIST,
+    "removed product": EventType.UNCART,
+    "started checkout": EventType.CART,
+    "completed order": EventType.PURCHASE,
+    "refunded order": EventType.REFUND,
+    "cancelled order": EventType.REFUND,
+    "order canceled": EventType.REFUND,
+    # Google Analytics 4.
+    "view item": EventType.VIEW,
+    "select item": EventType.VIEW,
+    "view item list": EventType.VIEW,
+    "page view": EventType.VIEW,
+    "screen view": EventType.VIEW,
+    "search": EventType.SEARCH,
+    "view search results": EventType.SEARCH,
+    "add to wishlist": EventType.WISHLIST,
+    "add to cart": EventType.CART,
+    "begin checkout": EventType.CART,
+    "remove from cart": EventType.UNCART,
+    "purchase": EventType.PURCHASE,
+    "refund": EventType.REFUND,
+    # Shopify's web pixels.
+    "page viewed": EventType.VIEW,
+    "collection viewed": EventType.VIEW,
+    "search submitted": EventType.SEARCH,
+    "product added to cart": EventType.CART,
+    "product removed from cart": EventType.UNCART,
+    "checkout completed": EventType.PURCHASE,
 }
 
 

@@ -7,9 +7,9 @@ A record is parsed into the typed struct of its envelope (:mod:`stream.decode.en
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -23,14 +23,17 @@ from stream.decode.fields import (
     MILLISECONDS_FROM,
     TIME_MAX,
     USER_ID_CHARS_MAX,
+    checked_seconds,
     oversized,
-    seconds_of,
-    unreadable,
     user_id,
 )
-from stream.decode.money import ABSENT, Money
+from stream.decode.money import Money
 from stream.decode.names import EventKinds, HashBuckets, hash_bucket
+from stream.decode.placeholders import Placeholders
 from stream.decode.pseudonyms import Pseudonyms
+from stream.decode.repair import REPAIRS
+from stream.decode.tolerant import Reader
+from stream.decode.wire import events_of
 from stream.errors import ConfigError, EventError
 from stream.state.erasure import COMMAND_HEADER, ERASE, Erasure
 
@@ -90,10 +93,30 @@ class Decoded:
     n_ignored: int
     reviews: list[tuple[int, str]] = field(default_factory=list)
     erasures: list[Erasure] = field(default_factory=list)
+    #: How often each field was left out of its event, because it could not be read.
+    fields_ignored: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Fetch:
+    """What was decoded of one fetch so far. A usable event has its user, record and row at the same index."""
+
+    latest: float
+    reader: Reader
+    users: list[str] = field(default_factory=list)
+    records: list[Any] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    reviews: list[tuple[int, str]] = field(default_factory=list)
+    erasures: list[Erasure] = field(default_factory=list)
+    n_ignored: int = 0
 
 
 class Decoder:
-    """Decodes records of one envelope preset. With ``pseudonyms`` it lets no user id through."""
+    """Decodes records of one envelope preset. With ``pseudonyms`` it lets no user id through.
+
+    ``zone`` is that of times without one.
+    """
 
     def __init__(
         self,
@@ -103,19 +126,23 @@ class Decoder:
         bytes_max: int,
         future_skew_s: float,
         pseudonyms: Pseudonyms | None = None,
+        placeholders: Placeholders | None = None,
+        zone: tzinfo = UTC,
     ) -> None:
         if preset not in PRESETS:
             raise ConfigError(f"envelope is {preset!r}, expected one of {', '.join(PRESETS)}; set --envelope")
         self._envelope = PRESETS[preset]
         self._parse: Callable[[bytes], Any] = msgspec.json.Decoder(self._envelope.shape).decode
+        self._repair = REPAIRS[preset]
+        self._placeholders, self._zone = placeholders or Placeholders(), zone
         self._money = money
         self._bytes_max = bytes_max
         self._future_skew_s = future_skew_s
         #: Replaces user ids, if there is a key.
         self.pseudonyms = pseudonyms
         self._kinds = EventKinds(self._envelope.names)
-        self._categories = HashBuckets()
-        self._items = HashBuckets()
+        self._categories = HashBuckets(self._placeholders.names)
+        self._items = HashBuckets(self._placeholders.names)
 
     @property
     def categories(self) -> dict[int, str]:
@@ -127,47 +154,51 @@ class Decoder:
 
         ``now`` is the time of our clock in seconds. An event time further ahead of it than the allowed skew is refused.
         """
-        latest = now + self._future_skew_s
-        out = Decoded(EventBatch([], np.empty(0, EVENT)), [], [], 0)
-        rows = self._rows(records, latest, out)
-        users, erasures = out.batch.users, out.erasures
+        fetch = _Fetch(now + self._future_skew_s, Reader(self._placeholders, self._zone))
+        self._decode(records, fetch)
+        users, erasures = fetch.users, fetch.erasures
         if self.pseudonyms:
             pseudonym_of = self.pseudonyms.pseudonym_of
             users = [*map(pseudonym_of, users)]
             erasures = [erasure._replace(user=pseudonym_of(erasure.user)) for erasure in erasures]
-        batch = EventBatch(users, np.frombuffer(b"".join(rows), EVENT))
-        n_ignored = len(records) - len(out.records) - len(out.dead) - len(erasures)
-        return Decoded(batch, out.records, out.dead, n_ignored, out.reviews, erasures)
+        batch = EventBatch(users, np.frombuffer(b"".join(fetch.rows), EVENT))
+        ignored = fetch.reader.ignored
+        return Decoded(batch, fetch.records, fetch.dead, fetch.n_ignored, fetch.reviews, erasures, ignored)
 
-    def _rows(self, records: Sequence[Record], latest: float, out: Decoded) -> list[bytes]:
-        """The packed rows of the usable events. Everything else that comes out of the records is added to ``out``.
+    def _decode(self, records: Sequence[Record], fetch: _Fetch) -> None:
+        """Add what comes out of the records to ``fetch``.
 
         Every event goes through here. So the ordinary case is handled in place, and functions are called only for the
-        rare ones.
+        rare ones. What does not fit the typed struct goes to :meth:`_tolerate`.
         """
         parse, fields_of, kinds = self._parse, self._envelope.fields, self._kinds
         categories, items, bytes_max = self._categories, self._items, self._bytes_max
-        used, users, rows = out.records, out.batch.users, list[bytes]()
-        pack, digest, epoch = _ROW.pack, xxhash.xxh3_64_intdigest, _EPOCH
+        used, users, rows, latest = fetch.records, fetch.users, fetch.rows, fetch.latest
+        pack, digest, epoch, nobody = _ROW.pack, xxhash.xxh3_64_intdigest, _EPOCH, self._placeholders.ids
         # A time before this whole second is before ``latest``, whatever its fraction.
         surely_past = int(max(0, min(latest, TIME_MAX)))
         for record in records:
             try:
                 value = record.value
                 if value is None:
-                    out.erasures.append(_erasure(record, latest))
+                    fetch.erasures.append(_erasure(record, latest))
                     continue
                 if len(value) > bytes_max:
                     raise oversized(value, bytes_max)
                 try:
                     event = parse(value)
-                except Exception as error:
-                    raise unreadable(value, error) from None
+                except Exception:
+                    self._tolerate(record, value, fetch)
+                    continue
                 fields = fields_of(event)
                 if fields is None:
+                    fetch.n_ignored += 1
                     continue
                 name, user, time, event_id, category, item = fields
-                if type(user) is not str or not user or len(user) > USER_ID_CHARS_MAX or "\0" in user:
+                if user in nobody or type(user) is not str or len(user) > USER_ID_CHARS_MAX or "\0" in user:
+                    if user in nobody:
+                        self._tolerate(record, value, fetch)
+                        continue
                     user = user_id(user)
                 seconds = 0
                 if type(time) is datetime and time.tzinfo:
@@ -176,37 +207,84 @@ class Decoder:
                 elif type(time) is int:
                     seconds = time // 1000 if time > MILLISECONDS_FROM else time
                 if not 0 < seconds < surely_past:
-                    seconds = seconds_of(time, latest)
+                    if time is None:
+                        self._tolerate(record, value, fetch)
+                        continue
+                    seconds = checked_seconds(time, latest, self._zone)
                 kind, amount = kinds[name], 0
-                if event_id and kind < _PURCHASE:
+                if kind < _PURCHASE and event_id not in nobody:
                     identity = str(event_id)
                 else:
-                    identity, amount = self._rare(kind, event, event_id, record)
+                    kind, identity, amount = self._rare(kind, event, event_id, record)
                     if kind == _REVIEW and (text := self._review(event)):
-                        out.reviews.append((len(used), text))
+                        fetch.reviews.append((len(used), text))
                 hashed = digest(identity.encode()) or 1
                 rows.append(pack(record.offset, hashed, seconds, amount, categories[category], items[item], kind))
                 users.append(user)
                 used.append(record)
             except EventError as error:
-                out.dead.append(DeadLetter(record, error.reason, str(error)))
-        return rows
+                fetch.dead.append(DeadLetter(record, error.reason, str(error)))
 
-    def _rare(self, kind: int, event: Any, event_id: Name, record: Record) -> tuple[str, int]:
-        """Identity and net value of a purchase, a refund, a review, or an event without an id.
+    def _tolerate(self, record: Record, value: bytes, fetch: _Fetch) -> None:
+        """Take in a record that does not fit its envelope's shape, and may hold several events.
 
-        The value of a purchase is what was paid, that of a refund the same below zero. All other events have none.
+        If any of its events cannot be used, the record becomes one dead letter, with the reason of the first of them.
+        The others count all the same, so that a replay of the dead letter finds them to be repeats. Raises EventError
+        if no event is found.
         """
-        amount, order_id = 0, None
+        n_before, refused = len(fetch.rows), None
+        events, reader = events_of(value, self._bytes_max), fetch.reader
+        for i, event in enumerate(events):
+            reader.noted.clear()
+            origin = _origin(record) if len(events) == 1 else f"{_whole_origin(record)}/{i}"
+            try:
+                self._append(self._repair(event, reader), record, origin, fetch)
+            except EventError as error:
+                refused = refused or error
+        if refused:
+            fetch.dead.append(DeadLetter(record, refused.reason, str(refused)))
+        elif len(fetch.rows) == n_before:
+            fetch.n_ignored += 1
+
+    def _append(self, event: Any, record: Record, origin: str | int, fetch: _Fetch) -> None:
+        """Append one repaired event to ``fetch``, exactly as the loop of :meth:`_decode` does."""
+        fields = self._envelope.fields(event)
+        if fields is None:
+            return
+        name, user, time, event_id, category, item = fields
+        user, seconds = user_id(user), checked_seconds(time, fetch.latest, self._zone)
+        kind, identity, amount = self._rare(self._kinds[name], event, event_id, record, origin)
+        if kind == _REVIEW and (text := self._review(event)):
+            fetch.reviews.append((len(fetch.records), text))
+        hashed = xxhash.xxh3_64_intdigest(identity.encode()) or 1
+        buckets = self._categories[category], self._items[item]
+        fetch.rows.append(_ROW.pack(record.offset, hashed, seconds, amount, *buckets, kind))
+        fetch.users.append(user)
+        fetch.records.append(record)
+        fetch.reader.ignored.update(fetch.reader.noted)
+
+    def _rare(
+        self, kind: int, event: Any, event_id: Name, record: Record, origin: str | int | None = None
+    ) -> tuple[int, str, int]:
+        """Type, identity and net value of a purchase, a refund, a review, or an event without an id.
+
+        The value of a purchase is what was paid, that of a refund the same below zero. All other events have none. An
+        order below zero is a refund. ``origin`` tells events without an id apart if their record holds several.
+        """
+        amount, nobody = 0, self._placeholders.ids
         if kind in (_PURCHASE, _REFUND):
             order = self._envelope.order(event)
-            amount = self._money.paid(order)
-            order_id = order.order_id
-        if kind == _PURCHASE and order_id not in ABSENT:
-            # Orders and events often use the same numbers: order 17 is not event 17.
-            return f"order\0{order_id}", amount
-        identity = f"\0{_origin(record)}" if event_id in ABSENT else str(event_id)
-        return identity, -abs(amount) if kind == _REFUND else amount
+            amount, order_id = self._money.paid(order), order.order_id
+            if amount < 0:
+                kind = _REFUND
+            elif kind == _REFUND:
+                amount = -amount
+            elif order_id not in nobody:
+                # Orders and events often use the same numbers: order 17 is not event 17.
+                return kind, f"order\0{order_id}", amount
+        if event_id not in nobody:
+            return kind, str(event_id), amount
+        return kind, f"\0{_origin(record) if origin is None else origin}", amount
 
     def _review(self, event: Any) -> str:
         """The beginning of the text of a review; empty if there is no text."""
@@ -222,6 +300,17 @@ def _origin(record: Any) -> str | int:
         if name == ORIGIN_HEADER and content:
             return str(content.decode(errors="replace"))
     return int(record.offset)
+
+
+def _whole_origin(record: Any) -> str:
+    """Where a record of several events stood originally, in the words of a replay.
+
+    Some of its events may count although the record is a dead letter, so a replay must find them under the same names.
+    """
+    origin = _origin(record)
+    if isinstance(origin, str):
+        return origin
+    return f"{getattr(record, 'topic', '')}/{getattr(record, 'partition', 0)}/{origin}"
 
 
 def _erasure(record: Any, latest: float) -> Erasure:

@@ -16,7 +16,7 @@ import msgspec
 from stream.contract.events import SEGMENT_NAMES, EventType
 from stream.decode.money import Amount, Order
 
-__all__ = ["PRESETS", "Envelope", "Fields", "Name", "Time"]
+__all__ = ["PRESETS", "SEGMENT_CALLS", "Envelope", "Fields", "Flat", "Name", "Product", "Properties", "Segment", "Time"]
 
 Name = str | int | None
 Time = datetime | float | int | None
@@ -43,7 +43,9 @@ class Envelope(NamedTuple):
 # gc=False: the shapes cannot refer to themselves, so the garbage collector need not visit them.
 
 
-class _Product(msgspec.Struct, frozen=True, gc=False):
+class Product(msgspec.Struct, frozen=True, gc=False):
+    """A product of a Segment event, or a line of its order."""
+
     product_id: Name = None
     sku: Name = None
     category: Name = None
@@ -51,33 +53,39 @@ class _Product(msgspec.Struct, frozen=True, gc=False):
     quantity: Amount = None
 
 
-class _Properties(_Product, frozen=True, gc=False):
+class Properties(Product, frozen=True, gc=False):
+    """The properties of a Segment event. They describe a product themselves where there is no list."""
+
     currency: str | None = None
     order_id: Name = None
     total: Amount = None
     revenue: Amount = None
     value: Amount = None
-    products: list[_Product] | None = None
+    products: list[Product] | None = None
     review_body: msgspec.Raw = _NO_TEXT
 
 
-class _Segment(msgspec.Struct, frozen=True, gc=False):
+class Segment(msgspec.Struct, frozen=True, gc=False):
+    """A call of the Segment specification."""
+
     type: str
     event: str | None = None
     messageId: Name = None  # noqa: N815 - the names of the Segment spec
     userId: Name = None  # noqa: N815
     anonymousId: Name = None  # noqa: N815
     timestamp: Time = None
-    properties: _Properties | None = None
+    properties: Properties | None = None
 
 
-_NO_PROPERTIES: Final = _Properties()
+_NO_PROPERTIES: Final = Properties()
+#: The calls that are events; the others are of no interest.
+SEGMENT_CALLS: Final = ("track", "page", "screen")
 
 
-def _segment(e: _Segment) -> Fields | None:
-    if e.type == "track":
+def _segment(e: Segment) -> Fields | None:
+    if e.type == "track" or (kind := e.type.strip().lower()) == "track":
         name = e.event or ""
-    elif e.type in ("page", "screen"):
+    elif kind in SEGMENT_CALLS:
         name = "product list viewed"
     else:
         return None
@@ -87,26 +95,27 @@ def _segment(e: _Segment) -> Fields | None:
     p = e.properties or _NO_PROPERTIES
     category, item = p.category, p.product_id
     if item is None:
-        lead: _Product = p.products[0] if p.products else p
+        lead: Product = p.products[0] if p.products else p
         category = category if lead.category is None else lead.category
         item = lead.sku if lead.product_id is None else lead.product_id
     return name, user, e.timestamp, e.messageId, category, item
 
 
-def _segment_order(e: _Segment) -> Order:
+def _segment_order(e: Segment) -> Order:
     p = e.properties or _NO_PROPERTIES
-    amount = next((a for a in (p.total, p.revenue) if a is not None and a != ""), p.value)
-    return Order(p.order_id, amount, p.currency, p.products or (p,))
+    return Order(p.order_id, (p.total, p.revenue, p.value), p.currency, p.products or (p,))
 
 
-def _segment_text(e: _Segment) -> msgspec.Raw:
+def _segment_text(e: Segment) -> msgspec.Raw:
     return (e.properties or _NO_PROPERTIES).review_body
 
 
 # -- flat -------------------------------------------------------------------------------------------------
 
 
-class _Flat(msgspec.Struct, frozen=True, gc=False):
+class Flat(msgspec.Struct, frozen=True, gc=False):
+    """An event without an envelope."""
+
     type: str
     user_id: Name = None
     ts: Time = None
@@ -120,19 +129,20 @@ class _Flat(msgspec.Struct, frozen=True, gc=False):
     text: msgspec.Raw = _NO_TEXT
 
 
-def _flat(e: _Flat) -> Fields:
+def _flat(e: Flat) -> Fields:
     return e.type, e.user_id, e.ts, e.event_id, e.category, e.item_id
 
 
-def _flat_order(e: _Flat) -> Order:
-    return Order(e.order_id, None, e.currency, (e,))
+def _flat_order(e: Flat) -> Order:
+    return Order(e.order_id, (), e.currency, (e,))
 
 
-def _flat_text(e: _Flat) -> msgspec.Raw:
+def _flat_text(e: Flat) -> msgspec.Raw:
     return e.text
 
 
 _FLAT_NAMES: Final[dict[str, EventType]] = {
+    **SEGMENT_NAMES,
     **{t.name.lower(): t for t in EventType},
     "search": EventType.SEARCH,
     "favourite": EventType.WISHLIST,
@@ -145,6 +155,6 @@ _FLAT_NAMES: Final[dict[str, EventType]] = {
 }
 
 PRESETS: Final = {
-    "segment": Envelope(_Segment, _segment, _segment_order, _segment_text, SEGMENT_NAMES),
-    "flat": Envelope(_Flat, _flat, _flat_order, _flat_text, _FLAT_NAMES),
+    "segment": Envelope(Segment, _segment, _segment_order, _segment_text, SEGMENT_NAMES),
+    "flat": Envelope(Flat, _flat, _flat_order, _flat_text, _FLAT_NAMES),
 }

@@ -5,21 +5,19 @@ The decoder handles ordinary values itself and calls these functions only for th
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, tzinfo
 from typing import Final
 
-import msgspec
-
 from stream.decode.envelopes import Name, Time
+from stream.decode.times import seconds_of
 from stream.errors import EventError
 
 __all__ = [
     "MILLISECONDS_FROM",
     "TIME_MAX",
     "USER_ID_CHARS_MAX",
+    "checked_seconds",
     "oversized",
-    "seconds_of",
-    "unreadable",
     "user_id",
 ]
 
@@ -42,41 +40,21 @@ def user_id(user: Name) -> str:
     return name
 
 
-def seconds_of(time: Time, latest: float) -> int:
-    """An event time in whole seconds. Raises EventError if it is missing, out of range or too far in the future."""
-    if isinstance(time, datetime):
-        seconds = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-    elif time is None:
-        raise EventError("timestamp", "timestamp is missing, expected ISO 8601 or seconds or milliseconds since 1970")
-    else:
-        # Integer division, because a huge integer does not fit into a float.
-        seconds = time // 1000 if time > MILLISECONDS_FROM else time
-    if not 1 <= seconds <= TIME_MAX:
+def checked_seconds(time: Time, latest: float, zone: tzinfo = UTC) -> int:
+    """An event time in whole seconds. Raises EventError if it is out of range or too far in the future.
+
+    ``zone`` is that of times without one. A number may be seconds, milliseconds, microseconds or nanoseconds.
+    """
+    seconds = seconds_of(time, zone)
+    if seconds is None or not 1 <= seconds <= TIME_MAX:
         raise EventError("timestamp", f"timestamp is {time!s:.40}, expected a time between 1970 and 2106")
     if seconds > latest:
         raise EventError(
             "future", f"timestamp is {seconds - latest:.0f} s past the allowed skew; check the sender's clock"
         )
-    return int(seconds)
+    return seconds
 
 
 def oversized(value: bytes, bytes_max: int) -> EventError:
     """The error of a value with more bytes than are allowed."""
     return EventError("oversized", f"value has {len(value)} bytes, expected at most {bytes_max}; see --event-bytes-max")
-
-
-def unreadable(value: bytes, error: Exception) -> EventError:
-    """The error of a value that could not be parsed, with the likely cause."""
-    if value[:1] == b"\0" and len(value) > 5:
-        return EventError(
-            "confluent",
-            "value starts with the magic byte of the Confluent wire format, expected plain JSON; "
-            "no schema registry is configured, so send JSON without a registry serializer",
-        )
-    if isinstance(error, msgspec.ValidationError):
-        return EventError("schema", str(error))
-    if isinstance(error, RecursionError):
-        return EventError("too_deep", "value is nested too deeply to read, expected a flat event")
-    return EventError(
-        "malformed", f"value is not JSON ({error}), expected one JSON object; check the producer's serializer"
-    )

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from stream.contract.events import VALUE_LIMIT, VALUE_SCALE
-from stream.errors import EventError
+from stream.decode.amounts import MINOR_DIGITS, amount_of
+from stream.decode.placeholders import is_no_amount, shown
+from stream.errors import ConfigError, EventError
 
-__all__ = ["ABSENT", "Amount", "Line", "Money", "Order"]
-
-#: What senders write when they have no id or no amount.
-ABSENT: Final = (None, "")
+__all__ = ["Amount", "Line", "Money", "Order"]
 
 Amount = float | int | str | None
+#: A larger number of money is refused in any currency. Integers may be too large for a float.
+_HUGE: Final = 10**30
 
 
 class Line(Protocol):
@@ -28,35 +29,58 @@ class Line(Protocol):
 
 
 class Order(NamedTuple):
-    """What an event says about money. If ``amount`` is absent, it is the sum of price × quantity over the lines."""
+    """What an event says about money.
+
+    The first of ``amounts`` that is given counts. If none is, the sum of price × quantity over the lines does.
+    """
 
     order_id: str | int | None
-    amount: Amount
+    amounts: Sequence[Amount]
     currency: str | None
     lines: Sequence[Line]
 
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """The reporting currency, and what one unit of each other currency is worth in it."""
+    """The reporting currency, and what one unit of each other currency is worth in it.
+
+    Raises ConfigError for a rate that is not above zero. ``decimal_comma`` decides what ``1,234`` is: True, one and a
+    bit; False, a thousand; None, an event that becomes a dead letter.
+    """
 
     currency: str
     rates: Mapping[str, float] = field(default_factory=dict)
+    decimal_comma: bool | None = None
+
+    def __post_init__(self) -> None:
+        for currency, rate in self.rates.items():
+            if not 0 < rate < math.inf:
+                raise ConfigError(f"rate of {currency} is {rate}, expected a number above 0; set --fx-rates")
+        # Currencies are compared in capitals, because senders write them in any case.
+        rates = {currency.strip().upper(): rate for currency, rate in self.rates.items()}
+        object.__setattr__(self, "rates", rates)
 
     def paid(self, order: Order) -> int:
         """What an order comes to, in hundredths.
 
         Raises EventError for an amount that is not a number, and wherever :meth:`hundredths` does.
         """
-        amount = _line_total(order.lines) if order.amount in ABSENT else _number(order.amount)
-        return self.hundredths(amount, order.currency) if amount else 0
+        currency = order.currency
+        if currency is not None and currency != self.currency:
+            currency = _code(currency)
+        for given in order.amounts:
+            if type(given) is float:
+                return self.hundredths(given, currency)
+            if not is_no_amount(given):
+                return self.hundredths(self._number(given, currency), currency)
+        return self.hundredths(self._line_total(order.lines, currency), currency)
 
     def hundredths(self, amount: float, currency: str | None) -> int:
         """Convert an amount to hundredths of the reporting currency.
 
         Raises EventError for a currency without a rate, and for an amount too large to be stored.
         """
-        if currency and currency != self.currency:
+        if currency and currency != self.currency and amount:
             rate = self.rates.get(currency)
             if rate is None:
                 raise EventError(
@@ -69,18 +93,24 @@ class Money:
             raise EventError("value", f"value is {amount:.10g}, expected at most ±{VALUE_LIMIT / VALUE_SCALE:.10g}")
         return round(value)
 
+    def _number(self, amount: Amount, currency: str | None) -> float:
+        if type(amount) is float:
+            return amount
+        if type(amount) is int:
+            return float(max(-_HUGE, min(amount, _HUGE)))
+        digits = MINOR_DIGITS.get(currency or self.currency, 2)
+        return amount_of(amount, decimal_comma=self.decimal_comma, minor_digits=digits)
 
-def _number(amount: Amount) -> float:
-    try:
-        number = float(amount or 0)
-    except ValueError:
-        raise EventError("schema", f"amount is {amount!r:.40}, expected a number") from None
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise EventError("value", f"amount is {amount!r:.40}, expected a finite number")
-    return number
+    def _line_total(self, lines: Sequence[Line], currency: str | None) -> float:
+        return sum(
+            (0.0 if is_no_amount(line.price) else self._number(line.price, currency))
+            * (1.0 if is_no_amount(line.quantity) else self._number(line.quantity, None))
+            for line in lines
+        )
 
 
-def _line_total(lines: Sequence[Line]) -> float:
-    return sum(_number(line.price) * _number(1 if line.quantity in ABSENT else line.quantity) for line in lines)
+def _code(currency: object) -> str | None:
+    """A currency code in capitals; None if there is none. What is not text is shown, and has no rate."""
+    if not isinstance(currency, str):
+        return shown(currency)
+    return None if is_no_amount(currency) else currency.strip().upper()

@@ -6,20 +6,23 @@ with a secret seed, but numbers without one: a sender who chooses the numbers co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import xxhash
 
 from stream.contract.events import EventType
 
-__all__ = ["EventKinds", "HashBuckets", "hash_bucket"]
+__all__ = ["EventKinds", "HashBuckets", "canonical", "hash_bucket"]
 
 #: This many names are remembered with their hash bucket, none longer than this: together at most about 10 MB.
 _BUCKETS_MAX: Final = 100_000
 _NAME_REMEMBERED_MAX: Final = 64
 #: This many spellings of event names are remembered; a shop has a few dozen.
 _SPELLINGS_MAX: Final = 1_000
+_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SEPARATORS: Final = re.compile(r"[_\-./:]+")
 # A plain integer: looking up an enum member costs more than the rest of a look-up.
 _OTHER: Final = int(EventType.OTHER)
 
@@ -38,21 +41,24 @@ def hash_bucket(name: str | int | None) -> int:
 class HashBuckets(dict[str | int | None, int]):
     """:func:`hash_bucket` as a dict that remembers the names it met since it was last emptied.
 
+    The names in ``absent`` are none: their bucket is 0.
+
     >>> buckets = HashBuckets()
     >>> buckets["shoes"], buckets[None], buckets.names()
     (42997, 0, {42997: 'shoes'})
     """
 
-    def __init__(self) -> None:
-        super().__init__(_NO_NAME)
+    def __init__(self, absent: Iterable[str] = ()) -> None:
+        self._absent: dict[str | int | None, int] = dict.fromkeys((None, "", *absent), 0)
+        super().__init__(self._absent)
 
     def __missing__(self, name: str | int) -> int:
         text = str(name)
         bucket = self.get(text)
         if bucket is None:
-            if len(self) >= _BUCKETS_MAX:
+            if len(self) >= _BUCKETS_MAX + len(self._absent):
                 self.clear()
-                self.update(_NO_NAME)
+                self.update(self._absent)
             bucket = hash_bucket(text)
             if len(text) <= _NAME_REMEMBERED_MAX:
                 self[text] = bucket
@@ -63,8 +69,13 @@ class HashBuckets(dict[str | int | None, int]):
         return {bucket: str(name) for name, bucket in reversed(self.items()) if bucket}
 
 
-#: What stands for "no name"; events without one are common.
-_NO_NAME: Final[dict[str | int | None, int]] = {None: 0, "": 0}
+def canonical(name: str) -> str:
+    """An event name in one spelling: lower case, with single spaces between its words.
+
+    >>> canonical("Order Completed"), canonical("order_completed"), canonical(" orderCompleted ")
+    ('order completed', 'order completed', 'order completed')
+    """
+    return " ".join(_SEPARATORS.sub(" ", _HUMP.sub(" ", name)).lower().split())
 
 
 class EventKinds(dict[str, int]):
@@ -75,10 +86,10 @@ class EventKinds(dict[str, int]):
 
     def __init__(self, types: Mapping[str, EventType]) -> None:
         super().__init__()
-        self._types = {name: int(kind) for name, kind in types.items()}
+        self._types = {canonical(name): int(kind) for name, kind in types.items()}
 
     def __missing__(self, name: str) -> int:
-        kind = self._types.get(name.lower(), _OTHER)
+        kind = self._types.get(canonical(name), _OTHER)
         if len(self) >= _SPELLINGS_MAX:
             self.clear()
         if len(name) <= _NAME_REMEMBERED_MAX:

@@ -11,6 +11,7 @@ from stream.checkpoint.pending_reviews import Reviews, SentimentModel
 from stream.checkpoint.position import Position
 from stream.clock import Clock
 from stream.decode.decoder import Decoder, Money
+from stream.decode.placeholders import Placeholders
 from stream.decode.pseudonyms import pseudonyms_of
 from stream.kafka.app import Source, build_app
 from stream.kafka.client_types import TP
@@ -25,7 +26,7 @@ from stream.score.explain.explainer import Explainer
 from stream.score.inference import Inference
 from stream.score.scorer import Scorer
 from stream.service.health import Health
-from stream.settings import Settings
+from stream.settings import Settings, zone_of
 
 __all__ = ["WorkerParts", "build_worker"]
 
@@ -117,10 +118,12 @@ def _topics(settings: Settings) -> Topics:
 def _stages(settings: Settings, scorer: Scorer, *, reviews: Reviews, metrics: Metrics, clock: Clock) -> Stages:
     decoder = Decoder(
         settings.envelope,
-        Money(scorer.manifest.currency, settings.fx_rates),
+        Money(scorer.manifest.currency, settings.fx_rates, settings.decimal_comma),
         bytes_max=settings.event_bytes_max,
         future_skew_s=settings.future_skew_s,
         pseudonyms=pseudonyms_of(settings.pseudonym_key.get_secret_value(), settings.pseudonym_key_id),
+        placeholders=Placeholders(settings.placeholder_ids),
+        zone=zone_of(settings.naive_time_zone),
     )
     inference = Inference(scorer=scorer, metrics=metrics, clock=clock)
     rule = AlertRule(

@@ -106,13 +106,15 @@ def bad_records(now: float) -> dict[str, tuple[bytes | None, str]]:
         "invalid utf-8": (at().replace(b"bad", b"\xff\xfe"), "malformed"),
         "oversized": (at(note="x" * 300_000), "oversized"),
         "too deep": (at(note=0).replace(b"0}", b"[" * 50_000 + b"]" * 50_000 + b"}"), "too_deep"),
-        "wrong type": (at(properties=[1, 2]), "schema"),
+        "wrong type": (at(type=[1, 2]), "schema"),
+        "nobody": (at(userId="undefined"), "user"),
         "no user": (at(userId=None), "user"),
         "no time": (at(timestamp=None), "timestamp"),
         "far future": (at(timestamp=now + 7 * 86_400), "future"),
         "before 1970": (at(timestamp=-5), "timestamp"),
-        "confluent": (b"\0\0\0\0\x07" + at(), "confluent"),
-        "not a number": (at(event="Order Completed", properties={"total": "much"}), "schema"),
+        "confluent": (b"\0\0\0\0\x07\x06bad", "confluent"),
+        "not a number": (at(event="Order Completed", properties={"total": "much"}), "amount"),
+        "one or a thousand": (at(event="Order Completed", properties={"total": "1,234"}), "amount"),
         "currency": (at(event="Order Completed", properties={"total": 5, "currency": "XTS"}), "currency"),
     }
 

@@ -58,6 +58,18 @@ def test_wrong_setting_names_the_setting_and_what_is_allowed() -> None:
     assert_one_line(result, "http_port", "-5", "greater than or equal to 0", "VALUESTREAM_HTTP_PORT")
 
 
+def test_unknown_time_zone_is_refused_at_the_start() -> None:
+    result = valuestream("worker", "--naive-time-zone", "Mars/Olympus")
+    assert_one_line(result, "naive_time_zone", "Mars/Olympus", "expected the IANA name of a time zone")
+
+
+def test_decimal_comma_is_true_or_false_and_placeholder_ids_are_a_list() -> None:
+    result = valuestream("worker", "--placeholder-ids", '{"a": 1}')
+    assert_one_line(result, "placeholder_ids", "valid list", "VALUESTREAM_PLACEHOLDER_IDS")
+    result = valuestream("worker", VALUESTREAM_DECIMAL_COMMA="maybe")
+    assert_one_line(result, "decimal_comma", "maybe", "VALUESTREAM_DECIMAL_COMMA")
+
+
 def test_setting_comes_from_the_environment_and_a_flag_wins_over_it() -> None:
     result = valuestream("topics", "check", VALUESTREAM_BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert_one_line(result, "127.0.0.1:1")

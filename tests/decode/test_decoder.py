@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from stream.contract.events import EVENT, EventType
 from stream.decode.decoder import REVIEW_CHARS_MAX, Decoded, Decoder, Money, hash_bucket
+from stream.decode.names import HashBuckets
+from stream.decode.placeholders import Placeholders
 from stream.errors import ConfigError
 from stream.state.erasure import COMMAND_HEADER, ERASE, Erasure
 from tests.decode.makers import (
@@ -151,17 +154,45 @@ def test_broken_record_is_a_dead_letter_that_says_why(preset: str, kind: str) ->
     assert dead.record == Record(100, value)
 
 
+#: What is neither text nor a number.
+WRONG = [["x"], {"x": 1}, True]
+
+
 @pytest.mark.parametrize(
-    "field", ["user", "event_id", "order_id", "item", "category", "amount", "currency", "quantity"]
+    "field", ["event_id", "order_id", "item", "category", "amount", "currency", "quantity", "products"]
 )
-@pytest.mark.parametrize("wrong", [[], {}, True])
-def test_wrong_type_is_a_dead_letter_that_names_the_field(preset: str, make: Make, field: str, wrong: Any) -> None:
-    (dead,) = decode(preset, make(**{field: wrong})).dead
-    assert dead.reason == "schema"
-    assert dead.message.startswith("Expected `")
-    event = make(**{field: "?"})
-    written = next(name for name, value in {**event, **event.get("properties", {})}.items() if value == "?")
-    assert f".{written}`" in dead.message
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_wrong_type_of_what_a_view_can_do_without_is_ignored_and_counted(
+    preset: str, make: Make, field: str, wrong: Any
+) -> None:
+    good, bad = make(event_id="e"), make(**{"event_id": "e", field: wrong})
+    if field == "order_id":
+        bad["order_id"] = wrong
+    out = decode(preset, bad)
+    known_here = field != "products" or preset == "segment"
+    names = {"amount": "price"}
+    if known_here and not (field == "products" and isinstance(wrong, dict)):
+        assert out.fields_ignored == {names.get(field, field): 1} or field == "order_id"
+    found, expected = out.batch.rows[0], row(preset, good)
+    kept = [name for name in EVENT.names or () if name != "identity" or field != "event_id"]
+    assert (out.batch.users, found[kept], out.dead) == (["u"], expected[kept], [])
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+@pytest.mark.parametrize("kind", ["purchase", "refund"])
+def test_wrong_type_of_an_amount_is_a_dead_letter_of_its_order(preset: str, make: Make, kind: str, wrong: Any) -> None:
+    (dead,) = decode(preset, make(kind=kind, amount=wrong)).dead
+    assert dead.reason == "amount"
+    assert re.fullmatch("amount is (a list|an object|True), expected a number; mend the sender", dead.message)
+    (dead,) = decode(preset, make(kind=kind, amount=5, currency=wrong)).dead
+    assert dead.reason == "currency"
+    assert dead.message.endswith("expected 'USD' or one with a rate; set --fx-rates")
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_wrong_type_of_who_when_or_what_is_a_dead_letter(preset: str, make: Make, wrong: Any) -> None:
+    values = [make(user=wrong), make(time=wrong), {**make(), "event" if preset == "segment" else "type": wrong}]
+    assert [dead.reason for dead in decode(preset, *values).dead] == ["user", "timestamp", "schema"]
 
 
 def test_record_cut_at_any_byte_is_a_dead_letter(preset: str, make: Make) -> None:
@@ -245,7 +276,9 @@ def test_any_record_is_used_or_dead_or_ignored_and_none_raises(name: str, data: 
     anything = st.one_of(almost_events(name), almost_events(name), st.binary(max_size=40), st.none())
     values = data.draw(st.lists(anything, max_size=4))
     out = decode(name, *values, rates={"EUR": 1.1})
-    assert len(out.records) + len(out.dead) + out.n_ignored == len(values)
+    used, dead_at = {r.offset for r in out.records}, [d.record.offset for d in out.dead]
+    assert len(dead_at) == len(set(dead_at))
+    assert len(used.union(dead_at)) + out.n_ignored == len(values)
     assert len(out.batch.users) == len(out.batch.rows) == len(out.records)
     assert out.batch.rows["offset"].tolist() == [r.offset for r in out.records]
     assert {d.reason for d in out.dead} <= REASONS
@@ -276,7 +309,7 @@ def test_names_that_never_repeat_do_not_fill_memory(preset: str, make: Make, mon
         out = one.decode([Record(j, json.dumps(e).encode()) for j, e in enumerate(events)], NOW)
         assert len(out.batch) == 100
     for buckets in (one._categories, one._items):
-        assert len(buckets) <= 100
+        assert len(buckets) <= 100 + len(HashBuckets(Placeholders().names))
         assert max(len(str(name)) for name in buckets) < 100
 
 

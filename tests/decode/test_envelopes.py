@@ -43,8 +43,9 @@ def test_segment_page_and_screen_are_views_and_identify_is_ignored() -> None:
 
 
 def test_segment_anonymous_id_is_the_user_if_there_is_no_user_id() -> None:
-    for known, expected in (("ann", "ann"), (0, "0"), (None, "anon"), ("", "anon")):
-        assert decode("segment", {**segment(user=known), "anonymousId": "anon"}).batch.users == [expected]
+    nobody = (0, None, "", "undefined", "Guest", ["ann"], {}, True, 1.5, 1e300)
+    for known, expected in (("ann", "ann"), (17.0, "17"), *((one, "visitor") for one in nobody)):
+        assert decode("segment", {**segment(user=known), "anonymousId": "visitor"}).batch.users == [expected]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from tests.decode.makers import (
         *(TIME, float(TIME), TIME + 0.999, TIME * 1000, TIME * 1000 + 999, TIME * 1000.0),
         *(ISO, "2024-12-30T23:06:40", "2024-12-30 23:06:40", "2024-12-30T23:06:40.999Z"),
         *("2024-12-31T01:06:40+02:00", "2024-12-30T15:06:40-08:00"),
+        *(str(TIME), TIME * 1_000_000, TIME * 10**9, f"{TIME}000"),
     ],
     ids=short,
 )
@@ -48,7 +49,7 @@ def test_time_without_a_zone_is_utc_in_any_local_zone(preset: str, make: Make, m
 @pytest.mark.parametrize(
     "time",
     [
-        *(None, 0, -1, 0.5, -TIME, 1e300, -1e300, 10**18, 10**320, 10**4000, -(10**4000), TIME * 1_000_000),
+        *(None, 0, -1, 0.5, -TIME, 1e300, -1e300, 10**20, 10**320, 10**4000, -(10**4000)),
         *("0001-01-01T00:00:00+14:00", "1900-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00", "2107-01-01T00:00:00Z"),
     ],
     ids=short,
@@ -57,14 +58,19 @@ def test_time_out_of_range_is_a_dead_letter(preset: str, make: Make, time: Any) 
     assert reason(preset, make(time=time)) == "timestamp"
 
 
-@pytest.mark.parametrize("time", ["", "yesterday", "2024-02-30T00:00:00Z", "1735600000", True, [], {"$date": 1}])
+@pytest.mark.parametrize("time", ["", "yesterday", "2024-02-30T00:00:00Z", True, [], {"$date": 1}])
 def test_time_of_another_type_or_form_is_a_dead_letter(preset: str, make: Make, time: Any) -> None:
-    assert reason(preset, make(time=time)) == "schema"
+    assert reason(preset, make(time=time)) == "timestamp"
+
+
+def test_message_about_a_time_shows_it_and_the_remedy(preset: str, make: Make) -> None:
+    (dead,) = decode(preset, make(time="soon")).dead
+    assert dead.message == "timestamp is 'soon', expected ISO 8601, or seconds or milliseconds since 1970"
 
 
 def test_time_ahead_of_our_clock_is_good_up_to_the_allowed_skew(preset: str, make: Make) -> None:
     assert row(preset, make(time=NOW + SKEW_S))["time"] == NOW + SKEW_S
-    assert reason(preset, make(time=NOW + SKEW_S + 0.5)) == "future"
+    assert reason(preset, make(time=NOW + SKEW_S + 1)) == "future"
     out = decode(preset, make(time=NOW + SKEW_S + 60))
     assert out.dead[0].reason == "future"
     assert out.dead[0].message == "timestamp is 60 s past the allowed skew; check the sender's clock"
@@ -74,14 +80,20 @@ def test_time_ahead_of_our_clock_is_good_up_to_the_allowed_skew(preset: str, mak
     ("time", "good"),
     [
         *(("2025-01-01T00:05:00Z", True), ("2025-01-01T00:04:59.999999Z", True), (int(NOW + SKEW_S), True)),
-        *(("2025-01-01T00:05:00.000001Z", False), ("2025-01-01T00:05:01Z", False), (int(NOW + SKEW_S) + 1, False)),
-        *(("2025-01-01T02:05:00+02:00", True), ("2025-01-01T02:05:00.5+02:00", False)),
+        # Times are kept, and compared, in whole seconds.
+        *(("2025-01-01T00:05:00.999999Z", True), ("2025-01-01T00:05:01Z", False), (int(NOW + SKEW_S) + 1, False)),
+        *(("2025-01-01T02:05:00+02:00", True), ("2025-01-01T02:05:01+02:00", False)),
     ],
     ids=short,
 )
-def test_bound_of_the_future_is_exact_for_every_form_of_time(preset: str, make: Make, time: Any, good: bool) -> None:
+def test_bound_of_the_future_is_exact_to_the_second_for_every_form_of_time(
+    preset: str, make: Make, time: Any, good: bool
+) -> None:
     out = decode(preset, make(time=time))
     assert [d.reason for d in out.dead] == ([] if good else ["future"])
+
+
+NOBODY = ["undefined", "Null", "NONE", "NaN", "(not set)", "[object Object]", "guest", "  ", "0", 0, -1, True, 1.5]
 
 
 # User ------------------------------------------------------------------------------------------------
@@ -92,6 +104,7 @@ def test_bound_of_the_future_is_exact_for_every_form_of_time(preset: str, make: 
     [
         (None, "user id is missing, expected a string or a number"),
         ("", "user id is missing, expected a string or a number"),
+        *((word, f"user id is {word!r}, which stands for nobody; expected an id; mend the sender") for word in NOBODY),
         ("x" * 257, "user id has 257 characters, expected at most 256"),
         (10**4000, "user id has 4001 characters, expected at most 256"),
         ("a\0b", "user id holds a NUL, expected text"),
@@ -104,6 +117,6 @@ def test_unusable_user_id_is_a_dead_letter_that_says_so(preset: str, make: Make,
 
 
 def test_any_other_text_or_number_can_be_a_user_id(preset: str, make: Make) -> None:
-    users = ["x" * 256, "😀", "ann@example.org", " ", 0, -1, 10**30]
+    users = ["x" * 256, "😀", "ann@example.org", " ann", -17, 10**30]
     out = decode(preset, *(make(user=user, event_id=i) for i, user in enumerate(users)))
     assert out.batch.users == [str(user) for user in users]

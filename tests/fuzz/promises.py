@@ -20,6 +20,7 @@ from stream.decode.dead_letters import dead_letter
 from stream.decode.decoder import DeadLetter, Decoded, Decoder, Money
 from stream.errors import ContractError
 from stream.kafka.topics import required_topics
+from stream.metrics import IGNORABLE_FIELDS
 from stream.outgoing import Outgoing
 from stream.score.decide import encode_json
 from stream.settings import Settings
@@ -61,7 +62,7 @@ def decoder(preset: str, bytes_max: int = BYTES_MAX) -> Decoder:
 def outcome(one: Decoder, value: bytes | None, now: float = NOW) -> str:
     """The outcome of one value: ``event``, ``ignored``, or the reason of its dead letter."""
     out = one.decode([Record(value)], now)
-    assert (len(out.records) + len(out.dead) + out.n_ignored, out.erasures) == (1, [])
+    assert (max(bool(out.records), len(out.dead)) + out.n_ignored, out.erasures) == (1, [])
     assert len(out.batch.users) == len(out.batch.rows) == len(out.records)
     if out.dead:
         assert out.dead[0].reason in REASONS
@@ -82,8 +83,11 @@ def check_decode(
     around: list[bytes | None] = [good, *(v for value in values for v in (value, good))]
     records = [Record(value, offset, headers=headers) for offset, value in enumerate(around)]
     out = one.decode(records, NOW)
-    assert len(out.records) + len(out.dead) + out.n_ignored + len(out.erasures) == len(records)
+    used, dead_at = {r.offset for r in out.records}, [d.record.offset for d in out.dead]
+    assert len(dead_at) == len(set(dead_at))
+    assert len(used.union(dead_at)) + out.n_ignored + len(out.erasures) == len(records)
     assert out.batch.rows["offset"].tolist() == [r.offset for r in out.records]
+    assert out.fields_ignored.keys() <= set(IGNORABLE_FIELDS)
     assert len(out.batch.users) == len(out.batch.rows)
     rows = out.batch.rows[out.batch.rows["offset"] % 2 == 0]
     (alone,) = one.decode(records[:1], NOW).batch.rows

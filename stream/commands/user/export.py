@@ -19,11 +19,12 @@ from stream.commands.options import GroupedCommand, settings_options, user_argum
 from stream.commands.user.facts import facts, history, reviews
 from stream.commands.user.read import Held, Retention, find, partitions_of, retentions, stored_id
 from stream.decode.decoder import Decoder, Money
+from stream.decode.placeholders import Placeholders
 from stream.iso_time import iso_seconds
 from stream.kafka.client_types import KafkaConsumer, TopicPartition
 from stream.kafka.reading import open_topics, read_partition
 from stream.kafka.topics import changelog_topic, required_topics
-from stream.settings import Settings
+from stream.settings import Settings, zone_of
 
 __all__ = ["export"]
 
@@ -31,8 +32,6 @@ __all__ = ["export"]
 #: false.
 _EVENTS_MAX: Final = 5_000_000
 _DECODED_AT_ONCE: Final = 1_000
-#: The export takes no amounts from decoded events, so any currency will do.
-_ANY_MONEY: Final = Money("USD")
 
 _Matches = Callable[[Any], bool]
 
@@ -132,7 +131,13 @@ def _events(
     first, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
     start = max(first, end - events_max)
     decoder = Decoder(
-        settings.envelope, _ANY_MONEY, bytes_max=settings.event_bytes_max, future_skew_s=settings.future_skew_s
+        settings.envelope,
+        # The export takes no amounts from decoded events, so any currency will do.
+        Money("USD", settings.fx_rates, settings.decimal_comma),
+        bytes_max=settings.event_bytes_max,
+        future_skew_s=settings.future_skew_s,
+        placeholders=Placeholders(settings.placeholder_ids),
+        zone=zone_of(settings.naive_time_zone),
     )
     exported: list[dict[str, Any]] = []
     records = read_partition(consumer, tp, start, end)
