@@ -18,6 +18,7 @@ from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 
 from stream.errors import ConfigError
+from stream.kafka.codecs import require_codecs
 from stream.settings import Settings
 
 if TYPE_CHECKING:
@@ -135,7 +136,11 @@ async def _try_one(server: str, config: dict[str, Any]) -> None:
 
 
 def _client_config(settings: Settings) -> dict[str, Any]:
-    """Return the arguments that kafka-python and aiokafka have in common, under the same names."""
+    """Return the arguments that kafka-python and aiokafka have in common, under the same names.
+
+    Everyone who opens a client comes by here, so this is where a missing codec is noticed.
+    """
+    require_codecs()
     config: dict[str, Any] = {
         "bootstrap_servers": _servers(settings),
         "security_protocol": settings.security_protocol,

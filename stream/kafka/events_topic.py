@@ -17,6 +17,7 @@ from kafka.errors import KafkaError
 
 from stream.datasets.topic_source import Topic
 from stream.errors import ConfigError
+from stream.kafka.codecs import require_codecs
 from stream.kafka.reading import open_consumer, read_partition
 from stream.kafka.topics import similar_names
 
@@ -81,6 +82,7 @@ def _spans(consumer: Any, topic: Topic) -> dict[int, tuple[int, int]]:
 @contextmanager
 def _consumer(topic: Topic, environ: Mapping[str, str]) -> Iterator[Any]:
     """Open a consumer in no group, and close it at the end. An error of Kafka becomes a ConfigError."""
+    require_codecs()
     security = {name: environ[key] for key, name in _SECURITY.items() if environ.get(key)}
     consumer = None
     try:

@@ -17,6 +17,7 @@ from stream.clock import Clock, Stop
 from stream.datasets.events import Record
 from stream.errors import ConfigError, ValuestreamError
 from stream.kafka.clients import connect, kafka_python_config
+from stream.kafka.codecs import compression_type
 from stream.kafka.rights import Right, require_rights
 from stream.kafka.topics import require_topic
 from stream.settings import Settings
@@ -151,7 +152,7 @@ def send_events(
         **kafka_python_config(settings),
         acks="all",
         enable_idempotence=True,
-        compression_type=None,
+        compression_type=compression_type(settings),
         linger_ms=5,
         batch_size=65_536,
         delivery_timeout_ms=int(DELIVERY_TIMEOUT_S * 1000),

@@ -16,6 +16,7 @@ from stream.decode.pseudonyms import pseudonyms_of
 from stream.kafka.app import Source, build_app
 from stream.kafka.client_types import TP
 from stream.kafka.clients import aiokafka_config, faust_credentials
+from stream.kafka.codecs import compression_type
 from stream.kafka.publisher import Publisher
 from stream.kafka.topics import changelog_topic
 from stream.metrics import Metrics
@@ -102,7 +103,13 @@ def _source(settings: Settings, partitions: int) -> Source:
 
 
 def _publisher(settings: Settings, lease: Lease) -> Publisher:
-    return Publisher(lease, settings.stall_timeout_s, changelog_topic(settings), **aiokafka_config(settings))
+    return Publisher(
+        lease,
+        settings.stall_timeout_s,
+        changelog_topic(settings),
+        compression_type=compression_type(settings),
+        **aiokafka_config(settings),
+    )
 
 
 def _topics(settings: Settings) -> Topics:

@@ -51,7 +51,7 @@ def values(settings: Settings, *offsets: int) -> list[bytes]:
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("compression", [None, "gzip"])
+@pytest.mark.parametrize("compression", [None, "gzip", "snappy", "lz4", "zstd"])
 def test_header_name_that_is_not_utf_8_is_read_and_changes_no_other_record(
     settings: Settings, compression: str | None
 ) -> None:

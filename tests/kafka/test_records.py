@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import gzip
 import struct
 from typing import Any
 
 import crc32c
 import pytest
+from aiokafka import codec
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
 from stream.kafka.records import patch_aiokafka
 
-NONE, GZIP = 0, 1
+NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+ENCODERS = {
+    GZIP: codec.gzip_encode,
+    SNAPPY: codec.snappy_encode,
+    LZ4: codec.lz4_encode,
+    ZSTD: codec.zstd_encode,
+}
 
 
 def batch(base_offset: int, names: list[bytes], compression: int = NONE) -> bytes:
@@ -25,10 +31,10 @@ def batch(base_offset: int, names: list[bytes], compression: int = NONE) -> byte
     raw = bytearray(builder.build())
     for i, name in enumerate(names):
         raw = raw.replace(b"Q%03d" % i, name)
-    if compression == GZIP:
-        raw = raw[:61] + gzip.compress(bytes(raw[61:]))
+    if compression != NONE:
+        raw = raw[:61] + ENCODERS[compression](bytes(raw[61:]))
         raw[8:12] = struct.pack(">i", len(raw) - 12)
-        raw[21:23] = struct.pack(">h", GZIP)
+        raw[21:23] = struct.pack(">h", compression)
     raw[0:8] = struct.pack(">q", base_offset)
     raw[17:21] = struct.pack(">I", crc32c.crc32c(bytes(raw[21:])))
     return bytes(raw)
@@ -48,7 +54,7 @@ def _patched(monkeypatch: pytest.MonkeyPatch) -> None:
     patch_aiokafka()
 
 
-@pytest.mark.parametrize("compression", [NONE, GZIP])
+@pytest.mark.parametrize("compression", [NONE, *ENCODERS])
 @pytest.mark.parametrize("bad", [b"\xff\xfe\xfd\xfc", b"ab\xc3(", b"\xed\xa0\x80x"])
 def test_header_name_that_is_not_utf_8_keeps_no_record_of_its_fetch_from_being_read(
     bad: bytes, compression: int
