@@ -197,13 +197,34 @@ def _read(settings: Settings, metrics: str) -> Output:
             alert["alert_id"]: json.dumps(alert["reasons"]).encode() for alert in alerts if alert["reasons"]
         },
         # Dead letters of one fetch come before those that are late, so their order depends on where fetches end.
-        dead_letters=Counter((r.partition, r.key, r.value, _without_age(r.headers)) for r in dead),
+        dead_letters=_counted(dead),
         states={
             key: value if value is None or Erasures.is_marker(key) else value[:1] + without_scores(value)
             for key, value in states.items()
         },
         metrics=frozenset(_metric_names(metrics)),
     )
+
+
+#: Headers that say where a record stood.
+_PLACE = ("valuestream.source.offset", "valuestream.source.timestamp")
+
+
+def _counted(dead: Iterable[Any]) -> Counter[tuple[int, bytes | None, bytes | None, tuple[Header, ...]]]:
+    """Dead letters, each with how often it came. A late event counts once, wherever it stood.
+
+    A repeat of a late event is a duplicate if one fetch brought both, and late as well if two fetches did. So how many
+    repeats are dead letters depends on where fetches end, with the same build as well.
+    """
+    counted: Counter[tuple[int, bytes | None, bytes | None, tuple[Header, ...]]] = Counter()
+    for r in dead:
+        headers = _without_age(r.headers)
+        if ("valuestream.error.reason", b"late") in headers:
+            headers = tuple(header for header in headers if header[0] not in _PLACE)
+            counted[(r.partition, r.key, r.value, headers)] = 1
+        else:
+            counted[(r.partition, r.key, r.value, headers)] += 1
+    return counted
 
 
 def _without_age(headers: Sequence[Header]) -> tuple[Header, ...]:
