@@ -27,6 +27,8 @@ __all__ = [
     "Numbers",
     "Offsets",
     "Opaque",
+    "OrderNotes",
+    "OrderRows",
     "Probabilities",
     "RawOutputs",
     "Rows",
@@ -66,6 +68,10 @@ Opaque: TypeAlias = NDArray[np.void]
 
 #: Decoded events: dtype ``EVENT``.
 EventRows: TypeAlias = NDArray[np.void]
+#: The orders that decoded events name: dtype ``ORDER_NOTE``.
+OrderNotes: TypeAlias = NDArray[np.void]
+#: Orders of users: dtype ``ORDER``, often ``(n, ORDERS_LEN)``.
+OrderRows: TypeAlias = NDArray[np.void]
 #: The columns of users: dtype ``USER``.
 UserRows: TypeAlias = NDArray[np.void]
 #: Events of histories: dtype ``HISTORY``, often ``(n, HISTORY_LEN)``.

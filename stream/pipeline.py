@@ -33,6 +33,7 @@ from stream.outgoing import Outgoing, OutgoingLike
 from stream.score.decide import Decided, Decider, encode_json
 from stream.score.queue import priorities
 from stream.score_batch import ScoreBatch, ScoreShare
+from stream.state.currency import check_currency
 from stream.state.partition_state import Applied, PartitionState
 
 if TYPE_CHECKING:
@@ -111,8 +112,9 @@ class Pipeline:
         self.idle_stage_max: Final = int(np.searchsorted(IDLE_AGES_S, eligible_s, side="left")) - 1
 
     def check_state(self, state: PartitionState) -> None:
-        """Refuse a state just read if its users are not named as ours will be. Raises ContractError."""
+        """Refuse a state just read if its users or its money are not as ours will be. Raises ContractError."""
         check_key(state.ids, self._decoder.pseudonyms)
+        check_currency(state.users[: len(state)], state.currency)
 
     # -- records to state -----------------------------------------------------------------------------------
 

@@ -199,7 +199,7 @@ def _read(settings: Settings, metrics: str) -> Output:
         # Dead letters of one fetch come before those that are late, so their order depends on where fetches end.
         dead_letters=_counted(dead),
         states={
-            key: value if value is None or Erasures.is_marker(key) else value[:1] + without_scores(value)
+            key: value if value is None or Erasures.is_marker(key) else without_scores(value)
             for key, value in states.items()
         },
         metrics=frozenset(_metric_names(metrics)),

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.arrays import EventRows, Numbers, Rows
-from stream.contract.events import EVENT
+from stream.arrays import EventRows, Numbers, OrderNotes, Rows
+from stream.contract.events import EVENT, ORDER_NOTE, EventBatch
 from stream.datasets.formats import FORMATS, read_events
 from stream.datasets.market import CURRENCY, Market
 from stream.datasets.topic_source import is_topic
@@ -23,10 +23,19 @@ from stream.decode.decoder import Decoder, Money
 from stream.errors import ConfigError
 from stream.kafka.events_topic import end_offsets, read_topic
 from stream.score.sentiment import Sentiment
+from stream.state.partition_state import PartitionState
 
 __all__ = [
-    "SIMULATOR", "DataConfig", "EventLog", "UserTimeKeys", "fingerprint", "load", "read_log", "user_time_keys",
-]  # fmt: skip
+    "NEVER_LATE_S",
+    "SIMULATOR",
+    "DataConfig",
+    "EventLog",
+    "UserTimeKeys",
+    "fingerprint",
+    "load",
+    "read_log",
+    "user_time_keys",
+]
 
 #: Sentiments of reviews, -1 to 1; nan for an event without a review.
 Sentiments: TypeAlias = npt.NDArray[np.float32]
@@ -40,6 +49,8 @@ SIMULATION_START: Final = datetime(2024, 1, 1, tzinfo=UTC)
 #: Currency of each known format, for files that name none in their orders.
 _CURRENCIES: Final = {SIMULATOR: CURRENCY, "uci-online-retail": "GBP", "tmall": "CNY"}
 _CHUNK: Final = 10_000
+#: Training sees every event, however late it is: this lateness is longer than any history.
+NEVER_LATE_S: Final = 2**40
 _EVENT_BYTES_MAX: Final = 1 << 20
 #: The clock that the decoder is given. It is later than any event time, so that no event is too far in the future.
 _NOW: Final = float(2**32)
@@ -143,6 +154,7 @@ def read_log(
     index: dict[str, int] = {}
     users: list[Rows] = []
     rows: list[EventRows] = []
+    orders: list[OrderNotes] = []
     reviews: dict[int, str] = {}
     dropped: Counter[str] = Counter()
     for chunk in _chunks(values, events_max):
@@ -154,6 +166,7 @@ def read_log(
             reviews.update((begin + i, text) for i, text in decoded.reviews)
         users.append(np.array([index.setdefault(user, len(index)) for user in decoded.batch.users], np.int64))
         rows.append(decoded.batch.rows)
+        orders.append(decoded.batch.orders if len(decoded.batch.orders) else np.zeros(len(decoded.batch), ORDER_NOTE))
     if not index:
         raise ConfigError(
             f"data set has no usable event (dropped: {_reasons(dropped)}); "
@@ -170,7 +183,7 @@ def read_log(
         categories=decoder.categories,
         sentiment=sentiment,
     )
-    return _sorted(log)
+    return _settled(*_sorted(log, np.concatenate(orders)))
 
 
 def user_time_keys(users: Rows, seconds: Numbers) -> UserTimeKeys:
@@ -192,11 +205,35 @@ def _chunks(values: Iterable[bytes], events_max: int) -> Iterator[list[_Record]]
         yield chunk
 
 
-def _sorted(log: EventLog) -> EventLog:
+def _sorted(log: EventLog, orders: OrderNotes) -> tuple[EventLog, OrderNotes]:
+    """The log in the order of event time, and what each event says about an order."""
     order = np.argsort(log.rows["time"], kind="stable")
     rows = log.rows[order].astype(EVENT)
     rows["offset"] = np.arange(len(rows))
-    return replace(log, users=log.users[order], rows=rows, sentiment=log.sentiment[order])
+    return replace(log, users=log.users[order], rows=rows, sentiment=log.sentiment[order]), orders[order]
+
+
+def _settled(log: EventLog, notes: OrderNotes) -> EventLog:
+    """The log without repeats, and with the type and value that each event's order leaves it, as serving counts them.
+
+    Each event of the log stands at the offset of its place.
+    """
+    if not notes["change"].any():
+        return log
+    state, rows, counts = PartitionState(NEVER_LATE_S), log.rows.copy(), np.zeros(len(log), bool)
+    for begin in range(0, len(log), _CHUNK):
+        end = min(begin + _CHUNK, len(log))
+        names = [log.names[user] for user in log.users[begin:end].tolist()]
+        applied = state.apply(EventBatch(names, log.rows[begin:end], notes[begin:end]))
+        accepted = begin + applied.accepted
+        counts[accepted] = True
+        rows["type"][accepted], rows["value"][accepted] = applied.events["type"], applied.events["value"]
+    rows = rows[counts]
+    rows["offset"] = np.arange(len(rows))
+    n_repeats = Counter({"duplicate": len(log) - len(rows)})
+    return replace(
+        log, users=log.users[counts], rows=rows, sentiment=log.sentiment[counts], dropped=+(log.dropped + n_repeats)
+    )
 
 
 def _values(config: DataConfig) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from model_export.data.event_log import EventLog, UserTimeKeys, user_time_keys
+from model_export.data.event_log import NEVER_LATE_S, EventLog, UserTimeKeys, user_time_keys
 from model_export.data.examples import StoredTokens
 from model_export.data.splits import SnapshotConfig, Splits
 from stream.arrays import Counts, FeatureRows, Mask, Numbers, Offsets, Rows, Seconds, Slots
@@ -30,8 +30,6 @@ from stream.state.partition_state import PartitionState
 
 __all__ = ["Inputs", "Replay"]
 
-#: Training sees every event, however late it is: this lateness is longer than any history.
-_NEVER_LATE_S: Final = 2**40
 #: Inputs of this many users are made at once: about 30 MB of intermediate arrays.
 _CHUNK: Final = 4_096
 
@@ -55,7 +53,7 @@ class Replay:
 
     def __init__(self, log: EventLog, labels: Labels, config: SnapshotConfig, splits: Splits, *, seed: int) -> None:
         self._log, self._labels, self._config, self._splits, self._seed = log, labels, config, splits, seed
-        self._state = PartitionState(_NEVER_LATE_S)
+        self._state = PartitionState(NEVER_LATE_S)
         self._state.rows_of(log.names)  # in order: the row of a user is its index in names
         self._keys = user_time_keys(log.users, log.rows["time"])
         self.accepted: Mask = np.zeros(len(log), bool)

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stream.arrays import BucketRows, Bytes, Counts, Rows, Slots, UserRows
+from stream.arrays import BucketRows, Bytes, Counts, Numbers, OrderRows, Rows, Slots, UserRows
 from stream.checkpoint.byte_strings import ByteStrings, cut, every_slice
 from stream.checkpoint.journal_blocks import Users
 from stream.checkpoint.packed_values import HEAD_BYTES, RING_BYTES, USED_BUCKET, PackedValues
-from stream.contract.columns import HISTORY, HISTORY_LEN, STATE_VERSION, USER
+from stream.contract.columns import HISTORY, HISTORY_LEN, ORDER, STATE_VERSION, USER
 from stream.outgoing import OutgoingLike
+from stream.state.currency import name_currency
 from stream.state.erasure import Erasures, marker_key, read_marker
 from stream.state.partition_state import PartitionState
 from stream.state.rings import beginnings, oldest_first, opaque, opaque_rows
@@ -67,15 +68,17 @@ def _put_rings(state: PartitionState, rows: Rows, users: UserRows, *, at: Slots,
 
 
 class _Tails(NamedTuple):
-    """What follows the rings of each user: the number of used buckets, the buckets, and offsets of awaited sentiments.
+    """What follows the rings of each user: used buckets and remembered orders, each after their number, and offsets.
 
     ``buckets`` (dtype ``USED_BUCKET``) are the used buckets of all users, and ``n_buckets`` says how many each user
-    has. ``awaited`` holds the packed offsets, by the user's index among the rows. ``sizes`` is the size of each tail in
-    bytes.
+    has. So do ``orders`` (dtype ``ORDER``) and ``n_orders``. ``awaited`` holds the packed offsets of awaited
+    sentiments, by the user's index among the rows. ``sizes`` is the size of each tail in bytes.
     """
 
     buckets: BucketRows
     n_buckets: Counts
+    orders: OrderRows
+    n_orders: Counts
     awaited: dict[int, bytes]
     sizes: Counts
 
@@ -86,25 +89,34 @@ class _Tails(NamedTuple):
         used = np.zeros(len(owners), USED_BUCKET)
         used["slot"], used["bucket"] = slots, buckets[owners, slots]
         n_buckets: Counts = np.bincount(bucketed[owners], minlength=len(rows))
-        sizes: Counts = 1 + n_buckets * USED_BUCKET.itemsize
+        ordered, orders = state.orders.take(rows)
+        owners, slots = orders["order"].nonzero()
+        n_orders: Counts = np.bincount(ordered[owners], minlength=len(rows))
+        sizes: Counts = 2 + n_buckets * USED_BUCKET.itemsize + n_orders * ORDER.itemsize
         awaited = {}
         if state.awaited:
             by_index = ((i, state.awaited.get(row)) for i, row in enumerate(rows.tolist()))
             awaited = {i: np.array(offsets, "<i8").tobytes() for i, offsets in by_index if offsets}
             for i, packed in awaited.items():
                 sizes[i] += len(packed)
-        return cls(used, n_buckets, awaited, sizes)
+        return cls(used, n_buckets, orders[owners, slots], n_orders, awaited, sizes)
 
     def put(self, at: Slots, data: Bytes) -> None:
         """Write the tail of each user into ``data``, from place ``at`` on."""
-        data[at] = self.n_buckets
-        nth = np.arange(len(self.buckets)) - np.repeat(np.cumsum(self.n_buckets) - self.n_buckets, self.n_buckets)
-        size = USED_BUCKET.itemsize
-        if len(nth):
-            every_slice(data, size)[np.repeat(at + 1, self.n_buckets) + nth * size] = opaque(self.buckets)
+        _put_items(self.buckets, self.n_buckets, at=at, data=data)
+        orders_at = at + 1 + self.n_buckets * USED_BUCKET.itemsize
+        _put_items(self.orders, self.n_orders, at=orders_at, data=data)
         for i, packed in self.awaited.items():
             end = int(at[i] + self.sizes[i])
             data[end - len(packed) : end] = np.frombuffer(packed, np.uint8)
+
+
+def _put_items(items: Numbers, counts: Counts, *, at: Slots, data: Bytes) -> None:
+    """Write how many items each user has, and the items behind it, into ``data`` from place ``at`` (n,) on."""
+    data[at] = counts
+    if len(items):
+        nth = np.arange(len(items)) - np.repeat(np.cumsum(counts) - counts, counts)
+        every_slice(data, items.itemsize)[np.repeat(at + 1, counts) + nth * items.itemsize] = opaque(items)
 
 
 def erased(state: PartitionState, users: Iterable[str]) -> list[tuple[bytes, bytes | None]]:
@@ -164,6 +176,7 @@ def _load_users(state: PartitionState, users: list[str], values: ByteStrings, al
     packed = PackedValues.parse(values)
     rows = state.add(users) if all_new else _emptied_rows(state, users)
     opaque(state.users)[rows] = opaque(packed.heads)
+    name_currency(state.users, rows, state.currency)
     # Rings of the same length are copied together, one piece of memory for each user.
     for length in distinct(packed.lengths[packed.lengths > 0]).tolist():
         same_length = np.flatnonzero(packed.lengths == length)
@@ -173,6 +186,7 @@ def _load_users(state: PartitionState, users: list[str], values: ByteStrings, al
         seen = every_slice(packed.data, seen_bytes)[begin + history_bytes]
         beginnings(state.seen, seen_bytes)[rows[same_length]] = seen
     state.buckets.put(rows[packed.bucketed], packed.buckets["slot"], packed.buckets["bucket"])
+    state.orders.put(rows[packed.ordered], packed.order_slots, packed.orders)
     for i in np.flatnonzero(packed.ends < packed.sizes).tolist():
         start, n_bytes = int(packed.starts[i] + packed.ends[i]), int(packed.sizes[i] - packed.ends[i])
         state.awaited[int(rows[i])] = np.frombuffer(packed.data, "<i8", n_bytes // 8, start).tolist()
@@ -180,10 +194,11 @@ def _load_users(state: PartitionState, users: list[str], values: ByteStrings, al
 
 
 def _emptied_rows(state: PartitionState, users: list[str]) -> Rows:
-    """Return the rows of users, and clear what a value may leave out: their buckets and awaited sentiments."""
+    """Return the rows of users, and clear what a value may leave out: buckets, orders and awaited sentiments."""
     n_known = len(state)
     rows = state.rows_of(users)
     state.buckets.clear(rows[rows < n_known])
+    state.orders.clear(rows[rows < n_known])
     if state.awaited:
         for row in rows.tolist():
             state.awaited.pop(row, None)

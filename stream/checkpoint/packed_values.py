@@ -1,9 +1,9 @@
 """Packed values: the layout of a user's changelog value, and how its parts are found again.
 
 Layout, little-endian: version (u1) · USER · history entries, oldest first · seen identities, oldest first ·
-number of used buckets (u1) · for each: slot (u1), BUCKET · offsets of reviews that await their sentiment (i8 each).
-Only what is used is written, so the length of a value depends on how active its user is: 118 bytes after one event,
-about 1.5 KB with a full history.
+number of used buckets (u1) · for each: slot (u1), BUCKET · number of remembered orders (u1) · ORDER, oldest first ·
+offsets of reviews that await their sentiment (i8 each). Only what is used is written, so the length of a value depends
+on how active its user is: 126 bytes after one event, about 1.7 KB with a full history.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from stream.arrays import BucketRows, Counts, Mask, Offsets, Slots, UserRows
+from stream.arrays import BucketRows, Counts, Mask, Numbers, Offsets, OrderRows, Slots, UserRows
 from stream.checkpoint.byte_strings import ByteStrings, every_slice
 from stream.contract.columns import (
     BUCKET,
@@ -22,7 +22,10 @@ from stream.contract.columns import (
     FRESH_USER,
     HISTORY,
     HISTORY_LEN,
+    HISTORY_VALUE_32,
     IDLE_AGES_S,
+    ORDER,
+    ORDERS_LEN,
     SEEN_LEN,
     STATE_VERSION,
     USER,
@@ -42,15 +45,17 @@ ROOM: Final = HEAD_BYTES + SEEN_LEN * RING_BYTES + 1
 USED_BUCKET: Final = np.dtype([("slot", "u1"), ("bucket", BUCKET)])
 _VERSION: Final = bytes([STATE_VERSION])
 _FRESH: Final = FRESH_USER.tobytes()
+_HISTORY_LEN_AT: Final = 1 + USER.fields["history_len"][1]  # type: ignore[index]  # mypy: a dtype may have no fields
 #: Version and applied offset. Every value begins with them, whatever its version.
 _BEGINNING: Final = struct.Struct("<xq")
 
 
 class PackedValues(NamedTuple):
-    """Values in ``data``: where each starts, its size, and at which of its bytes its buckets end.
+    """Values in ``data``: where each starts, its size, and at which of its bytes its orders end.
 
     ``lengths`` is the length of both rings of each user: they fill alike, as both keep 64. ``buckets`` (dtype
-    ``USED_BUCKET``) are the buckets of all users, and ``bucketed`` says which value each of them is from.
+    ``USED_BUCKET``) are the buckets of all users, and ``bucketed`` says which value each of them is from. So do
+    ``orders`` and ``ordered``; ``order_slots`` is the place of each among the orders of its user.
     """
 
     data: bytes | memoryview
@@ -61,6 +66,9 @@ class PackedValues(NamedTuple):
     lengths: Counts
     bucketed: Slots
     buckets: BucketRows
+    ordered: Slots
+    order_slots: Slots
+    orders: OrderRows
 
     @classmethod
     def parse(cls, values: ByteStrings) -> PackedValues:
@@ -70,17 +78,31 @@ class PackedValues(NamedTuple):
         heads: UserRows = every_slice(data, USER.itemsize)[starts + 1].view(USER)
         lengths: Counts = np.minimum(heads["history_len"], HISTORY_LEN).astype(np.int64)
         number_at = HEAD_BYTES + lengths * RING_BYTES
-        n_buckets: Counts = np.frombuffer(data, np.uint8)[starts + number_at].astype(np.int64)
-        ends = number_at + 1 + n_buckets * USED_BUCKET.itemsize
-        whole = _are_plausible(heads) & (ends <= sizes) & ((sizes - ends) % 8 == 0)
-        n_buckets[~whole] = 0
-        bucketed = np.repeat(np.arange(len(values)), n_buckets)
-        nth = np.arange(len(bucketed)) - np.repeat(np.cumsum(n_buckets) - n_buckets, n_buckets)
-        bucket_at = (starts + number_at + 1)[bucketed] + nth * USED_BUCKET.itemsize
-        buckets = every_slice(data, USED_BUCKET.itemsize)[bucket_at].view(USED_BUCKET)
+        whole = _are_plausible(heads)
+        bucketed, _, buckets, orders_at = _items(values, number_at, USED_BUCKET, whole)
+        ordered, order_slots, orders, ends = _items(values, orders_at, ORDER, whole)
+        whole &= (sizes - ends) % 8 == 0
         whole[bucketed[buckets["slot"] >= BUCKET_SLOTS]] = False
+        whole[ordered[order_slots >= ORDERS_LEN]] = False
         _require_whole(whole)
-        return cls(data, starts, sizes, ends, heads, lengths, bucketed, buckets)
+        return cls(data, starts, sizes, ends, heads, lengths, bucketed, buckets, ordered, order_slots, orders)
+
+
+def _items(values: ByteStrings, at: Slots, item: np.dtype[np.void], whole: Mask) -> tuple[Slots, Slots, Numbers, Slots]:
+    """Find the items behind a count (u1) that stands at byte ``at`` (n,) of each value.
+
+    Returns, for each item, the value that it is from, its place among the items of that value, and the item; then the
+    byte of each value at which its items end. A value that is too short for them is not ``whole`` any more.
+    """
+    whole &= at < values.sizes
+    counts = np.frombuffer(values.data, np.uint8)[np.where(whole, values.starts + at, 0)].astype(np.int64)
+    ends = at + 1 + counts * item.itemsize
+    whole &= ends <= values.sizes
+    counts[~whole] = 0
+    owners = np.repeat(np.arange(len(values)), counts)
+    nth = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    begin = (values.starts + at + 1)[owners] + nth * item.itemsize
+    return owners, nth, every_slice(values.data, item.itemsize)[begin].view(item), ends
 
 
 def _of_this_version(values: ByteStrings) -> ByteStrings:
@@ -106,9 +128,23 @@ def _require_known(versions: set[int]) -> None:
 
 
 def _upgraded(value: bytes) -> bytes:
-    """Return a value of an older version as this version writes it. Columns that it lacks are those of a new user."""
-    end = 1 + USER_BYTES[value[0]]
-    return _VERSION + value[1:end] + _FRESH[end - 1 :] + value[end:]
+    """Return a value of an older version as this version writes it. Columns that it lacks are those of a new user.
+
+    Of a value that was cut only the version is returned, which is no value.
+    """
+    user_end = 1 + USER_BYTES[value[0]]
+    if len(value) < user_end:
+        return _VERSION
+    length = min(value[_HISTORY_LEN_AT], HISTORY_LEN)
+    history_end = user_end + length * HISTORY_VALUE_32.itemsize
+    number_at = history_end + length * 8
+    if len(value) <= number_at:
+        return _VERSION
+    buckets_end = number_at + 1 + value[number_at] * USED_BUCKET.itemsize
+    history = np.frombuffer(value, HISTORY_VALUE_32, length, user_end).astype(HISTORY).tobytes()
+    no_orders = b"\0" if len(value) >= buckets_end else b""
+    user = value[1:user_end] + _FRESH[user_end - 1 :]
+    return _VERSION + user + history + value[history_end:buckets_end] + no_orders + value[buckets_end:]
 
 
 def _are_plausible(heads: UserRows) -> Mask:

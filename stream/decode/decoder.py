@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from stream.contract.columns import DAY_S
-from stream.contract.events import EVENT, EventBatch, EventType
+from stream.contract.events import EVENT, ORDER_UPDATED, EventBatch, EventType
 from stream.decode.envelopes import PRESETS, Name
 from stream.decode.fields import (
     MILLISECONDS_FROM,
@@ -27,8 +27,10 @@ from stream.decode.fields import (
     oversized,
     user_id,
 )
+from stream.decode.identity import ORIGIN_HEADER, hashed, origin, whole_origin
 from stream.decode.money import Money
 from stream.decode.names import EventKinds, HashBuckets, hash_bucket
+from stream.decode.order_events import order_notes, read_order
 from stream.decode.placeholders import Placeholders
 from stream.decode.pseudonyms import Pseudonyms
 from stream.decode.repair import REPAIRS
@@ -49,15 +51,13 @@ __all__ = [
     "hash_bucket",
 ]
 
-_ROW: Final = struct.Struct("<qQIiHHB")
-#: Header of a replayed event: where the event stood originally, as topic/partition/offset.
-ORIGIN_HEADER: Final = "valuestream.origin"
+_ROW: Final = struct.Struct("<qQIqHHB")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: Of a longer review only the beginning is read: BERT takes at most 512 tokens, about 2,500 characters of English.
 REVIEW_CHARS_MAX: Final = 4_000
 # Plain integers: looking up an enum member and comparing it costs more than the rest of the row.
 _PURCHASE: Final = int(EventType.PURCHASE)
-_REFUND: Final = int(EventType.REFUND)
+_ORDER_KINDS: Final = frozenset((int(EventType.PURCHASE), int(EventType.REFUND), ORDER_UPDATED))
 _REVIEW: Final = int(EventType.REVIEW)
 _TEXT: Final = msgspec.json.Decoder(str)
 
@@ -108,6 +108,8 @@ class _Fetch:
     rows: list[bytes] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     reviews: list[tuple[int, str]] = field(default_factory=list)
+    #: The order that an event names: the index of the event, the hash of the order id, and an ``OrderChange``.
+    orders: list[tuple[int, int, int]] = field(default_factory=list)
     erasures: list[Erasure] = field(default_factory=list)
     n_ignored: int = 0
 
@@ -161,7 +163,9 @@ class Decoder:
             pseudonym_of = self.pseudonyms.pseudonym_of
             users = [*map(pseudonym_of, users)]
             erasures = [erasure._replace(user=pseudonym_of(erasure.user)) for erasure in erasures]
-        batch = EventBatch(users, np.frombuffer(b"".join(fetch.rows), EVENT))
+        batch = EventBatch(
+            users, np.frombuffer(b"".join(fetch.rows), EVENT), order_notes(len(fetch.rows), fetch.orders)
+        )
         ignored = fetch.reader.ignored
         return Decoded(batch, fetch.records, fetch.dead, fetch.n_ignored, fetch.reviews, erasures, ignored)
 
@@ -215,11 +219,11 @@ class Decoder:
                 if kind < _PURCHASE and event_id not in nobody:
                     identity = str(event_id)
                 else:
-                    kind, identity, amount = self._rare(kind, event, event_id, record)
+                    kind, identity, amount = self._rare(kind, event, event_id, record, fetch)
                     if kind == _REVIEW and (text := self._review(event)):
                         fetch.reviews.append((len(used), text))
-                hashed = digest(identity.encode()) or 1
-                rows.append(pack(record.offset, hashed, seconds, amount, categories[category], items[item], kind))
+                known_by = digest(identity.encode()) or 1
+                rows.append(pack(record.offset, known_by, seconds, amount, categories[category], items[item], kind))
                 users.append(user)
                 used.append(record)
             except EventError as error:
@@ -236,9 +240,9 @@ class Decoder:
         events, reader = events_of(value, self._bytes_max), fetch.reader
         for i, event in enumerate(events):
             reader.noted.clear()
-            origin = _origin(record) if len(events) == 1 else f"{_whole_origin(record)}/{i}"
+            place = origin(record) if len(events) == 1 else f"{whole_origin(record)}/{i}"
             try:
-                self._append(self._repair(event, reader), record, origin, fetch)
+                self._append(self._repair(event, reader), record, place, fetch)
             except EventError as error:
                 refused = refused or error
         if refused:
@@ -246,45 +250,41 @@ class Decoder:
         elif len(fetch.rows) == n_before:
             fetch.n_ignored += 1
 
-    def _append(self, event: Any, record: Record, origin: str | int, fetch: _Fetch) -> None:
+    def _append(self, event: Any, record: Record, place: str | int, fetch: _Fetch) -> None:
         """Append one repaired event to ``fetch``, exactly as the loop of :meth:`_decode` does."""
         fields = self._envelope.fields(event)
         if fields is None:
             return
         name, user, time, event_id, category, item = fields
         user, seconds = user_id(user), checked_seconds(time, fetch.latest, self._zone)
-        kind, identity, amount = self._rare(self._kinds[name], event, event_id, record, origin)
+        kind, identity, amount = self._rare(self._kinds[name], event, event_id, record, fetch, place)
         if kind == _REVIEW and (text := self._review(event)):
             fetch.reviews.append((len(fetch.records), text))
-        hashed = xxhash.xxh3_64_intdigest(identity.encode()) or 1
         buckets = self._categories[category], self._items[item]
-        fetch.rows.append(_ROW.pack(record.offset, hashed, seconds, amount, *buckets, kind))
+        fetch.rows.append(_ROW.pack(record.offset, hashed(identity), seconds, amount, *buckets, kind))
         fetch.users.append(user)
         fetch.records.append(record)
         fetch.reader.ignored.update(fetch.reader.noted)
 
     def _rare(
-        self, kind: int, event: Any, event_id: Name, record: Record, origin: str | int | None = None
+        self, kind: int, event: Any, event_id: Name, record: Record, fetch: _Fetch, place: str | int | None = None
     ) -> tuple[int, str, int]:
-        """Type, identity and net value of a purchase, a refund, a review, or an event without an id.
+        """Type, identity and value of an event of an order, a review, or an event without an id.
 
-        The value of a purchase is what was paid, that of a refund the same below zero. All other events have none. An
-        order below zero is a refund. ``origin`` tells events without an id apart if their record holds several.
+        The next event of ``fetch`` is this one: what it says about an order is noted there. ``place`` tells events
+        without an id apart if their record holds several.
         """
-        amount, nobody = 0, self._placeholders.ids
-        if kind in (_PURCHASE, _REFUND):
-            order = self._envelope.order(event)
-            amount, order_id = self._money.paid(order), order.order_id
-            if amount < 0:
-                kind = _REFUND
-            elif kind == _REFUND:
-                amount = -amount
-            elif order_id not in nobody:
-                # Orders and events often use the same numbers: order 17 is not event 17.
-                return kind, f"order\0{order_id}", amount
-        if event_id not in nobody:
+        amount = 0
+        if kind in _ORDER_KINDS:
+            said = read_order(kind, event, self._envelope, self._money, self._placeholders.ids)
+            kind, amount = said.type, said.value
+            if said.order:
+                fetch.orders.append((len(fetch.records), said.order, said.change))
+            if said.identity is not None:
+                return kind, said.identity, amount
+        if event_id not in self._placeholders.ids:
             return kind, str(event_id), amount
-        return kind, f"\0{_origin(record) if origin is None else origin}", amount
+        return kind, f"\0{origin(record) if place is None else place}", amount
 
     def _review(self, event: Any) -> str:
         """The beginning of the text of a review; empty if there is no text."""
@@ -292,25 +292,6 @@ class Decoder:
             return _TEXT.decode(self._envelope.text(event)).strip()[:REVIEW_CHARS_MAX]
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return ""
-
-
-def _origin(record: Any) -> str | int:
-    """Where an event without an id stood originally: its own offset, or the place that a replay wrote in a header."""
-    for name, content in getattr(record, "headers", ()):
-        if name == ORIGIN_HEADER and content:
-            return str(content.decode(errors="replace"))
-    return int(record.offset)
-
-
-def _whole_origin(record: Any) -> str:
-    """Where a record of several events stood originally, in the words of a replay.
-
-    Some of its events may count although the record is a dead letter, so a replay must find them under the same names.
-    """
-    origin = _origin(record)
-    if isinstance(origin, str):
-        return origin
-    return f"{getattr(record, 'topic', '')}/{getattr(record, 'partition', 0)}/{origin}"
 
 
 def _erasure(record: Any, latest: float) -> Erasure:

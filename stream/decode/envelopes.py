@@ -35,8 +35,8 @@ class Envelope(NamedTuple):
     #: The text of a review, as JSON. It is decoded only for reviews. So an event with an unreadable text is still an
     #: event, and a "text" that is something else (80,000 empty lists) costs nothing.
     text: Callable[[Any], msgspec.Raw]
-    #: Event name, in lower case → type.
-    names: Mapping[str, EventType]
+    #: Event name, in lower case → type, or ``ORDER_UPDATED``.
+    names: Mapping[str, int]
 
 
 # -- Segment ----------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def _segment(e: Segment) -> Fields | None:
 
 def _segment_order(e: Segment) -> Order:
     p = e.properties or _NO_PROPERTIES
-    return Order(p.order_id, (p.total, p.revenue, p.value), p.currency, p.products or (p,))
+    return Order(p.order_id, (p.total, p.revenue, p.value), p.currency, p.products or (p,), bool(p.products))
 
 
 def _segment_text(e: Segment) -> msgspec.Raw:
@@ -134,14 +134,14 @@ def _flat(e: Flat) -> Fields:
 
 
 def _flat_order(e: Flat) -> Order:
-    return Order(e.order_id, (), e.currency, (e,))
+    return Order(e.order_id, (), e.currency, (e,), listed=False)
 
 
 def _flat_text(e: Flat) -> msgspec.Raw:
     return e.text
 
 
-_FLAT_NAMES: Final[dict[str, EventType]] = {
+_FLAT_NAMES: Final[dict[str, int]] = {
     **SEGMENT_NAMES,
     **{t.name.lower(): t for t in EventType},
     "search": EventType.SEARCH,

@@ -12,7 +12,7 @@ from stream.decode.amounts import MINOR_DIGITS, amount_of
 from stream.decode.placeholders import is_no_amount, shown
 from stream.errors import ConfigError, EventError
 
-__all__ = ["Amount", "Line", "Money", "Order"]
+__all__ = ["Amount", "Line", "Money", "Order", "Paid"]
 
 Amount = float | int | str | None
 #: A larger number of money is refused in any currency. Integers may be too large for a float.
@@ -32,12 +32,26 @@ class Order(NamedTuple):
     """What an event says about money.
 
     The first of ``amounts`` that is given counts. If none is, the sum of price × quantity over the lines does.
+    ``listed`` says that the event lists its lines, so that they are all lines of the order. Otherwise the event itself
+    is the only line, and others may come.
     """
 
     order_id: str | int | None
     amounts: Sequence[Amount]
     currency: str | None
     lines: Sequence[Line]
+    listed: bool
+
+
+class Paid(NamedTuple):
+    """What an order comes to, in hundredths. ``whole`` says that it is all of the order, and not one line of it.
+
+    ``given`` is False if the event names no amount at all; the value is 0 then.
+    """
+
+    value: int
+    whole: bool
+    given: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +74,8 @@ class Money:
         rates = {currency.strip().upper(): rate for currency, rate in self.rates.items()}
         object.__setattr__(self, "rates", rates)
 
-    def paid(self, order: Order) -> int:
-        """What an order comes to, in hundredths.
+    def paid(self, order: Order) -> Paid:
+        """What an order comes to.
 
         Raises EventError for an amount that is not a number, and wherever :meth:`hundredths` does.
         """
@@ -70,10 +84,12 @@ class Money:
             currency = _code(currency)
         for given in order.amounts:
             if type(given) is float:
-                return self.hundredths(given, currency)
+                return Paid(self.hundredths(given, currency), whole=True, given=True)
             if not is_no_amount(given):
-                return self.hundredths(self._number(given, currency), currency)
-        return self.hundredths(self._line_total(order.lines, currency), currency)
+                return Paid(self.hundredths(self._number(given, currency), currency), whole=True, given=True)
+        priced = not all(is_no_amount(line.price) for line in order.lines)
+        value = self.hundredths(self._line_total(order.lines, currency), currency)
+        return Paid(value, whole=order.listed and priced, given=priced)
 
     def hundredths(self, amount: float, currency: str | None) -> int:
         """Convert an amount to hundredths of the reporting currency.

@@ -79,12 +79,12 @@ def canonical(name: str) -> str:
 
 
 class EventKinds(dict[str, int]):
-    """Event name in any case → number of its :class:`EventType`.
+    """Event name in any case → number of its :class:`EventType`, or ``ORDER_UPDATED``.
 
     ``types`` lists the known names in lower case. All other names are OTHER.
     """
 
-    def __init__(self, types: Mapping[str, EventType]) -> None:
+    def __init__(self, types: Mapping[str, int]) -> None:
         super().__init__()
         self._types = {canonical(name): int(kind) for name, kind in types.items()}
 

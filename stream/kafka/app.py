@@ -79,6 +79,7 @@ def build_app(
     fetch_records_max: int,
     session_timeout_s: float,
     lateness_s: float,
+    currency: str,
     instance_id: str,
     standby_replicas: int = 1,
     credentials: Any = None,
@@ -126,6 +127,6 @@ def build_app(
         # A standby that takes a partition over lacks whatever still waits in this buffer.
         standby_buffer_size=1,
     )
-    users.lateness_s = lateness_s
+    users.lateness_s, users.currency = lateness_s, currency
     app.tables.add(users)
     return Source(app, app.topic(events_topic, **topic_options), users)

@@ -163,7 +163,7 @@ class UserStore(Store[bytes, bytes]):
 
     async def load(self, partition: int) -> PartitionState:
         """Read all users of a partition into memory. The state then belongs to the caller."""
-        state, faulting_in = PartitionState(self.table.lateness_s), None
+        state, faulting_in = PartitionState(self.table.lateness_s, self.table.currency), None
         for piece in self._read(partition):
             if piece.n_users >= _MANY_USERS and faulting_in is None:
                 state.make_room(piece.n_users)
@@ -267,8 +267,9 @@ class UserStore(Store[bytes, bytes]):
 class UserTable(faust.Table[bytes, bytes]):
     """The Faust table of users. Faust does changelog topic, recovery and partitions; the store is ours."""
 
-    #: The lateness of the states that are read from the store.
+    #: The lateness of the states that are read from the store, and the currency of their money.
     lateness_s: float
+    currency: str
 
     def _new_store(self) -> UserStore:
         return UserStore(URL("journal://"), self.app, self, table_name=self.name)

@@ -61,7 +61,7 @@ def build_worker(
     reviews = Reviews(sentiment, settings.reviews_pending_max, metrics, clock)
     lease = MembershipLease(clock, settings.session_timeout_s)
     publisher = _publisher(settings, lease)
-    source = _source(settings, partitions)
+    source = _source(settings, partitions, scorer.manifest.currency)
     pipeline = Pipeline(
         _stages(settings, scorer, reviews=reviews, metrics=metrics, clock=clock),
         sink=publisher,
@@ -86,7 +86,7 @@ def build_worker(
     return WorkerParts(settings, clock, metrics, health, lease, publisher, source, reviews, pipeline, assignment)
 
 
-def _source(settings: Settings, partitions: int) -> Source:
+def _source(settings: Settings, partitions: int, currency: str) -> Source:
     return build_app(
         app_id=settings.app_id,
         brokers=settings.bootstrap_servers,
@@ -96,6 +96,7 @@ def _source(settings: Settings, partitions: int) -> Source:
         fetch_records_max=settings.fetch_records_max,
         session_timeout_s=settings.session_timeout_s,
         lateness_s=settings.lateness_s,
+        currency=currency,
         instance_id=settings.instance_id,
         standby_replicas=settings.standby_replicas,
         credentials=faust_credentials(settings),

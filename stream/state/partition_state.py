@@ -14,7 +14,6 @@ import numpy as np
 from stream.arrays import EventRows, Hashes, HistoryRows, Mask, Numbers, Offsets, Opaque, Rows, Seconds, Slots, UserRows
 from stream.contract.columns import (
     DAY_S,
-    EVENT_PARTS,
     FRESH_USER,
     HISTORY,
     HISTORY_LEN,
@@ -28,6 +27,7 @@ from stream.state.duplicates import first_seen, note_seen
 from stream.state.erasure import Erasure, Erasures
 from stream.state.history import remember
 from stream.state.memory import fault_in, grown
+from stream.state.orders import Orders
 from stream.state.rings import oldest_first, opaque
 from stream.state.runs import Runs, order_by_user
 from stream.state.snapshot import Snapshot
@@ -51,8 +51,9 @@ _ERASED_USER["idle_stage"] = len(IDLE_AGES_S)
 class Applied:
     """What became of a batch.
 
-    ``late`` and ``accepted`` are indices of events in the batch. ``users`` is the row of each accepted event, ``rows``
-    are the rows of the users that changed, each once. ``n_erased`` counts the events that an erasure covers; ``late``
+    ``late`` and ``accepted`` are indices of events in the batch. ``users`` is the row of each accepted event, and
+    ``events`` (``EVENT_PARTS``) has it as it counts: with the type and value that its order leaves it. ``rows`` are the
+    rows of the users that changed, each once. ``n_erased`` counts the events that an erasure covers; ``late``
     does not list them.
     """
 
@@ -64,19 +65,24 @@ class Applied:
     rows: Rows
     accepted: Slots
     users: Rows
+    events: EventRows
 
 
 class PartitionState:
     """The users of one partition. ``apply`` and ``note_sentiments`` change them; ``snapshot`` copies them out."""
 
-    def __init__(self, lateness_s: float) -> None:
+    def __init__(self, lateness_s: float, currency: str = "") -> None:
         self.lateness_s = int(lateness_s)
+        self.currency = currency
+        self._fresh_user: UserRows = FRESH_USER.copy()
+        self._fresh_user["currency"] = currency.encode()
         self.ids: list[str] = []
         self.index = UserIndex()
         self.users: UserRows = np.zeros(_ROWS_MIN, USER)
         self.history: HistoryRows = np.zeros((_ROWS_MIN, HISTORY_LEN), HISTORY)
         self.seen: Hashes = np.zeros((_ROWS_MIN, SEEN_LEN), np.uint64)
         self.buckets = Buckets()
+        self.orders = Orders()
         self.erasures = Erasures()
         #: By row: whether the user was erased and came back. Their events are looked up: one may be from before.
         self.returned: Mask = np.zeros(_ROWS_MIN, bool)
@@ -96,7 +102,7 @@ class PartitionState:
     def nbytes(self) -> int:
         """Bytes of the columns that hold users, without the room for more."""
         row = self.users.itemsize + HISTORY_LEN * HISTORY.itemsize + SEEN_LEN * self.seen.itemsize
-        return len(self) * row + self.buckets.nbytes
+        return len(self) * row + self.buckets.nbytes + self.orders.nbytes
 
     def rows_of(self, users: list[str]) -> Rows:
         """The rows of these users; shape ``(len(users),)``. A new user gets a row."""
@@ -120,7 +126,7 @@ class PartitionState:
             self._grow(max(end, 2 * len(self.history)))
         self.index.add(users, first)
         self.ids += users
-        opaque(self.users)[first:end] = opaque(FRESH_USER)
+        opaque(self.users)[first:end] = opaque(self._fresh_user)
         if len(self.erasures):
             self.returned[first:end] = [self.erasures.marker_of(user) is not None for user in users]
         return np.arange(first, end)
@@ -168,9 +174,10 @@ class PartitionState:
         users, accepted = _kept(
             first_seen(self.seen, self.users, users, batch.rows["identity"][accepted]), users, accepted
         )
+        users, accepted, events = self.orders.settle(users, accepted, batch)
         runs = Runs.within(users)
         if len(users):
-            self._add_accepted(users, runs, opaque(batch.rows)[accepted].view(EVENT_PARTS))
+            self._add_accepted(users, runs, events)
         return Applied(
             late=(late & ~erased).nonzero()[0],
             n_accepted=len(accepted),
@@ -180,6 +187,7 @@ class PartitionState:
             rows=runs.rows,
             accepted=accepted,
             users=users,
+            events=events,
         )
 
     def _late(self, times: Numbers) -> Mask:
@@ -252,6 +260,7 @@ class PartitionState:
         self.seen[row] = 0
         self.awaited.pop(row, None)
         self.buckets.clear(np.array([row]))
+        self.orders.clear(np.array([row]))
 
     def _erased(self, batch: EventBatch, rows: Rows) -> Mask:
         """Which of these events an erasure covers. Only new users (row -1) and returned users are looked up."""

@@ -276,7 +276,7 @@ def oracle(settings: Settings, model: Path = DEMO_MODEL, sentiment: SentimentMod
         by_partition[record.partition].append(record)
     states, scores = {}, {}
     for number, records in by_partition.items():
-        state = states[number] = PartitionState(settings.lateness_s)
+        state = states[number] = PartitionState(settings.lateness_s, "USD")
         decoded = decoder.decode(records, time.time())
         applied = state.apply(decoded.batch)
         if sentiment is not None:

@@ -26,7 +26,7 @@ def test_worker_refuses_an_events_topic_that_ends_before_what_its_state_has_seen
 ) -> None:
     user, now = "user-1", time.time()
     event: Any = Record(harness.track(user, "Product Viewed", now - 60, "m1"), user.encode(), offset=500)
-    state = PartitionState(settings.lateness_s)
+    state = PartitionState(settings.lateness_s, "USD")
     state.apply(Decoder(settings.envelope, Money("USD"), bytes_max=9_999, future_skew_s=300).decode([event], now).batch)
     _send(settings, changelog_topic(settings), user, changelog.pack(state, np.arange(1))[0])
 

@@ -10,15 +10,15 @@ from typing import Any
 from stream.checkpoint import changelog
 from stream.checkpoint.byte_strings import ByteStrings
 from stream.commands import cli
-from stream.contract.columns import USER, USER_BYTES
 from stream.errors import ContractError
+from tests.contract.older_state import as_version
 
 _pack, _load_strings = changelog.pack, changelog.load_strings
 
 
 def pack(state: Any, rows: Any) -> list[bytes]:
     """Pack as that release did, without the columns that came later."""
-    return [b"\x01" + value[1 : 1 + USER_BYTES[1]] + value[1 + USER.itemsize :] for value in _pack(state, rows)]
+    return [as_version(value, 1) for value in _pack(state, rows)]
 
 
 def load_strings(state: Any, users: list[str], values: ByteStrings, *, all_new: bool) -> Any:

@@ -96,7 +96,7 @@ def _recovered(settings: Settings) -> dict[int, PartitionState]:
     """The states that a new worker would read from the changelog."""
     states = {}
     for number, users in newest_values(settings).items():
-        states[number] = PartitionState(settings.lateness_s)
+        states[number] = PartitionState(settings.lateness_s, "USD")
         load(states[number], list(users), list(users.values()))
     return states
 

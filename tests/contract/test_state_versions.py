@@ -27,7 +27,7 @@ from stream.score.features import features
 from stream.score.scorer import DEMO_MODEL
 from stream.state.partition_state import PartitionState
 from tests.contract.fixtures import make_state
-from tests.contract.fixtures.make_state import DAY_S, HISTORIES, holds
+from tests.contract.fixtures.make_state import DAY_S, HISTORIES, ORDERS, holds
 
 FIXTURES = Path(make_state.__file__).parent
 Fixture = dict[str, dict[str, Any]]
@@ -41,7 +41,7 @@ def fixture(version: int) -> Fixture:
 
 
 def loaded(values: dict[str, bytes]) -> PartitionState:
-    state = PartitionState(lateness_s=50 * DAY_S)
+    state = make_state.new_state()
     assert changelog.load(state, list(values), list(values.values())).tolist() == list(range(len(values)))
     return state
 
@@ -52,11 +52,14 @@ def held(state: PartitionState) -> dict[str, Any]:
 
 
 def expected(users: Fixture) -> dict[str, Any]:
-    """What every user held. Columns that their release did not have are those of a new user."""
-    fresh = {name: FRESH_USER[name].item() for name in USER.names or ()}
+    """What every user held. Columns that their release did not have are those of a new user of the state that reads."""
+    fresh = {name: make_state.plain(FRESH_USER[name][0]) for name in USER.names or ()} | {"currency": "USD"}
     rings = ("history_len", "history_next", "seen_len", "seen_next")
     lacking = {name: value for name, value in fresh.items() if name not in rings}
-    return {user: {**line["holds"], "columns": {**lacking, **line["holds"]["columns"]}} for user, line in users.items()}
+    return {
+        user: {"orders": [], **line["holds"], "columns": {**lacking, **line["holds"]["columns"]}}
+        for user, line in users.items()
+    }
 
 
 @pytest.fixture(params=USER_BYTES)
@@ -66,7 +69,7 @@ def version(request: pytest.FixtureRequest) -> int:
 
 def test_fixtures_are_of_the_version_in_their_name_and_hold_every_kind_of_user(version: int) -> None:
     users = fixture(version)
-    assert users.keys() == HISTORIES.keys()
+    assert users.keys() == (HISTORIES | ORDERS if version >= 3 else HISTORIES).keys()
     assert {line["value"][0] for line in users.values()} == {version}
     lengths = {len(line["holds"]["history"]) for line in users.values()}
     assert {1, 64} < lengths
@@ -100,9 +103,9 @@ def test_layout_does_not_change_without_a_new_version() -> None:
 
 
 def test_user_read_from_an_earlier_release_goes_on_like_one_who_never_left_memory(version: int) -> None:
-    users = fixture(version)
+    users = {user: line for user, line in fixture(version).items() if user in HISTORIES}
     old = loaded({user: line["value"] for user, line in users.items()})
-    never_packed = PartitionState(lateness_s=50 * DAY_S)
+    never_packed = make_state.new_state()
     make_state.take_in(never_packed, HISTORIES)
     make_state.take_in(never_packed, {"scored-then-active": [(5, "view", 0)]}, offset=1_000_000)
     for state in (old, never_packed):
@@ -224,7 +227,7 @@ def test_impossible_count_is_refused_before_it_is_used_as_an_index(column: str, 
 
 def test_bucket_in_a_slot_out_of_range_is_refused() -> None:
     value = bytearray(fixture(STATE_VERSION)["one-past-full"]["value"])
-    first = 1 + USER.itemsize + 64 * 13 + 64 * 8
+    first = 1 + USER.itemsize + 64 * 17 + 64 * 8
     assert value[first] == 3
     value[first + 1] = BUCKET_SLOTS
     assert outcome(bytes(value)) == "refused"

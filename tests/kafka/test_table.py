@@ -37,6 +37,7 @@ def source_at(folder: Path) -> Source:
         fetch_records_max=1,
         session_timeout_s=8.0,
         lateness_s=60.0,
+        currency="USD",
         instance_id="",
     )
 

@@ -27,7 +27,7 @@ class Disk(UserStore):
     """The real store on real files, without Faust around it. The seed decides when its journals are merged."""
 
     def __init__(self, seed: int = 0) -> None:
-        self.table: Any = SimpleNamespace(lateness_s=LATENESS_S)
+        self.table: Any = SimpleNamespace(lateness_s=LATENESS_S, currency="USD")
         self._rng, self._recovering = random.Random(seed), False
         self._folder = tempfile.TemporaryDirectory(prefix="valuestream-simulated-")
         self._journals, self._merging, self._merge_errors, self._numbers = {}, {}, {}, {}

@@ -41,7 +41,7 @@ def decoder() -> Decoder:
 
 def expected(records: list[Stored], lateness_s: float, now: float) -> Expected:
     """Replay all records of a partition at once."""
-    state, decoded = PartitionState(lateness_s), decoder().decode(records, now)
+    state, decoded = PartitionState(lateness_s, "USD"), decoder().decode(records, now)
     if not records:
         return Expected({}, {}, [], set())
     applied = state.apply(decoded.batch)

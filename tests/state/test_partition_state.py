@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.checkpoint import changelog
-from stream.contract.columns import HISTORY_LEN, SEEN_LEN, USER, WINDOWS
+from stream.contract.columns import HISTORY_LEN, SEEN_LEN, WINDOWS
 from stream.contract.events import EVENT, N_TYPES, EventBatch, EventType
 from stream.contract.tokens import FEATURES
 from stream.errors import ContractError
 from stream.score.features import features, windows
 from stream.state.partition_state import PartitionState
+from tests.contract.older_state import as_version
 from tests.state import reference
 from tests.state.reference import Plain
 
@@ -195,7 +196,7 @@ def test_identity_is_forgotten_after_seen_len_others_and_not_before() -> None:
 def test_a_newer_packed_state_is_refused_with_both_versions() -> None:
     state = fold([[Plain(START, "u", 1, 2)]])
     value = changelog.pack(state, np.array([0]))[0]
-    with pytest.raises(ContractError, match="state version is 9, this build reads 1 to 2"):
+    with pytest.raises(ContractError, match="state version is 9, this build reads 1 to 3"):
         changelog.load(PartitionState(0), ["u"], [b"\x09" + value[1:]])
 
 
@@ -224,15 +225,6 @@ USER_V1 = np.dtype(
 )
 
 
-def as_version_1(value: bytes) -> bytes:
-    """What version 1 would have written for this packed value."""
-    head = np.frombuffer(value[1 : 1 + USER.itemsize], USER)
-    old = np.zeros(1, USER_V1)
-    for name in USER_V1.names or ():
-        old[name] = head[name]
-    return b"\x01" + old.tobytes() + value[1 + USER.itemsize :]
-
-
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(streams(), st.integers(0, 2**32))
 def test_values_of_version_1_are_read_and_have_no_sentiment(
@@ -241,7 +233,7 @@ def test_values_of_version_1_are_read_and_have_no_sentiment(
     state = fold(stream[1])
     state.users["scored_offset"][: len(state)] = state.users["applied_offset"][: len(state)]
     values = changelog.pack(state, np.arange(len(state)))
-    mixed = [as_version_1(v) if random.Random(seed + i).random() < 0.7 else v for i, v in enumerate(values)]
+    mixed = [as_version(v, 1) if random.Random(seed + i).random() < 0.7 else v for i, v in enumerate(values)]
     recovered = PartitionState(10_000 * DAY)
     changelog.load(recovered, state.ids, mixed)
     assert packed(recovered) == packed(state)

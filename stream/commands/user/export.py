@@ -16,7 +16,7 @@ import msgspec
 
 from stream.clock import Clock, SystemClock
 from stream.commands.options import GroupedCommand, settings_options, user_argument
-from stream.commands.user.facts import facts, history, reviews
+from stream.commands.user.facts import facts, history, orders, reviews
 from stream.commands.user.read import Held, Retention, find, partitions_of, retentions, stored_id
 from stream.decode.decoder import Decoder, Money
 from stream.decode.placeholders import Placeholders
@@ -95,6 +95,7 @@ def _state(user_id: str, held: Held) -> dict[str, Any]:
         **_place(held.state_record),
         **known,
         "history": history(snapshot),
+        "orders_remembered": orders(held.state_record.value) if held.state_record else [],
         "reviews": reviews(snapshot),
         "event_hashes": int(snapshot.users[0]["seen_len"]),
         "packed": b64encode(held.state_record.value).decode() if held.state_record else None,

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from stream.checkpoint.byte_strings import ByteStrings
+from stream.checkpoint.packed_values import PackedValues
 from stream.commands.user.read import Held
 from stream.contract.columns import IDLE_AGES_S, SENTIMENT_SCALE, WINDOWS
 from stream.contract.events import VALUE_SCALE, EventType
@@ -13,7 +15,7 @@ from stream.iso_time import iso_seconds
 from stream.score.features import windows
 from stream.state.partition_state import Snapshot
 
-__all__ = ["facts", "history", "reviews"]
+__all__ = ["facts", "history", "orders", "reviews"]
 
 _LAST_EVENTS: Final = 10
 
@@ -32,6 +34,7 @@ def facts(user_id: str, held: Held, snapshot: Snapshot) -> dict[str, Any]:
         "events": int(state["n_events"]),
         "orders": int(state["orders"]),
         "revenue": _money(state["revenue"]),
+        "currency": state["currency"].decode() or None,
         "windows": {
             name: {
                 "events": {t.name.lower(): int(counts[0, w, t - 1]) for t in EventType if counts[0, w, t - 1]},
@@ -59,6 +62,19 @@ def history(snapshot: Snapshot) -> list[dict[str, Any]]:
             "item_hash": int(event["item"]),
         }
         for event in events
+    ]
+
+
+def orders(value: bytes) -> list[dict[str, Any]]:
+    """The last orders that a changelog value remembers, the oldest first. Their ids are hashes."""
+    return [
+        {
+            "order_hash": int(order["order"]),
+            "paid": _money(order["paid"]) if order["known"] else None,
+            "refunded": _money(order["refunded"]),
+            "cancelled": bool(order["cancelled"]),
+        }
+        for order in PackedValues.parse(ByteStrings.joined([value])).orders
     ]
 
 

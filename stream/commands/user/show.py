@@ -49,7 +49,8 @@ def _facts(settings: Settings, user_id: str) -> dict[str, Any]:
 def _words(known: dict[str, Any], changelog: str) -> str:
     """The facts as lines of text."""
     score = known["score_record"]
-    currency = f" {printable(score.ltv.currency)}" if score else ""
+    code = known["currency"] or (score.ltv.currency if score else "")
+    currency = f" {printable(code)}".rstrip()
     lines = [
         f"user {printable(known['user_id'])}  ({changelog}, partition {known['partition']})",
         "",
