@@ -36,7 +36,7 @@ from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
 from stream.state.erasure import Erasures
 from tests.broker import harness
-from tests.broker.undisturbed import without_scores
+from tests.contract.packed_users import without_scores
 from tests.recorded_events import Recorded, recorded_events
 
 __all__ = ["compare"]

@@ -27,7 +27,7 @@ from tests.broker.examples import score_of
 from tests.broker.harness import PARTITIONS, WorkerProcess, partition_of, produce, wait_for
 from tests.broker.test_user_show import history, packed
 from tests.broker.undisturbed import shoppers, states_of
-from tests.state.erasure_bench import without_scores
+from tests.contract.packed_users import without_scores
 
 pytestmark = pytest.mark.broker
 KEY = bytes(range(7, 39)).hex()

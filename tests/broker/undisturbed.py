@@ -10,19 +10,16 @@ from collections import defaultdict
 import numpy as np
 
 from stream.checkpoint import changelog
-from stream.contract.columns import STATE_VERSION, USER
 from stream.kafka.topics import changelog_topic
 from stream.settings import Settings
 from stream.state.partition_state import PartitionState
 from tests.broker import harness
 from tests.broker.harness import Message, track
-from tests.contract.older_state import as_version
+from tests.contract.packed_users import as_version, in_this_version, without_scores
 
-__all__ = ["assert_as_undisturbed", "expected_states", "shoppers", "states_of", "without_scores"]
+__all__ = ["assert_as_undisturbed", "expected_states", "shoppers", "states_of"]
 
 NAMES = ("Product Viewed", "Product Viewed", "Products Searched", "Product Added", "Order Completed")
-#: Columns of USER that scoring writes. How often a user is scored on the way depends on the machine's speed.
-SCORED = ("scored_offset", "scored_sentiment", "idle_stage", "churn", "purchase", "ltv", "alert_band", "alert_time")
 
 
 def shoppers(n: int, users: int, seed: int = 1, repeat: float = 0.02) -> list[Message]:
@@ -45,7 +42,7 @@ def shoppers(n: int, users: int, seed: int = 1, repeat: float = 0.02) -> list[Me
 def states_of(settings: Settings) -> dict[str, bytes]:
     """Last changelog value of every user in this version, with the columns that scoring writes set to nothing."""
     return {
-        user: without_scores(in_present_version(value))
+        user: without_scores(in_this_version(value))
         for user, value in harness.last_values(harness.read_topic(settings, changelog_topic(settings))).items()
     }
 
@@ -56,22 +53,6 @@ def expected_states(partitions: dict[int, PartitionState]) -> dict[str, bytes]:
         for state in partitions.values()
         for user, value in zip(state.ids, changelog.pack(state, np.arange(len(state))), strict=True)
     }
-
-
-def in_present_version(value: bytes) -> bytes:
-    """The value as this release packs it."""
-    if value[0] == STATE_VERSION:
-        return value
-    state = PartitionState(0, "USD")
-    return changelog.pack(state, changelog.load(state, ["somebody"], [value]))[0]
-
-
-def without_scores(value: bytes) -> bytes:
-    """A changelog value in which the columns that scoring writes are set to nothing."""
-    head = np.frombuffer(value[1 : 1 + USER.itemsize], USER).copy()
-    for name in SCORED:
-        head[name] = 0
-    return value[:1] + head.tobytes() + value[1 + USER.itemsize :]
 
 
 def _without_orders(value: bytes) -> bytes:

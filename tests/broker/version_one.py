@@ -11,7 +11,7 @@ from stream.checkpoint import changelog
 from stream.checkpoint.byte_strings import ByteStrings
 from stream.commands import cli
 from stream.errors import ContractError
-from tests.contract.older_state import as_version
+from tests.contract.packed_users import as_version
 
 _pack, _load_strings = changelog.pack, changelog.load_strings
 

@@ -13,9 +13,10 @@ from stream.checkpoint.position import Position
 from stream.contract.columns import USER
 from stream.contract.score import Score
 from stream.outgoing import Outgoing
+from tests.contract.packed_users import without_scores
 from tests.simulation.broker import CHANGELOG, DLQ, SCORES, Stored
 from tests.simulation.disk import Disk
-from tests.simulation.oracle import expected, without_scores
+from tests.simulation.oracle import expected
 from tests.simulation.shop import LATENESS_S, START
 
 if TYPE_CHECKING:

@@ -7,18 +7,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stream.checkpoint import changelog
-from stream.contract.columns import IDLE_AGES_S, USER
+from stream.contract.columns import IDLE_AGES_S
 from stream.decode.decoder import Decoder, Money
 from stream.score.decide import encode_json
 from stream.score.scorer import RawScores
 from stream.state.partition_state import PartitionState
+from tests.contract.packed_users import without_scores
 from tests.simulation.broker import Stored
 from tests.simulation.model import HashedDecider, HashedSentiment
 
-__all__ = ["Expected", "decoder", "expected", "without_scores"]
+__all__ = ["Expected", "decoder", "expected"]
 
-#: Columns of USER that scoring writes. How often a user is scored on the way depends on the schedule.
-_SCORED = ("scored_offset", "scored_sentiment", "idle_stage", "churn", "purchase", "ltv", "alert_band", "alert_time")
 _NO_OUTPUT = RawScores(*(np.zeros(0, np.float32) for _ in range(3)))
 
 
@@ -63,11 +62,3 @@ def expected(records: list[Stored], lateness_s: float, now: float) -> Expected:
         {d.record.offset for d in decoded.dead} | {decoded.records[i].offset for i in applied.late.tolist()},
         [(offsets[i], decoded.batch.users[i]) for i, _ in reviews],
     )
-
-
-def without_scores(value: bytes) -> bytes:
-    """A packed user with the columns that scoring writes set to nothing."""
-    head = np.frombuffer(value[1 : 1 + USER.itemsize], USER).copy()
-    for name in _SCORED:
-        head[name] = 0
-    return head.tobytes() + value[1 + USER.itemsize :]

@@ -17,7 +17,6 @@ from stream.checkpoint.partition import Partition
 from stream.checkpoint.pending_reviews import Reviews
 from stream.checkpoint.position import Position
 from stream.clock import ManualClock
-from stream.contract.columns import USER
 from stream.contract.score import Churn, LifetimeValue, ModelRef, Score
 from stream.metrics import Metrics
 from stream.outgoing import Outgoing, OutgoingLike
@@ -27,14 +26,13 @@ from stream.score.queue import ScoreQueue
 from stream.state.erasure import COMMAND_HEADER, ERASE, Erasures
 from stream.state.partition_state import PartitionState
 from tests.checkpoint.test_pending_reviews import Texts, Untold, a_decoder
+from tests.contract.packed_users import without_scores
 from tests.state.reference import Plain
 from tests.state.test_partition_state import START
 from tests.test_pipeline import TOPICS, MemorySink, Record
 
 NEVER_LATE_S = 10_000 * 86_400
 
-#: Columns of ``USER`` that scoring writes. Crashes decide which scores are made on the way, so these are not compared.
-SCORED = ("scored_offset", "scored_sentiment", "idle_stage", "churn", "purchase", "ltv", "alert_band", "alert_time")
 
 ERASE_HEADERS = ((COMMAND_HEADER, ERASE),)
 
@@ -226,13 +224,6 @@ def accepted(log: list[Record]) -> dict[str, list[Plain]]:
         if not before and all(e["event_id"] != known.identity for known in kept.get(user, [])):
             kept.setdefault(user, []).append(Plain(e["ts"], user, e["event_id"], 2, item=record.offset))
     return kept
-
-
-def without_scores(value: bytes) -> bytes:
-    head = np.frombuffer(value[1 : 1 + USER.itemsize], USER).copy()
-    for name in SCORED:
-        head[name] = 0
-    return head.tobytes() + value[1 + USER.itemsize :]
 
 
 def undisturbed(log: list[Record]) -> dict[str, bytes]:

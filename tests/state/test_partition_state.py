@@ -17,7 +17,7 @@ from stream.contract.tokens import FEATURES
 from stream.errors import ContractError
 from stream.score.features import features, windows
 from stream.state.partition_state import PartitionState
-from tests.contract.older_state import as_version
+from tests.contract.packed_users import as_version
 from tests.state import reference
 from tests.state.reference import Plain
 
