@@ -7,7 +7,7 @@ A record is parsed into the typed struct of its envelope (:mod:`stream.decode.en
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Final, Protocol
@@ -18,25 +18,25 @@ import xxhash
 
 from stream.contract.columns import DAY_S
 from stream.contract.events import EVENT, ORDER_UPDATED, EventBatch, EventType
-from stream.decode.envelopes import PRESETS, Name
+from stream.decode.envelopes.envelope import Event, text_of_review
+from stream.decode.envelopes.presets import PRESETS, envelope_of
 from stream.decode.fields import (
     MILLISECONDS_FROM,
     TIME_MAX,
     USER_ID_CHARS_MAX,
+    Name,
     checked_seconds,
     oversized,
     user_id,
 )
 from stream.decode.identity import ORIGIN_HEADER, hashed, origin, whole_origin
-from stream.decode.money import Money
+from stream.decode.money import Money, Order
 from stream.decode.names import EventKinds, HashBuckets, hash_bucket
 from stream.decode.order_events import order_notes, read_order
 from stream.decode.placeholders import Placeholders
 from stream.decode.pseudonyms import Pseudonyms
-from stream.decode.repair import REPAIRS
 from stream.decode.tolerant import Reader
-from stream.decode.wire import events_of
-from stream.errors import ConfigError, EventError
+from stream.errors import EventError
 from stream.state.erasure import COMMAND_HEADER, ERASE, Erasure
 
 __all__ = [
@@ -59,7 +59,6 @@ REVIEW_CHARS_MAX: Final = 4_000
 _PURCHASE: Final = int(EventType.PURCHASE)
 _ORDER_KINDS: Final = frozenset((int(EventType.PURCHASE), int(EventType.REFUND), ORDER_UPDATED))
 _REVIEW: Final = int(EventType.REVIEW)
-_TEXT: Final = msgspec.json.Decoder(str)
 
 
 class Record(Protocol):
@@ -115,14 +114,14 @@ class _Fetch:
 
 
 class Decoder:
-    """Decodes records of one envelope preset. With ``pseudonyms`` it lets no user id through.
+    """Decodes records of one envelope: a preset, or the file of a mapping. With ``pseudonyms`` no user id gets through.
 
     ``zone`` is that of times without one.
     """
 
     def __init__(
         self,
-        preset: str,
+        envelope: str,
         money: Money,
         *,
         bytes_max: int,
@@ -131,11 +130,8 @@ class Decoder:
         placeholders: Placeholders | None = None,
         zone: tzinfo = UTC,
     ) -> None:
-        if preset not in PRESETS:
-            raise ConfigError(f"envelope is {preset!r}, expected one of {', '.join(PRESETS)}; set --envelope")
-        self._envelope = PRESETS[preset]
-        self._parse: Callable[[bytes], Any] = msgspec.json.Decoder(self._envelope.shape).decode
-        self._repair = REPAIRS[preset]
+        self._envelope = envelope_of(envelope)
+        self._parse = _no_shape if self._envelope.shape is None else msgspec.json.Decoder(self._envelope.shape).decode
         self._placeholders, self._zone = placeholders or Placeholders(), zone
         self._money = money
         self._bytes_max = bytes_max
@@ -176,6 +172,7 @@ class Decoder:
         rare ones. What does not fit the typed struct goes to :meth:`_tolerate`.
         """
         parse, fields_of, kinds = self._parse, self._envelope.fields, self._kinds
+        order_of, text_of = self._envelope.order, self._envelope.text
         categories, items, bytes_max = self._categories, self._items, self._bytes_max
         used, users, rows, latest = fetch.records, fetch.users, fetch.rows, fetch.latest
         pack, digest, epoch, nobody = _ROW.pack, xxhash.xxh3_64_intdigest, _EPOCH, self._placeholders.ids
@@ -219,9 +216,10 @@ class Decoder:
                 if kind < _PURCHASE and event_id not in nobody:
                     identity = str(event_id)
                 else:
-                    kind, identity, amount = self._rare(kind, event, event_id, record, fetch)
-                    if kind == _REVIEW and (text := self._review(event)):
-                        fetch.reviews.append((len(used), text))
+                    order = order_of(event) if kind in _ORDER_KINDS else None
+                    kind, identity, amount = self._rare(kind, order, event_id, item, record, fetch)
+                    if kind == _REVIEW:
+                        _note_review(text_of_review(text_of(event)), fetch)
                 known_by = digest(identity.encode()) or 1
                 rows.append(pack(record.offset, known_by, seconds, amount, categories[category], items[item], kind))
                 users.append(user)
@@ -237,12 +235,13 @@ class Decoder:
         if no event is found.
         """
         n_before, refused = len(fetch.rows), None
-        events, reader = events_of(value, self._bytes_max), fetch.reader
+        events, reader = self._envelope.unwrap(value, self._bytes_max), fetch.reader
         for i, event in enumerate(events):
             reader.noted.clear()
             place = origin(record) if len(events) == 1 else f"{whole_origin(record)}/{i}"
             try:
-                self._append(self._repair(event, reader), record, place, fetch)
+                if (read := self._envelope.read(event, reader, record)) is not None:
+                    self._append(read, record, place, fetch)
             except EventError as error:
                 refused = refused or error
         if refused:
@@ -250,48 +249,57 @@ class Decoder:
         elif len(fetch.rows) == n_before:
             fetch.n_ignored += 1
 
-    def _append(self, event: Any, record: Record, place: str | int, fetch: _Fetch) -> None:
-        """Append one repaired event to ``fetch``, exactly as the loop of :meth:`_decode` does."""
-        fields = self._envelope.fields(event)
-        if fields is None:
-            return
-        name, user, time, event_id, category, item = fields
-        user, seconds = user_id(user), checked_seconds(time, fetch.latest, self._zone)
-        kind, identity, amount = self._rare(self._kinds[name], event, event_id, record, fetch, place)
-        if kind == _REVIEW and (text := self._review(event)):
-            fetch.reviews.append((len(fetch.records), text))
-        buckets = self._categories[category], self._items[item]
+    def _append(self, event: Event, record: Record, place: str | int, fetch: _Fetch) -> None:
+        """Append one event to ``fetch``, exactly as the loop of :meth:`_decode` does."""
+        user, seconds = user_id(event.user), checked_seconds(event.time, fetch.latest, self._zone)
+        kind = self._kinds[event.name]
+        kind, identity, amount = self._rare(kind, event.order, event.event_id, event.item, record, fetch, place)
+        if kind == _REVIEW:
+            _note_review(event.text, fetch)
+        buckets = self._categories[event.category], self._items[event.item]
         fetch.rows.append(_ROW.pack(record.offset, hashed(identity), seconds, amount, *buckets, kind))
         fetch.users.append(user)
         fetch.records.append(record)
         fetch.reader.ignored.update(fetch.reader.noted)
 
     def _rare(
-        self, kind: int, event: Any, event_id: Name, record: Record, fetch: _Fetch, place: str | int | None = None
+        self,
+        kind: int,
+        order: Order | None,
+        event_id: Name,
+        item: Name,
+        record: Record,
+        fetch: _Fetch,
+        place: str | int | None = None,
     ) -> tuple[int, str, int]:
         """Type, identity and value of an event of an order, a review, or an event without an id.
 
         The next event of ``fetch`` is this one: what it says about an order is noted there. ``place`` tells events
         without an id apart if their record holds several.
         """
-        amount = 0
-        if kind in _ORDER_KINDS:
-            said = read_order(kind, event, self._envelope, self._money, self._placeholders.ids)
+        amount, nobody = 0, self._placeholders.ids
+        if order is not None and kind in _ORDER_KINDS:
+            said = read_order(kind, order, item, self._money, nobody)
             kind, amount = said.type, said.value
             if said.order:
                 fetch.orders.append((len(fetch.records), said.order, said.change))
             if said.identity is not None:
                 return kind, said.identity, amount
-        if event_id not in self._placeholders.ids:
+        if event_id not in nobody:
             return kind, str(event_id), amount
         return kind, f"\0{origin(record) if place is None else place}", amount
 
-    def _review(self, event: Any) -> str:
-        """The beginning of the text of a review; empty if there is no text."""
-        try:
-            return _TEXT.decode(self._envelope.text(event)).strip()[:REVIEW_CHARS_MAX]
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return ""
+
+def _note_review(text: str, fetch: _Fetch) -> None:
+    """Note the beginning of the text of a review, which the next event of the fetch is."""
+    beginning = text.strip()[:REVIEW_CHARS_MAX]
+    if beginning:
+        fetch.reviews.append((len(fetch.records), beginning))
+
+
+def _no_shape(_value: bytes) -> Any:
+    """Stands in for the parser of an envelope without a shape: its events all go the tolerant way."""
+    raise ValueError
 
 
 def _erasure(record: Any, latest: float) -> Erasure:

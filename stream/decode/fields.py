@@ -5,10 +5,9 @@ The decoder handles ordinary values itself and calls these functions only for th
 
 from __future__ import annotations
 
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import Final
 
-from stream.decode.envelopes import Name, Time
 from stream.decode.times import seconds_of
 from stream.errors import EventError
 
@@ -16,11 +15,16 @@ __all__ = [
     "MILLISECONDS_FROM",
     "TIME_MAX",
     "USER_ID_CHARS_MAX",
+    "Name",
+    "Time",
     "checked_seconds",
     "oversized",
     "user_id",
 ]
 
+#: An id or a name, and a time, as senders write them.
+Name = str | int | None
+Time = datetime | float | int | None
 USER_ID_CHARS_MAX: Final = 256
 #: Times above this are in milliseconds, the others in seconds: 1e11 s is the year 5138, 1e11 ms is 1973.
 MILLISECONDS_FROM: Final = 1e11

@@ -12,7 +12,7 @@ import numpy as np
 
 from stream.arrays import OrderNotes
 from stream.contract.events import NO_ORDERS, ORDER_NOTE, ORDER_UPDATED, EventType, OrderChange
-from stream.decode.envelopes import Envelope
+from stream.decode.fields import Name
 from stream.decode.identity import hashed
 from stream.decode.money import Line, Money, Order, Paid
 
@@ -37,14 +37,13 @@ class OrderEvent(NamedTuple):
     change: int = 0
 
 
-def read_order(kind: int, event: Any, envelope: Envelope, money: Money, nobody: Container[Any]) -> OrderEvent:
-    """Read an event of type PURCHASE or REFUND, or ORDER_UPDATED.
+def read_order(kind: int, order: Order, item: Name, money: Money, nobody: Container[Any]) -> OrderEvent:
+    """Read an event of type PURCHASE or REFUND, or ORDER_UPDATED, and of this item.
 
     An order below zero is a refund. A refund that names an order and no amount is of all of it. An update that names no
     order, or no amount, changes nothing. ``nobody`` are the placeholders, which name no order. Raises EventError
     wherever :meth:`Money.paid` does.
     """
-    order = envelope.order(event)
     paid, order_id = money.paid(order), order.order_id
     named = order_id not in nobody
     if kind == ORDER_UPDATED:
@@ -57,7 +56,7 @@ def read_order(kind: int, event: Any, envelope: Envelope, money: Money, nobody: 
     if paid.whole:
         # Orders and events often use the same numbers: order 17 is not event 17.
         return OrderEvent(_PURCHASE, paid.value, key, hashed(key), OrderChange.TOTAL)
-    return OrderEvent(_PURCHASE, paid.value, _line_key(key, order, event, envelope), hashed(key), OrderChange.LINE)
+    return OrderEvent(_PURCHASE, paid.value, _line_key(key, order, item), hashed(key), OrderChange.LINE)
 
 
 def order_notes(n_events: int, said: Sequence[tuple[int, int, int]]) -> OrderNotes:
@@ -86,10 +85,8 @@ def _key(order_id: Any) -> str:
     return f"order\0{order_id}"
 
 
-def _line_key(key: str, order: Order, event: Any, envelope: Envelope) -> str:
+def _line_key(key: str, order: Order, item: Name) -> str:
     """A line is known by what was bought, not by its event id: a page that is loaded again makes new event ids."""
-    fields = envelope.fields(event)
-    item = None if fields is None else fields[5]
     return "\0".join((key, str(item), *map(_line_words, order.lines)))
 
 

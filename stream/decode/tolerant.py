@@ -19,7 +19,7 @@ from stream.decode.wire import json_of
 from stream.errors import EventError
 from stream.metrics import IGNORABLE_FIELDS
 
-__all__ = ["IGNORABLE_FIELDS", "Reader"]
+__all__ = ["IGNORABLE_FIELDS", "Reader", "from_text"]
 
 #: A list or object that came as text is read up to this many characters.
 _JSON_TEXT_MAX: Final = 1_000_000
@@ -94,7 +94,7 @@ class Reader:
 
     def an_object(self, key: str, value: Any) -> dict[str, Any] | Unreadable:
         """A JSON object. PHP writes an empty one as a list, and others write it as text."""
-        value = _from_text(value)
+        value = from_text(value)
         if isinstance(value, dict):
             return value
         return {} if value is False or value == [] or is_no_amount(value) else self._unreadable(key, value)
@@ -104,7 +104,7 @@ class Reader:
 
         Placeholders and empty lists in it are left out. If others cannot be read, the last element stands for all.
         """
-        value = _from_text(value)
+        value = from_text(value)
         if isinstance(value, dict):
             by_index = all(index.isdecimal() for index in value)
             value = list(value.values()) if by_index else [value]
@@ -112,7 +112,7 @@ class Reader:
             return [] if value is False or is_no_amount(value) else [self._unreadable(key, value)]
         objects: list[dict[str, Any] | Unreadable] = []
         unreadable: list[dict[str, Any] | Unreadable] = []
-        for one in map(_from_text, value):
+        for one in map(from_text, value):
             if isinstance(one, dict):
                 objects.append(one)
             elif one != [] and not is_no_amount(one) and not unreadable:
@@ -124,8 +124,8 @@ class Reader:
         return Unreadable([value])
 
 
-def _from_text(value: Any) -> Any:
-    """JSON within JSON, once."""
+def from_text(value: Any) -> Any:
+    """The JSON in a text that holds some, and any other value as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") and len(value) <= _JSON_TEXT_MAX:
         try:
             return json_of(value.encode())

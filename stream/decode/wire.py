@@ -17,7 +17,7 @@ import msgspec
 from stream.decode.placeholders import shown
 from stream.errors import EventError
 
-__all__ = ["events_of", "json_of"]
+__all__ = ["events_of", "json_of", "unpacked"]
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _GZIP: Final = b"\x1f\x8b"
@@ -81,8 +81,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _text(value: bytes, bytes_max: int) -> bytes:
     """The value without what was put around its text."""
-    if value[:2] == _GZIP:
-        value = _unpacked(value, bytes_max)
+    value = unpacked(value, bytes_max)
     if value[:1] == b"\0" and len(value) > _CONFLUENT_BYTES:
         inside = value[_CONFLUENT_BYTES:].lstrip(_JSON_SPACES)
         if inside[:1] not in (b"{", b"["):
@@ -95,7 +94,10 @@ def _text(value: bytes, bytes_max: int) -> bytes:
     return value.removeprefix(_BYTE_ORDER_MARK).strip(_JSON_SPACES)
 
 
-def _unpacked(value: bytes, bytes_max: int) -> bytes:
+def unpacked(value: bytes, bytes_max: int) -> bytes:
+    """The value without gzip. Raises EventError ``malformed`` for a damaged one, ``oversized`` for one too large."""
+    if value[:2] != _GZIP:
+        return value
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
         text = unpacker.decompress(value, bytes_max + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stream.decode.decoder import Decoded, Decoder, Money
@@ -60,12 +61,58 @@ def flat(**fields: Any) -> dict[str, Any]:
     return event | {names.get(field, field): value for field, value in fields.items()}
 
 
-#: Preset → its maker. A new preset is added here.
+def posthog(**fields: Any) -> dict[str, Any]:
+    call = segment(**{"event_id": "e", **fields})
+    outside = {"userId": "distinct_id", "messageId": "uuid"}
+    return {outside.get(key, key): value for key, value in call.items() if key != "type"}
+
+
+def cloudevents(**fields: Any) -> dict[str, Any]:
+    names = {"time": "time", "event_id": "id"}
+    inside = {"user": "user_id", "item": "item_id", "amount": "total"}
+    event: dict[str, Any] = {"specversion": "1.0", "source": "/shop", "type": f"shop.{fields.pop('kind', 'view')}"}
+    data: dict[str, Any] = {}
+    for field, value in {"user": "u", "time": ISO, "event_id": "e", **fields}.items():
+        if field in names:
+            event[names[field]] = value
+        else:
+            data[inside.get(field, field)] = value
+    return {**event, "data": data}
+
+
+#: Field → its path in the envelope of ``shop.toml``.
+_SHOP_PATHS = {
+    **{"user": "who.customer", "time": "at", "event_id": "meta.uuid", "item": "what.sku", "text": "what.opinion"},
+    **{"category": "what.group.name", "quantity": "what.pieces", "order_id": "sale.number", "amount": "sale.sum"},
+    **{"currency": "sale.currency", "products": "sale.positions"},
+}
+_SHOP_NAMES = {"view": "Seen", "purchase": "Sold", "refund": "Given Back", "cart": "In Basket", "review": "Rated"}
+
+
+def shop(**fields: Any) -> dict[str, Any]:
+    kind = fields.pop("kind", "view")
+    event: dict[str, Any] = {"meta": {"kind": _SHOP_NAMES.get(kind, kind)}}
+    for field, value in {"user": "u", "time": ISO, "event_id": "e", **fields}.items():
+        *way, last = _SHOP_PATHS.get(field, field).split(".")
+        inner = event
+        for part in way:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+    return event
+
+
+#: The two presets that all tests of decode run on: one that is written by hand, one that is a mapping.
 MAKERS: dict[str, Make] = {"segment": segment, "flat": flat}
+#: All envelopes whose events are of all types. A new one is added here.
+ALL_MAKERS: dict[str, Make] = {
+    **MAKERS,
+    **{"rudderstack": segment, "posthog": posthog, "cloudevents": cloudevents, "shop": shop},
+}
+_FILES = {"shop": str(Path(__file__).parent / "shop.toml")}
 
 
 def decoder(preset: str, rates: dict[str, float] | None = None) -> Decoder:
-    return Decoder(preset, Money("USD", rates or {}), bytes_max=BYTES_MAX, future_skew_s=SKEW_S)
+    return Decoder(_FILES.get(preset, preset), Money("USD", rates or {}), bytes_max=BYTES_MAX, future_skew_s=SKEW_S)
 
 
 def decode(preset: str, *values: Any, rates: dict[str, float] | None = None) -> Decoded:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream.contract.events import EVENT, EventType
 from stream.decode.decoder import Decoded, hash_bucket
 from stream.state.partition_state import PartitionState
-from tests.decode.makers import ISO, MAKERS, NOW, REASONS, TIME, Make, Record, decode, decoder, row, segment
+from tests.decode.makers import ALL_MAKERS, ISO, NOW, REASONS, TIME, Make, Record, decode, decoder, row, segment
 from tests.decode.test_decoder import FIELDS, JSON, KINDS, NUMBERS, TEXTS
 
 #: What each field of an event may cost it, if any JSON value stands there.
@@ -41,7 +41,8 @@ def by_force(preset: str, *values: bytes) -> Decoded:
 def everything(out: Decoded) -> tuple[Any, ...]:
     """All that a decode says, without the words of its messages."""
     dead = [(d.record.offset, d.reason) for d in out.dead]
-    return out.batch.users, out.batch.rows.tolist(), dead, out.n_ignored, out.reviews
+    rows, orders = out.batch.rows.tolist(), out.batch.orders.tolist()
+    return out.batch.users, rows, orders, dead, out.n_ignored, out.reviews
 
 
 # The two ways --------------------------------------------------------------------------------------------
@@ -61,10 +62,10 @@ def ordinary(draw: st.DrawFn, preset: str) -> dict[str, Any]:
         "text": st.none() | st.text(max_size=9),
     }
     chosen = draw(st.fixed_dictionaries({}, optional=fields))
-    return MAKERS[preset](kind=draw(st.sampled_from(["purchase", "refund", "view", "review", "?"])), **chosen)
+    return ALL_MAKERS[preset](kind=draw(st.sampled_from(["purchase", "refund", "view", "review", "?"])), **chosen)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", ALL_MAKERS)
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_ordinary_event_gives_the_same_on_the_fast_and_on_the_tolerant_way(name: str, data: st.DataObject) -> None:
@@ -75,15 +76,15 @@ def test_ordinary_event_gives_the_same_on_the_fast_and_on_the_tolerant_way(name:
 # One field that is anything ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", ALL_MAKERS)
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_any_json_in_one_field_costs_at_most_that_field(name: str, data: st.DataObject) -> None:
     kind, field = data.draw(st.sampled_from(["purchase", "refund", "view"])), data.draw(st.sampled_from(FIELDS))
     anything = data.draw(st.one_of(NUMBERS, TEXTS, JSON))
     good = {"user": "ann", "time": TIME, "event_id": "e", "order_id": "o", "item": "i", "category": "c", "amount": 5}
-    value = json.dumps(MAKERS[name](kind=kind, **{**good, field: anything})).encode("utf-8", "surrogatepass")
-    (expected,), out = decode(name, MAKERS[name](kind=kind, **good)).batch.rows, decode(name, value)
+    value = json.dumps(ALL_MAKERS[name](kind=kind, **{**good, field: anything})).encode("utf-8", "surrogatepass")
+    (expected,), out = decode(name, ALL_MAKERS[name](kind=kind, **good)).batch.rows, decode(name, value)
     if out.dead:
         unpaid = {
             reason for reason in COSTS.get(field, set()) if kind != "view" or reason in ("user", "timestamp", "future")
@@ -189,9 +190,9 @@ def test_each_event_of_a_record_counts_at_the_offset_of_the_record(preset: str, 
 
 
 @settings(deadline=None)
-@given(st.integers(2, 30), st.booleans(), st.sampled_from(sorted(MAKERS)))
+@given(st.integers(2, 30), st.booleans(), st.sampled_from(sorted(ALL_MAKERS)))
 def test_events_of_a_record_are_distinct_and_a_replay_changes_nothing(n: int, with_ids: bool, preset: str) -> None:
-    events = [MAKERS[preset](user="ann", event_id=f"e{i}" if with_ids else None) for i in range(n)]
+    events = [ALL_MAKERS[preset](user="ann", event_id=f"e{i}" if with_ids else None) for i in range(n)]
     first, again = decode(preset, events), decode(preset, events)
     assert len(set(first.batch.rows["identity"].tolist())) == n
     assert first.batch.rows.tolist() == again.batch.rows.tolist()
@@ -231,12 +232,13 @@ def test_ignored_fields_of_a_dead_letter_are_not_counted(preset: str, make: Make
     assert (len(out.dead), out.fields_ignored) == (2, {"category": 1})
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", ALL_MAKERS)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_records_of_any_events_have_one_outcome_each(name: str, data: st.DataObject) -> None:
     fields = st.dictionaries(st.sampled_from(FIELDS), st.one_of(NUMBERS, TEXTS, JSON), max_size=2)
-    events = data.draw(st.lists(st.builds(lambda kind, own: MAKERS[name](kind=kind, **own), KINDS, fields), max_size=4))
+    make = ALL_MAKERS[name]
+    events = data.draw(st.lists(st.builds(lambda kind, own: make(kind=kind, **own), KINDS, fields), max_size=4))
     out = decode(name, events)
     assert max(bool(out.records), len(out.dead)) + out.n_ignored == 1
     assert len(out.records) <= len(events)
