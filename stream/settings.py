@@ -82,8 +82,11 @@ class Settings(BaseSettings):
     )
 
     # Events ------------------------------------------------------------------------------------------
-    envelope: Literal["segment", "flat"] = _setting(
-        "segment", "Events", "Envelope of the events: the name of a preset."
+    envelope: str = _setting(
+        "segment",
+        "Events",
+        "Envelope of the events: segment, flat, rudderstack, posthog, snowplow, ga4, cloudevents, shopify, woocommerce,"
+        " or a mapping such as shop.toml.",
     )
     fx_rates: dict[str, float] = _setting(
         {}, "Events", 'What one unit of another currency is worth in the currency of the model, as JSON: {"EUR": 1.08}.'

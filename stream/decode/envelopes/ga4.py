@@ -61,7 +61,8 @@ def _unwrap(value: Any, bytes_max: int) -> list[dict[str, Any]]:
 
 
 def _read(event: Json, reader: Reader, record: Any) -> Event | None:
-    if event.get("name", event.get("event_name")) in _OF_NO_INTEREST:
+    name = event.get("name", event.get("event_name"))
+    if isinstance(name, str) and name in _OF_NO_INTEREST:
         return None
     if "event_params" in event:
         event = {**event, "params": _parameters(event["event_params"])}

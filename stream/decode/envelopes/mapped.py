@@ -144,29 +144,40 @@ def _shape(mapping: MappedEnvelope) -> type | None:
 
 
 def _fields(mapping: MappedEnvelope) -> Callable[[Any], Fields]:
-    """What takes the name, user, time, id, category and item out of the struct."""
+    """What takes the name, user, time, id, category and item out of the struct.
+
+    Every event goes through it, so a mapping without alternatives is one call into C.
+    """
     roles = (mapping.type, mapping.user, mapping.time, mapping.id, mapping.category, mapping.item)
     taken: Callable[[Any], Fields] = attrgetter(*(attribute_at(paths[0] if paths else _NOWHERE) for paths in roles))
     others = [(i, _getter(path)) for i, paths in enumerate(roles) for path in paths[1:]]
-    lead_item, lead_category, lines = map(_first_of, (mapping.line.item, mapping.line.category, mapping.lines))
-    always = mapping.always
-    if not others and not always and not mapping.lines:
+    if not others and not mapping.always and not mapping.lines:
         return taken
+    other_user = _first_of(mapping.user[1:])
+    lead_item, lead_category, lines = map(_first_of, (mapping.line.item, mapping.line.category, mapping.lines))
+    always, has_lines = mapping.always, bool(mapping.lines)
 
     def fields(event: Any) -> Fields:
+        name, user, time, event_id, category, item = taken(event)
+        if user is None or user == "":
+            user = other_user(event)
+        if item is None and has_lines and (listed := lines(event)):
+            item, in_line = lead_item(listed[0]), lead_category(listed[0])
+            category = category if in_line is None else in_line
+        return always or name, user, time, event_id, category, item
+
+    def fields_with_alternatives(event: Any) -> Fields:
         values: list[Any] = list(taken(event))
         for i, other in others:
             if values[i] is None or values[i] == "":
                 values[i] = other(event)
         if values[5] is None and (listed := lines(event)):
-            values[5] = lead_item(listed[0])
-            in_line = lead_category(listed[0])
+            values[5], in_line = lead_item(listed[0]), lead_category(listed[0])
             values[4] = values[4] if in_line is None else in_line
-        if always:
-            values[0] = always
+        values[0] = always or values[0]
         return tuple(values)
 
-    return fields
+    return fields if all(i == 1 for i, _ in others) else fields_with_alternatives
 
 
 def _order_of_shape(mapping: MappedEnvelope) -> Callable[[Any], Order]:

@@ -106,8 +106,8 @@ def _name(event: Json, own: Json) -> str:
     kind = _first(event, "event_name", "event")
     if not isinstance(kind, str):
         raise EventError("schema", "event_name is missing, expected an enriched event of Snowplow; see --envelope")
-    if own.get("type") in _ACTIONS and kind == _ACTION:
-        return _ACTIONS[own["type"]]
+    if kind == _ACTION and isinstance(own.get("type"), str):
+        return _ACTIONS.get(own["type"], kind)
     if event.get("event") == "struct" and isinstance(event.get("se_action"), str):
         return str(event["se_action"])
     return _EVENT_NAMES.get(kind, kind)
