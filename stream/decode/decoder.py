@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
+from operator import attrgetter
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -115,7 +116,8 @@ class _Fetch:
 class Decoder:
     """Decodes records of one envelope preset. With ``pseudonyms`` it lets no user id through.
 
-    ``zone`` is that of times without one.
+    ``zone`` is that of times without one. ``content_of`` gives what a record of another format than JSON holds; see
+    :meth:`stream.registry.schemas.Schemas.content`.
     """
 
     def __init__(
@@ -128,6 +130,7 @@ class Decoder:
         pseudonyms: Pseudonyms | None = None,
         placeholders: Placeholders | None = None,
         zone: tzinfo = UTC,
+        content_of: Callable[[Record], Any] | None = None,
     ) -> None:
         if preset not in PRESETS:
             raise ConfigError(f"envelope is {preset!r}, expected one of {', '.join(PRESETS)}; set --envelope")
@@ -136,6 +139,7 @@ class Decoder:
         self._repair = REPAIRS[preset]
         self._placeholders, self._zone = placeholders or Placeholders(), zone
         self._money = money
+        self._content_of = content_of or attrgetter("value")
         self._bytes_max = bytes_max
         self._future_skew_s = future_skew_s
         #: Replaces user ids, if there is a key.
@@ -188,7 +192,7 @@ class Decoder:
                 try:
                     event = parse(value)
                 except Exception:
-                    self._tolerate(record, value, fetch)
+                    self._tolerate(record, fetch)
                     continue
                 fields = fields_of(event)
                 if fields is None:
@@ -197,7 +201,7 @@ class Decoder:
                 name, user, time, event_id, category, item = fields
                 if user in nobody or type(user) is not str or len(user) > USER_ID_CHARS_MAX or "\0" in user:
                     if user in nobody:
-                        self._tolerate(record, value, fetch)
+                        self._tolerate(record, fetch)
                         continue
                     user = user_id(user)
                 seconds = 0
@@ -208,7 +212,7 @@ class Decoder:
                     seconds = time // 1000 if time > MILLISECONDS_FROM else time
                 if not 0 < seconds < surely_past:
                     if time is None:
-                        self._tolerate(record, value, fetch)
+                        self._tolerate(record, fetch)
                         continue
                     seconds = checked_seconds(time, latest, self._zone)
                 kind, amount = kinds[name], 0
@@ -225,7 +229,7 @@ class Decoder:
             except EventError as error:
                 fetch.dead.append(DeadLetter(record, error.reason, str(error)))
 
-    def _tolerate(self, record: Record, value: bytes, fetch: _Fetch) -> None:
+    def _tolerate(self, record: Record, fetch: _Fetch) -> None:
         """Take in a record that does not fit its envelope's shape, and may hold several events.
 
         If any of its events cannot be used, the record becomes one dead letter, with the reason of the first of them.
@@ -233,7 +237,7 @@ class Decoder:
         if no event is found.
         """
         n_before, refused = len(fetch.rows), None
-        events, reader = events_of(value, self._bytes_max), fetch.reader
+        events, reader = events_of(self._content_of(record), self._bytes_max), fetch.reader
         for i, event in enumerate(events):
             reader.noted.clear()
             origin = _origin(record) if len(events) == 1 else f"{_whole_origin(record)}/{i}"
