@@ -128,6 +128,12 @@ class Settings(BaseSettings):
         None, "Schema registry", "Client certificate for the registry, for mutual TLS."
     )
     schema_registry_ssl_keyfile: Path | None = _setting(None, "Schema registry", "Key of that certificate.")
+    scores_format: Literal["json", "avro"] = _setting(
+        "json",
+        "Schema registry",
+        "Format of scores and alerts. avro is the Confluent wire format, with schemas that are registered under"
+        " TOPIC-value at the start.",
+    )
 
     # State -------------------------------------------------------------------------------------------
     data_dir: Path = _setting(
