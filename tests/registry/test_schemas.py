@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import io
 import json
 import uuid
 from base64 import b64encode
 from typing import Any
 
+import fastavro
 import pytest
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from model_export.data.event_log import read_log
 from stream.clock import ManualClock
 from stream.decode.decoder import Decoder, Money
 from stream.errors import RegistryError, ValuestreamError
@@ -176,17 +179,19 @@ def test_a_list_and_json_in_avro_are_unwrapped_as_in_json(producer: SchemaRegist
     assert decoder(schemas).decode([batch, text], NOW).batch.users == ["ann"] * 4
 
 
-def test_an_avro_schema_may_refer_to_others(stub: StubRegistry, schemas: Schemas) -> None:
-    import fastavro
+def test_training_reads_the_same_events_as_the_worker(producer: SchemaRegistryClient, schemas: Schemas) -> None:
+    values = [avro(producer, FLAT, {**ORDER, "order_id": f"o{i}"}).value or b"" for i in range(3)]
+    log = read_log(values, envelope="flat", currency="USD", events_max=10, schemas=schemas)
+    assert (log.names, log.rows["value"].tolist()) == (["ann"], [1_250] * 3)
 
+
+def test_an_avro_schema_may_refer_to_others(stub: StubRegistry, schemas: Schemas) -> None:
     stub.add("money", json.dumps(record_schema("Money", price="double")))
     outer = record_schema("Outer", type="string", paid="Money")
     reference = {"name": "Money", "subject": "money", "version": 1}
     number = stub.add("events-value", json.dumps(outer), references=[reference])
     inlined = record_schema("Outer", type="string", paid=record_schema("Money", price="double"))
-    from io import BytesIO
-
-    out = BytesIO()
+    out = io.BytesIO()
     fastavro.schemaless_writer(out, inlined, {"type": "view", "paid": {"price": 2.5}})
     record = Record(0, frame(number, out.getvalue()))
     assert content(schemas, record) == {"type": "view", "paid": {"price": 2.5}}

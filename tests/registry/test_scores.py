@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import jsonschema
 import msgspec
 import pytest
@@ -124,10 +126,6 @@ async def test_confluents_deserializer_reads_what_we_write(
 async def test_a_score_of_an_earlier_schema_is_read_by_the_schema_that_wrote_it(
     stub: StubRegistry, clock: ManualClock
 ) -> None:
-    import io
-
-    import fastavro
-
     earlier = avro_schema(Score)
     earlier["fields"] = [field for field in earlier["fields"] if field["name"] != "next_category"]
     out = io.BytesIO()
