@@ -7,6 +7,7 @@
     ├── ContractError    two parts disagree (a manifest of another version, an altered file): exit
     ├── EventError       one record cannot be used: it becomes a dead letter, and the stream goes on
     ├── ScoringError     the model could not be run: its users stay queued and are tried again
+    ├── RegistryError    the schema registry does not answer: its events wait, and it is asked again
     ├── LeaseError       another worker may have our partitions already: nothing is sent until we know
     └── PublishError     the broker did not take what we sent: nothing after it is committed; exit
 
@@ -21,6 +22,7 @@ __all__ = [
     "EventError",
     "LeaseError",
     "PublishError",
+    "RegistryError",
     "ScoringError",
     "ValuestreamError",
 ]
@@ -40,6 +42,10 @@ class ContractError(ValuestreamError):
 
 class ScoringError(ValuestreamError):
     """The model could not be run. The users stay in the queue and are tried again."""
+
+
+class RegistryError(ValuestreamError):
+    """The schema registry does not answer. Events that need a schema of it wait until it does."""
 
 
 class LeaseError(ValuestreamError):

@@ -33,6 +33,14 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "compare it with the limits of the network and the brokers. If it rises faster than events, producers send"
         " larger events.",
     ),
+    "schema_registry_errors": (
+        "How often the schema registry did not answer a worker that needed a schema.",
+        "read the worker's log: it says what was asked and what came back. No event is lost.",
+    ),
+    "schema_registry_wait_seconds": (
+        "How long ingestion has now waited for the schema registry; 0 if it does not wait.",
+        "above 0 the registry is down or refuses us: bring it back. Ingestion then goes on by itself.",
+    ),
     "consumer_lag": (
         "Records of a partition that wait to be applied.",
         "if all partitions grow, add workers (up to one per partition). If one partition grows, look for a hot key or"

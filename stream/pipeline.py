@@ -13,7 +13,7 @@ says how far the source is done only when the broker has everything that came of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from stream.checkpoint.pending_reviews import Reviews
     from stream.clock import Clock
     from stream.contract.manifest import Manifest
+    from stream.contract.score import Alert, Score
     from stream.metrics import Metrics
     from stream.score.explain.alert_reasons import AlertReasons
     from stream.score.scorer import RawScores
@@ -87,6 +88,8 @@ class Stages:
     model: Model
     decider: Decider
     reasons: AlertReasons | None = None
+    #: The bytes of a score or an alert that go to Kafka.
+    encode: Callable[[Score | Alert], bytes] = encode_json
 
 
 class Checkpoint(NamedTuple):
@@ -105,7 +108,7 @@ class Pipeline:
 
     def __init__(self, stages: Stages, *, sink: Sink, topics: Topics, metrics: Metrics, clock: Clock) -> None:
         self._decoder, self._reviews, self._reasons = stages.decoder, stages.reviews, stages.reasons
-        self._model, self._decider = stages.model, stages.decider
+        self._model, self._decider, self._encode = stages.model, stages.decider, stages.encode
         self._sink, self._topics, self._metrics, self._clock = sink, topics, metrics, clock
         eligible_s = stages.model.manifest.labels.eligible_days * DAY_S
         #: The last age of silence at which a user is still eligible, as an index into IDLE_AGES_S.
@@ -182,8 +185,8 @@ class Pipeline:
         share.note()
 
     async def _send_scores(self, partition: Partition, decided: Decided) -> None:
-        scores = [Outgoing(s.user_id.encode(), encode_json(s)) for s in decided.scores]
-        alerts = [Outgoing(a.score.user_id.encode(), encode_json(a)) for a in decided.alerts]
+        scores = [Outgoing(s.user_id.encode(), self._encode(s)) for s in decided.scores]
+        alerts = [Outgoing(a.score.user_id.encode(), self._encode(a)) for a in decided.alerts]
         await self._send(self._topics.scores, partition, scores)
         await self._send(self._topics.alerts, partition, alerts)
 

@@ -113,6 +113,31 @@ class Settings(BaseSettings):
         zone_of(name)
         return name
 
+    # Schema registry ---------------------------------------------------------------------------------
+    schema_registry_url: str = _setting(
+        "",
+        "Schema registry",
+        "URL of a schema registry, or several with commas between. Events in the Confluent wire format (Avro, Protobuf,"
+        " JSON Schema) are read by its schemas.",
+    )
+    schema_registry_user: str = _setting("", "Schema registry", "User at the registry (basic authentication).")
+    schema_registry_password: SecretStr = _setting(
+        SecretStr(""), "Schema registry", "Password of that user; best set in the environment."
+    )
+    schema_registry_ssl_cafile: Path | None = _setting(
+        None, "Schema registry", "CA certificate that signed the registry's certificate."
+    )
+    schema_registry_ssl_certfile: Path | None = _setting(
+        None, "Schema registry", "Client certificate for the registry, for mutual TLS."
+    )
+    schema_registry_ssl_keyfile: Path | None = _setting(None, "Schema registry", "Key of that certificate.")
+    scores_format: Literal["json", "avro"] = _setting(
+        "json",
+        "Schema registry",
+        "Format of scores and alerts. avro is the Confluent wire format, with schemas that are registered under"
+        " TOPIC-value at the start.",
+    )
+
     # State -------------------------------------------------------------------------------------------
     data_dir: Path = _setting(
         Path(".valuestream/state"), "State", "Folder of the local store of user state; each worker needs its own."

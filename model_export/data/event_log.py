@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.arrays import EventRows, Numbers, OrderNotes, Rows
+from stream.clock import SystemClock
 from stream.contract.events import EVENT, ORDER_NOTE, EventBatch
 from stream.datasets.formats import FORMATS, read_events
 from stream.datasets.market import CURRENCY, Market
@@ -22,7 +23,10 @@ from stream.datasets.topic_source import is_topic
 from stream.decode.decoder import Decoder, Money
 from stream.errors import ConfigError
 from stream.kafka.events_topic import end_offsets, read_topic
+from stream.registry.connect import schemas_of
+from stream.registry.schemas import Schemas
 from stream.score.sentiment import Sentiment
+from stream.settings import Settings
 from stream.state.partition_state import PartitionState
 
 __all__ = [
@@ -130,7 +134,12 @@ def load(config: DataConfig) -> EventLog:
     envelope = "segment" if config.source == SIMULATOR or config.format != "jsonl" else config.envelope
     reader = Sentiment(Path(config.sentiment)).run if config.sentiment else None
     return read_log(
-        _values(config), envelope=envelope, currency=config.money, events_max=config.events_max, read_texts=reader
+        _values(config),
+        envelope=envelope,
+        currency=config.money,
+        events_max=config.events_max,
+        read_texts=reader,
+        schemas=schemas_of(Settings(), SystemClock()) if is_topic(config.source) else None,
     )
 
 
@@ -144,13 +153,26 @@ def fingerprint(config: DataConfig) -> bytes:
 
 
 def read_log(
-    values: Iterable[bytes], *, envelope: str, currency: str, events_max: int, read_texts: TextReader | None = None
+    values: Iterable[bytes],
+    *,
+    envelope: str,
+    currency: str,
+    events_max: int,
+    read_texts: TextReader | None = None,
+    schemas: Schemas | None = None,
 ) -> EventLog:
     """Decode events as the service would and sort them by event time; events of one second keep their order.
 
-    ``read_texts`` reads the reviews; without it, no event has a sentiment.
+    ``read_texts`` reads the reviews; without it, no event has a sentiment. ``schemas`` are those of values in the
+    Confluent wire format.
     """
-    decoder = Decoder(envelope, Money(currency), bytes_max=_EVENT_BYTES_MAX, future_skew_s=0)
+    decoder = Decoder(
+        envelope,
+        Money(currency),
+        bytes_max=_EVENT_BYTES_MAX,
+        future_skew_s=0,
+        content_of=schemas.content if schemas else None,
+    )
     index: dict[str, int] = {}
     users: list[Rows] = []
     rows: list[EventRows] = []
@@ -158,6 +180,8 @@ def read_log(
     reviews: dict[int, str] = {}
     dropped: Counter[str] = Counter()
     for chunk in _chunks(values, events_max):
+        if schemas is not None:
+            schemas.fetch_now(chunk)
         decoded = decoder.decode(chunk, _NOW)
         dropped.update(dead.reason for dead in decoded.dead)
         dropped["ignored"] += decoded.n_ignored

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import msgspec
 
 from stream.commands.console import band_word, printable, score_words, shown_time
 from stream.commands.options import GroupedCommand, settings_options
@@ -22,16 +21,16 @@ def alerts() -> None:
 
 
 @alerts.command(cls=GroupedCommand)
-@settings_options("Kafka", "Topics")
+@settings_options("Kafka", "Topics", "Schema registry")
 @tail_options
 def tail(settings: Settings, **options: Any) -> None:
     """Show alerts as they arrive, until Ctrl-C unless bounded."""
-    tail_topic(settings, settings.alerts_topic, _AlertLines(), **options)
+    tail_topic(settings, settings.alerts_topic, _AlertLines(settings), **options)
 
 
 class _AlertLines(RecordLines):
     def line(self, record: Any) -> str:
-        alert = msgspec.json.decode(record.value or b"null", type=Alert)
+        alert = self._read(record, Alert)
         score = alert.score
         head = f"{shown_time(score.as_of)}  {self._user_column(score.user_id)}"
         rule = f"{alert.rule}: {alert.previous_band or 'new':>6} → {band_word(score.churn.band)}"

@@ -15,6 +15,8 @@ import msgspec
 from stream.clock import SystemClock
 from stream.commands.console import printable, stopped_by_signals
 from stream.kafka.reading import follow, open_topics
+from stream.registry.connect import schemas_of
+from stream.registry.scores import Kind, read_json, read_record
 from stream.settings import Settings
 
 __all__ = ["RecordLines", "tail_options", "tail_topic"]
@@ -26,12 +28,20 @@ _USER_WIDTH_MIN, _USER_WIDTH_MAX = 12, 40
 class RecordLines:
     """Makes a line of each record. The columns stay aligned, and the column of user ids grows with the ids."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._user_width = _USER_WIDTH_MIN
+        self._schemas = schemas_of(settings, SystemClock())
 
     def line(self, record: Any) -> str:
         """One record in words. Raises MsgspecError if valuestream did not write it."""
         raise NotImplementedError
+
+    def json(self, record: Any) -> bytes:
+        """One record as JSON. Raises MsgspecError if its schema cannot be had."""
+        return read_json(record, self._schemas)
+
+    def _read(self, record: Any, kind: type[Kind]) -> Kind:
+        return read_record(record, kind, self._schemas)
 
     def _user_column(self, user: str) -> str:
         shown = printable(user)
@@ -42,7 +52,7 @@ class RecordLines:
 def tail_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a click command the options that :func:`tail_topic` takes."""
     options = (
-        click.option("--json", "as_json", is_flag=True, help="Print each record as it is, one a line."),
+        click.option("--json", "as_json", is_flag=True, help="Print each record as JSON, one a line."),
         click.option("--from-beginning", is_flag=True, help="Begin with the oldest record, not with the next one."),
         click.option("--max", "maximum", type=click.IntRange(1), help="End after N records."),
         click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after N seconds."),
@@ -76,12 +86,10 @@ def tail_topic(
 
 
 def _print(record: Any, lines: RecordLines, as_json: bool) -> None:
-    if as_json:
-        if record.value is not None:
-            click.echo(record.value)
+    if as_json and record.value is None:
         return
     try:
-        click.echo(lines.line(record))
+        click.echo(lines.json(record) if as_json else lines.line(record))
     except msgspec.MsgspecError as error:
         place = f"{record.topic}, partition {record.partition}, offset {record.offset}"
         click.echo(f"valuestream: {place}: no record of ours ({error}), skipped; --json prints it", err=True)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from typing import Final
 
 import click
@@ -14,11 +15,15 @@ import uvloop
 from stream.checkpoint.disk import require_room
 from stream.clock import Clock, SystemClock
 from stream.commands.options import GroupedCommand, settings_options
+from stream.contract.score import Alert, Score
 from stream.errors import ConfigError, PublishError
 from stream.kafka.client_types import AioKafkaError
 from stream.kafka.rights import named_refusal
 from stream.kafka.topic_admin import check_topics
 from stream.kafka.topics import worker_rights
+from stream.registry.connect import registry_of
+from stream.registry.scores import avro_encoder
+from stream.score.decide import encode_json
 from stream.score.scorer import DEMO_MODEL, Scorer
 from stream.score.sentiment import Sentiment
 from stream.score.signature import Verify, verifier
@@ -36,7 +41,7 @@ _SWITCH_INTERVAL_S: Final = 0.001
 
 
 @click.command(cls=GroupedCommand)
-@settings_options("Kafka", "Topics", "Events", "Privacy", "State", "Scoring", "Alerts", "Operations")
+@settings_options("Kafka", "Topics", "Events", "Schema registry", "Privacy", "State", "Scoring", "Alerts", "Operations")
 def worker(settings: Settings) -> None:
     """Score users live: read events, keep state, publish scores and alerts."""
     logs.setup(settings)
@@ -72,11 +77,27 @@ def _sentiment(settings: Settings, verify: Verify) -> Sentiment | None:
     )
 
 
+async def _encoder(settings: Settings) -> Callable[[Score | Alert], bytes]:
+    """What makes the values of scores and alerts, once the schema registry has answered, if there is one."""
+    registry = registry_of(settings)
+    if registry is not None:
+        await registry.check()
+    if settings.scores_format == "json":
+        return encode_json
+    if registry is None:
+        raise ConfigError(
+            "scores_format is avro and there is no schema registry, expected one for the schemas of scores and alerts;"
+            " set --schema-registry-url"
+        )
+    return await avro_encoder(registry, settings.scores_topic, settings.alerts_topic)
+
+
 async def _serve(
     settings: Settings, clock: Clock, *, scorer: Scorer, sentiment: Sentiment | None, partitions: int
 ) -> None:
     loop = asyncio.get_running_loop()
-    parts = build_worker(settings, scorer, partitions=partitions, clock=clock, sentiment=sentiment)
+    encode = await _encoder(settings)
+    parts = build_worker(settings, scorer, partitions=partitions, clock=clock, sentiment=sentiment, encode=encode)
     service = Worker(parts, scorer)
 
     def stop() -> None:

@@ -7,9 +7,10 @@ A record is parsed into the typed struct of its envelope (:mod:`stream.decode.en
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
+from operator import attrgetter
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -116,7 +117,8 @@ class _Fetch:
 class Decoder:
     """Decodes records of one envelope: a preset, or the file of a mapping. With ``pseudonyms`` no user id gets through.
 
-    ``zone`` is that of times without one.
+    ``zone`` is that of times without one. ``content_of`` gives what a record of another format than JSON holds; see
+    :meth:`stream.registry.schemas.Schemas.content`.
     """
 
     def __init__(
@@ -129,11 +131,13 @@ class Decoder:
         pseudonyms: Pseudonyms | None = None,
         placeholders: Placeholders | None = None,
         zone: tzinfo = UTC,
+        content_of: Callable[[Record], Any] | None = None,
     ) -> None:
         self._envelope = envelope_of(envelope)
         self._parse = _no_shape if self._envelope.shape is None else msgspec.json.Decoder(self._envelope.shape).decode
         self._placeholders, self._zone = placeholders or Placeholders(), zone
         self._money = money
+        self._content_of = content_of or attrgetter("value")
         self._bytes_max = bytes_max
         self._future_skew_s = future_skew_s
         #: Replaces user ids, if there is a key.
@@ -189,7 +193,7 @@ class Decoder:
                 try:
                     event = parse(value)
                 except Exception:
-                    self._tolerate(record, value, fetch)
+                    self._tolerate(record, fetch)
                     continue
                 fields = fields_of(event)
                 if fields is None:
@@ -198,7 +202,7 @@ class Decoder:
                 name, user, time, event_id, category, item = fields
                 if user in nobody or type(user) is not str or len(user) > USER_ID_CHARS_MAX or "\0" in user:
                     if user in nobody:
-                        self._tolerate(record, value, fetch)
+                        self._tolerate(record, fetch)
                         continue
                     user = user_id(user)
                 seconds = 0
@@ -209,7 +213,7 @@ class Decoder:
                     seconds = time // 1000 if time > MILLISECONDS_FROM else time
                 if not 0 < seconds < surely_past:
                     if time is None:
-                        self._tolerate(record, value, fetch)
+                        self._tolerate(record, fetch)
                         continue
                     seconds = checked_seconds(time, latest, self._zone)
                 kind, amount = kinds[name], 0
@@ -227,7 +231,7 @@ class Decoder:
             except EventError as error:
                 fetch.dead.append(DeadLetter(record, error.reason, str(error)))
 
-    def _tolerate(self, record: Record, value: bytes, fetch: _Fetch) -> None:
+    def _tolerate(self, record: Record, fetch: _Fetch) -> None:
         """Take in a record that does not fit its envelope's shape, and may hold several events.
 
         If any of its events cannot be used, the record becomes one dead letter, with the reason of the first of them.
@@ -235,7 +239,7 @@ class Decoder:
         if no event is found.
         """
         n_before, refused = len(fetch.rows), None
-        events, reader = self._envelope.unwrap(value, self._bytes_max), fetch.reader
+        events, reader = self._envelope.unwrap(self._content_of(record), self._bytes_max), fetch.reader
         for i, event in enumerate(events):
             reader.noted.clear()
             place = origin(record) if len(events) == 1 else f"{whole_origin(record)}/{i}"

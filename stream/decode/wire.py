@@ -31,8 +31,8 @@ _DEPTH_MAX: Final = 6
 _PARSE: Final = msgspec.json.Decoder().decode
 
 
-def events_of(value: bytes, bytes_max: int) -> list[dict[str, Any]]:
-    """The JSON objects of the events of one record, in order.
+def events_of(value: Any, bytes_max: int) -> list[dict[str, Any]]:
+    """The JSON objects of the events of one record, in order. ``value`` is its bytes, or a document that they held.
 
     ``bytes_max`` bounds what a gzipped value may become. Raises EventError ``malformed``, ``too_deep``, ``confluent``
     or ``oversized``.
@@ -41,7 +41,7 @@ def events_of(value: bytes, bytes_max: int) -> list[dict[str, Any]]:
     [{'event': 'a'}, {'event': 'b'}]
     """
     events: list[dict[str, Any]] = []
-    for document in _documents(_text(value, bytes_max)):
+    for document in _documents(_text(value, bytes_max)) if isinstance(value, bytes) else [value]:
         _collect(document, events, _DEPTH_MAX)
     if not events:
         raise _malformed("holds no event")
@@ -88,7 +88,7 @@ def _text(value: bytes, bytes_max: int) -> bytes:
             raise EventError(
                 "confluent",
                 "value is in the Confluent wire format, and not JSON behind its first five bytes; "
-                "expected JSON; no schema registry is configured, so send JSON",
+                "expected JSON; no schema registry is configured, so set --schema-registry-url",
             )
         value = inside
     return value.removeprefix(_BYTE_ORDER_MARK).strip(_JSON_SPACES)

@@ -20,6 +20,7 @@ from kafka.net.compat import KafkaNetClient
 from stream.errors import ConfigError
 from stream.kafka.codecs import require_codecs
 from stream.settings import Settings
+from stream.tls import tls_context
 
 if TYPE_CHECKING:
     import faust
@@ -43,20 +44,7 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
     """Make the TLS context of the settings; None if the protocol has no TLS. A ConfigError names a bad file."""
     if settings.security_protocol not in ("SSL", "SASL_SSL"):
         return None
-    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-        path = getattr(settings, name)
-        if path is not None and not path.is_file():
-            raise ConfigError(f"{name} {path} not found; expected a PEM file; set {_flag(name)}")
-    try:
-        context = ssl.create_default_context(cafile=settings.ssl_cafile)
-        if settings.ssl_certfile is not None:
-            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
-    except (ssl.SSLError, OSError) as error:
-        raise ConfigError(
-            f"the TLS files cannot be used ({_cause(error)}); expected PEM certificates and the key that belongs"
-            " to them; check --ssl-cafile, --ssl-certfile and --ssl-keyfile"
-        ) from error
-    return context
+    return tls_context(settings)
 
 
 def kafka_python_config(settings: Settings) -> dict[str, Any]:

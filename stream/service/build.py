@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from stream.assignment import Assignment
 from stream.checkpoint.lease import Lease, MembershipLease
@@ -10,6 +11,7 @@ from stream.checkpoint.partition import Partition
 from stream.checkpoint.pending_reviews import Reviews, SentimentModel
 from stream.checkpoint.position import Position
 from stream.clock import Clock
+from stream.contract.score import Alert, Score
 from stream.decode.decoder import Decoder, Money
 from stream.decode.placeholders import Placeholders
 from stream.decode.pseudonyms import pseudonyms_of
@@ -21,12 +23,15 @@ from stream.kafka.publisher import Publisher
 from stream.kafka.topics import changelog_topic
 from stream.metrics import Metrics
 from stream.pipeline import Pipeline, Stages, Topics
-from stream.score.decide import AlertRule, Decider
+from stream.registry.connect import schemas_of
+from stream.registry.schemas import Schemas
+from stream.score.decide import AlertRule, Decider, encode_json
 from stream.score.explain.alert_reasons import AlertReasons
 from stream.score.explain.explainer import Explainer
 from stream.score.inference import Inference
 from stream.score.scorer import Scorer
 from stream.service.health import Health
+from stream.service.schema_wait import SchemaWait
 from stream.settings import Settings, zone_of
 
 __all__ = ["WorkerParts", "build_worker"]
@@ -46,6 +51,7 @@ class WorkerParts:
     reviews: Reviews
     pipeline: Pipeline
     assignment: Assignment
+    schema_wait: SchemaWait
 
     @property
     def partitions(self) -> list[Partition]:
@@ -54,16 +60,27 @@ class WorkerParts:
 
 
 def build_worker(
-    settings: Settings, scorer: Scorer, *, partitions: int, clock: Clock, sentiment: SentimentModel | None = None
+    settings: Settings,
+    scorer: Scorer,
+    *,
+    partitions: int,
+    clock: Clock,
+    sentiment: SentimentModel | None = None,
+    encode: Callable[[Score | Alert], bytes] = encode_json,
 ) -> WorkerParts:
-    """Make the parts of a worker on an events topic of ``partitions`` partitions. Nothing is connected yet."""
+    """Make the parts of a worker on an events topic of ``partitions`` partitions. Nothing is connected yet.
+
+    ``encode`` makes the value of a score or an alert for Kafka.
+    """
     metrics = Metrics()
     reviews = Reviews(sentiment, settings.reviews_pending_max, metrics, clock)
     lease = MembershipLease(clock, settings.session_timeout_s)
     publisher = _publisher(settings, lease)
+    schemas = schemas_of(settings, clock)
     source = _source(settings, partitions, scorer.manifest.currency)
+    stages = _stages(settings, scorer, reviews=reviews, schemas=schemas, metrics=metrics, clock=clock)
     pipeline = Pipeline(
-        _stages(settings, scorer, reviews=reviews, metrics=metrics, clock=clock),
+        replace(stages, encode=encode),
         sink=publisher,
         topics=_topics(settings),
         metrics=metrics,
@@ -83,7 +100,10 @@ def build_worker(
         refresh_interval_s=settings.refresh_interval_s,
     )
     health = Health(clock, stall_timeout_s=settings.stall_timeout_s)
-    return WorkerParts(settings, clock, metrics, health, lease, publisher, source, reviews, pipeline, assignment)
+    schema_wait = SchemaWait(schemas, metrics, health, clock)
+    return WorkerParts(
+        settings, clock, metrics, health, lease, publisher, source, reviews, pipeline, assignment, schema_wait
+    )
 
 
 def _source(settings: Settings, partitions: int, currency: str) -> Source:
@@ -123,7 +143,9 @@ def _topics(settings: Settings) -> Topics:
     )
 
 
-def _stages(settings: Settings, scorer: Scorer, *, reviews: Reviews, metrics: Metrics, clock: Clock) -> Stages:
+def _stages(
+    settings: Settings, scorer: Scorer, *, reviews: Reviews, schemas: Schemas | None, metrics: Metrics, clock: Clock
+) -> Stages:
     decoder = Decoder(
         settings.envelope,
         Money(scorer.manifest.currency, settings.fx_rates, settings.decimal_comma),
@@ -132,6 +154,7 @@ def _stages(settings: Settings, scorer: Scorer, *, reviews: Reviews, metrics: Me
         pseudonyms=pseudonyms_of(settings.pseudonym_key.get_secret_value(), settings.pseudonym_key_id),
         placeholders=Placeholders(settings.placeholder_ids),
         zone=zone_of(settings.naive_time_zone),
+        content_of=schemas.content if schemas else None,
     )
     inference = Inference(scorer=scorer, metrics=metrics, clock=clock)
     rule = AlertRule(

@@ -50,6 +50,8 @@ class Health:
         self._recovered = False
         self._assigned: int | None = None
         self._lag = 0
+        #: What outside of Kafka ingestion waits for, in words; empty if for nothing.
+        self._waits_for = ""
         #: Seconds since the broker last answered a fetch of the partition that waits longest, and a heartbeat.
         self._fetch_age_s = self._heartbeat_age_s = 0.0
         self._last_beat: float | None = None
@@ -86,6 +88,12 @@ class Health:
             self._owed_since = self._clock.monotonic()
         self._lag = records
 
+    def waits_for(self, reason: str) -> None:
+        """Ingestion waits for this; a restart would only wait again. Empty: it waits for nothing (any more)."""
+        if self._waits_for and not reason:
+            self._owed_since = self._clock.monotonic()
+        self._waits_for = reason
+
     def broker(self, *, fetch_age_s: float, heartbeat_age_s: float) -> None:
         """So long ago the broker answered a fetch of each of our partitions, and the coordinator a heartbeat."""
         self._fetch_age_s, self._heartbeat_age_s = fetch_age_s, heartbeat_age_s
@@ -110,9 +118,10 @@ class Health:
         owed_s = self._clock.monotonic() - self._owed_since
         if not self._assigned:
             return None
-        if self._lag > 0 and owed_s > timeout_s:
+        if self._lag > 0 and owed_s > timeout_s and not self._waits_for:
             return Check(False, f"{self._lag} records wait and nothing was committed for {owed_s:.0f} s")
-        if min(self._fetch_age_s, owed_s) > timeout_s:
+        # While ingestion waits, nothing more is fetched.
+        if min(self._fetch_age_s, owed_s) > timeout_s and not self._waits_for:
             return Check(False, f"the broker answered no fetch for {self._fetch_age_s:.0f} s, expected one each second")
         if min(self._heartbeat_age_s, owed_s) > timeout_s:
             return Check(False, f"the group coordinator answered no heartbeat for {self._heartbeat_age_s:.0f} s")
@@ -133,6 +142,8 @@ class Health:
             return Check(True, "idle: 0 partitions assigned, a spare for the other workers")
         if not self._recovered:
             return Check(False, f"recovering the state of {self._assigned} partitions")
+        if self._waits_for:
+            return Check(False, f"ingestion waits: {self._waits_for}")
         return self._stalled(self._stall_timeout_s / 2) or Check(True, f"serving {self._assigned} partitions")
 
 

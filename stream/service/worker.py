@@ -141,8 +141,12 @@ class Worker:
         async for fetch in fetches.noack().events():
             try:
                 await self._parts.reviews.room(lambda: self._parts.partitions)
+                await self._parts.schema_wait.until_known(fetch.value, lambda: bool(self._parts.partitions))
                 for records in fetch.value:
-                    self._assignment.take_in(records.tp.partition, records, self._source.consumer.highwater(records.tp))
+                    # The client knows the end only of a partition that is ours. We may have lost it while we waited.
+                    if records.tp.partition in self._assignment.partitions:
+                        highwater = self._source.consumer.highwater(records.tp)
+                        self._assignment.take_in(records.tp.partition, records, highwater)
                 self._loops.taken_in()
             except BaseException as error:
                 self._fail(error)

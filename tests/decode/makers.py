@@ -17,7 +17,7 @@ BYTES_MAX = 65_536
 SKEW_S = 300.0
 #: The closed set of reasons: each is a value of a metric label.
 REASONS = {
-    *("null", "oversized", "malformed", "schema", "too_deep", "confluent"),
+    *("null", "oversized", "malformed", "schema", "too_deep", "confluent", "schema_id", "schema_value"),
     *("user", "timestamp", "future", "currency", "value", "amount"),
 }
 
@@ -159,7 +159,7 @@ BROKEN: dict[str, tuple[bytes | None, str, str]] = {
     "UTF-16": ('{"type":"view"}'.encode("utf-16"), "malformed", "value is not JSON"),
     "lone surrogate": (rb'{"type":"\ud800"}', "malformed", "value is not JSON"),
     "surrogate bytes": (b'{"type":"\xed\xa0\x80"}', "malformed", "value is not JSON"),
-    "Confluent": (b"\0\0\0\0\1\x06ann", "confluent", "no schema registry is configured, so send JSON"),
+    "Confluent": (b"\0\0\0\0\1\x06ann", "confluent", "no schema registry is configured, so set --schema-registry-url"),
     "array": (b"[]", "malformed", "value holds no event, expected one JSON object"),
     "text": (b'"view"', "malformed", "value is not JSON"),
     "JSON null": (b"null", "malformed", "value holds None, expected one JSON object"),

@@ -46,7 +46,7 @@ def test_there_is_an_image_for_cpu_and_one_for_gpu() -> None:
 def test_an_image_holds_no_package_that_only_training_needs(dockerfile: Path) -> None:
     extra = dockerfile.name.removeprefix("Dockerfile.")
     steps = " ".join(rest for _, rest in instructions(dockerfile))
-    assert re.findall(r"--extra (\w+)", steps) == [extra]
+    assert re.findall(r"--extra (\w+)", steps) == [extra, "registry"]
     assert not re.search(r"torch|transformers|\btrain\b|\bdev\b", steps)
 
 

@@ -9,11 +9,15 @@ from typing import Any, Final
 import click
 import msgspec
 
+from stream.clock import SystemClock
 from stream.commands.options import GroupedCommand, settings_options
 from stream.commands.segments.private_counts import PrivateCounts, private_counts
 from stream.contract.score import Score
 from stream.kafka.client_types import KafkaConsumer
 from stream.kafka.reading import open_topics, read_partition
+from stream.registry.connect import schemas_of
+from stream.registry.schemas import Schemas
+from stream.registry.scores import read_record
 from stream.settings import Settings
 
 __all__ = ["segments"]
@@ -30,7 +34,7 @@ class _BandCounts(msgspec.Struct, frozen=True):
 
 
 @click.command(cls=GroupedCommand)
-@settings_options("Kafka", "Topics")
+@settings_options("Kafka", "Topics", "Schema registry")
 @click.option(
     "--epsilon",
     type=float,
@@ -47,11 +51,12 @@ def segments(epsilon: float, settings: Settings) -> None:
 
 def _count_bands(settings: Settings) -> Counter[str]:
     """Users by the churn band of their last score. An erased user is in no band."""
+    schemas = schemas_of(settings, SystemClock())
     with closing(open_topics(settings, [settings.scores_topic], from_beginning=True)) as consumer:
-        return Counter(band for band in _last_bands(consumer).values())
+        return Counter(band for band in _last_bands(consumer, schemas).values())
 
 
-def _last_bands(consumer: KafkaConsumer) -> dict[Any, str]:
+def _last_bands(consumer: KafkaConsumer, schemas: Schemas | None) -> dict[Any, str]:
     """The churn band in the last score of each user, by record key."""
     last: dict[Any, str] = {}
     for tp in sorted(consumer.assignment()):
@@ -59,5 +64,5 @@ def _last_bands(consumer: KafkaConsumer) -> dict[Any, str]:
             if record.value is None:
                 last.pop(record.key, None)
             else:
-                last[record.key] = msgspec.json.decode(record.value, type=Score).churn.band
+                last[record.key] = read_record(record, Score, schemas).churn.band
     return last

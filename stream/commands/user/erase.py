@@ -50,7 +50,7 @@ class _ErasureReport(msgspec.Struct, frozen=True):
 
 
 @click.command(cls=GroupedCommand)
-@settings_options("Kafka", "Topics", "Privacy")
+@settings_options("Kafka", "Topics", "Schema registry", "Privacy")
 @user_argument
 @click.option(
     "--timeout",

@@ -20,10 +20,13 @@ from stream.commands.user.facts import facts, history, orders, reviews
 from stream.commands.user.read import Held, Retention, find, partitions_of, retentions, stored_id
 from stream.decode.decoder import Decoder, Money
 from stream.decode.placeholders import Placeholders
+from stream.errors import EventError
 from stream.iso_time import iso_seconds
 from stream.kafka.client_types import KafkaConsumer, TopicPartition
 from stream.kafka.reading import open_topics, read_partition
 from stream.kafka.topics import changelog_topic, required_topics
+from stream.registry.connect import schemas_of
+from stream.registry.schemas import Schemas
 from stream.settings import Settings, zone_of
 
 __all__ = ["export"]
@@ -37,7 +40,7 @@ _Matches = Callable[[Any], bool]
 
 
 @click.command(cls=GroupedCommand)
-@settings_options("Kafka", "Topics", "Events", "Privacy")
+@settings_options("Kafka", "Topics", "Events", "Schema registry", "Privacy")
 @user_argument
 @click.option("--no-events", is_flag=True, help="Leave out the raw events, which take the longest to find.")
 @click.option(
@@ -55,6 +58,7 @@ def export(user_id: str, no_events: bool, events_max: int, settings: Settings) -
 
 def _export(settings: Settings, user_id: str, events_max: int | None, clock: Clock) -> dict[str, Any]:
     all_held, stored = find(settings, user_id, everywhere=True), stored_id(settings, user_id)
+    schemas = schemas_of(settings, clock)
     topics = [settings.events_topic, settings.alerts_topic, settings.dlq_topic]
     by_id, by_stored = _keyed(user_id), _keyed(stored)
     with closing(open_topics(settings, topics, from_beginning=True)) as consumer:
@@ -63,7 +67,7 @@ def _export(settings: Settings, user_id: str, events_max: int | None, clock: Clo
 
         def events_in(number: int, newest: int) -> dict[str, Any]:
             tp = TopicPartition(settings.events_topic, number)
-            return _events(consumer, tp, clock, settings=settings, user_id=user_id, events_max=newest)
+            return _events(consumer, tp, clock, settings=settings, user_id=user_id, events_max=newest, schemas=schemas)
 
         return {
             "schema": "valuestream.user.v1",
@@ -73,9 +77,9 @@ def _export(settings: Settings, user_id: str, events_max: int | None, clock: Clo
             "partitions": numbers,
             "states": [_state(user_id, held) for held in all_held if held.snapshot is not None],
             "erasures": [_erasure(settings, held) for held in all_held if held.marker is not None],
-            "scores": [_record(held.score_record) for held in all_held if held.score_record is not None],
-            "alerts": _records(consumer, settings.alerts_topic, numbers, by_stored),
-            "dead_letters": _records(consumer, settings.dlq_topic, numbers, by_id),
+            "scores": [_record(held.score_record, schemas) for held in all_held if held.score_record is not None],
+            "alerts": _records(consumer, settings.alerts_topic, numbers, by_stored, schemas),
+            "dead_letters": _records(consumer, settings.dlq_topic, numbers, by_id, schemas),
             "events": None if events_max is None else [events_in(number, events_max) for number in numbers],
             "kept": [_kept(kept) for kept in retentions(settings, [s.name for s in required_topics(settings, 0)])],
         }
@@ -120,13 +124,22 @@ def _keyed(user_id: str) -> _Matches:
     return lambda record: record.key == key
 
 
-def _records(consumer: KafkaConsumer, topic: str, numbers: list[int], matches: _Matches) -> list[dict[str, Any]]:
+def _records(
+    consumer: KafkaConsumer, topic: str, numbers: list[int], matches: _Matches, schemas: Schemas | None
+) -> list[dict[str, Any]]:
     records = (record for n in numbers for record in read_partition(consumer, TopicPartition(topic, n)))
-    return [_record(record) for record in records if matches(record)]
+    return [_record(record, schemas) for record in records if matches(record)]
 
 
 def _events(
-    consumer: KafkaConsumer, tp: TopicPartition, clock: Clock, *, settings: Settings, user_id: str, events_max: int
+    consumer: KafkaConsumer,
+    tp: TopicPartition,
+    clock: Clock,
+    *,
+    settings: Settings,
+    user_id: str,
+    events_max: int,
+    schemas: Schemas | None,
 ) -> dict[str, Any]:
     """The user's events in one partition: those with the id as their key, and those with the id in their value."""
     first, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
@@ -139,11 +152,14 @@ def _events(
         future_skew_s=settings.future_skew_s,
         placeholders=Placeholders(settings.placeholder_ids),
         zone=zone_of(settings.naive_time_zone),
+        content_of=schemas.content if schemas else None,
     )
     exported: list[dict[str, Any]] = []
     records = read_partition(consumer, tp, start, end)
     while chunk := list(islice(records, _DECODED_AT_ONCE)):
-        exported += _records_of_user(decoder, chunk, user_id, clock)
+        if schemas:
+            schemas.fetch_now(chunk)
+        exported += [_record(record, schemas) for record in _records_of_user(decoder, chunk, user_id, clock)]
     return {
         "topic": tp.topic,
         "partition": tp.partition,
@@ -153,18 +169,18 @@ def _events(
     }
 
 
-def _records_of_user(decoder: Decoder, records: list[Any], user_id: str, clock: Clock) -> list[dict[str, Any]]:
+def _records_of_user(decoder: Decoder, records: list[Any], user_id: str, clock: Clock) -> list[Any]:
     decoded = decoder.decode(records, clock.time())
     named = {r.offset for r, user in zip(decoded.records, decoded.batch.users, strict=True) if user == user_id}
     keyed = _keyed(user_id)
-    return [_record(record) for record in records if record.offset in named or keyed(record)]
+    return [record for record in records if record.offset in named or keyed(record)]
 
 
-def _record(record: Any) -> dict[str, Any]:
+def _record(record: Any, schemas: Schemas | None) -> dict[str, Any]:
     return {
         **_place(record),
         "headers": [[name, _text(content)] for name, content in record.headers],
-        "value": _value(record.value),
+        "value": _value(_content(record, schemas)),
     }
 
 
@@ -177,12 +193,25 @@ def _place(record: Any) -> dict[str, Any]:
     }
 
 
-def _value(value: bytes | None) -> Any:
-    """JSON as it is, other text as a string, and other bytes as base64 in an object of their own."""
+def _content(record: Any, schemas: Schemas | None) -> Any:
+    """What a record holds by its schema; its value as it is if no schema can be had or fits."""
+    if schemas is None:
+        return record.value
+    schemas.fetch_now([record])
     try:
-        return None if value is None else msgspec.json.decode(value)
+        return schemas.content(record)
+    except EventError:
+        return record.value
+
+
+def _value(content: Any) -> Any:
+    """JSON and documents as they are, other text as a string, and other bytes as base64 in an object of their own."""
+    if not isinstance(content, bytes):
+        return content
+    try:
+        return msgspec.json.decode(content)
     except (msgspec.MsgspecError, RecursionError, ValueError):
-        return _text(value)
+        return _text(content)
 
 
 def _text(content: bytes | None) -> Any:

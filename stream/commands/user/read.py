@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from stream.checkpoint import changelog
+from stream.clock import SystemClock
 from stream.contract.score import Score
 from stream.decode.pseudonyms import pseudonyms_of
 from stream.errors import ConfigError, ContractError
@@ -24,6 +25,9 @@ from stream.kafka.clients import connect
 from stream.kafka.partitioner import partition_of
 from stream.kafka.reading import open_topics, read_partition
 from stream.kafka.topics import changelog_topic
+from stream.registry.connect import schemas_of
+from stream.registry.schemas import Schemas
+from stream.registry.scores import read_record
 from stream.settings import Settings
 from stream.state.erasure import Marker, marker_key, read_marker
 from stream.state.partition_state import PartitionState, Snapshot
@@ -78,6 +82,7 @@ def find(settings: Settings, user_id: str, *, everywhere: bool) -> list[Held]:
     Unless ``everywhere`` is set, the search ends at the first partition with a state.
     """
     topic, stored = changelog_topic(settings), stored_id(settings, user_id)
+    schemas = schemas_of(settings, SystemClock())
     all_held: list[Held] = []
     with closing(open_topics(settings, [topic, settings.scores_topic], from_beginning=True)) as consumer:
         for number in partitions_of(consumer, topic, user_id):
@@ -86,19 +91,21 @@ def find(settings: Settings, user_id: str, *, everywhere: bool) -> list[Held]:
             if state is None and marker is None:
                 continue
             score = _newest(consumer, TopicPartition(settings.scores_topic, number), [stored]).get(stored)
-            all_held.append(_held(number, stored, state=state, marker=marker, score=score))
+            all_held.append(_held(number, stored, state=state, marker=marker, score=score, schemas=schemas))
             if state is not None and not everywhere:
                 break
     return all_held
 
 
-def _held(partition: int, stored: str, *, state: Any | None, marker: Any | None, score: Any | None) -> Held:
+def _held(
+    partition: int, stored: str, *, state: Any | None, marker: Any | None, score: Any | None, schemas: Schemas | None
+) -> Held:
     return Held(
         partition=partition,
         snapshot=None if state is None else _snapshot(stored, state.value),
         state_record=state,
         marker=None if marker is None else read_marker(marker.value),
-        score=_score(score),
+        score=_score(score, schemas),
         score_record=score,
     )
 
@@ -113,9 +120,9 @@ def _newest(consumer: KafkaConsumer, tp: TopicPartition, keys: Sequence[str]) ->
     return {key: record for key, record in newest.items() if record.value is not None}
 
 
-def _score(record: Any | None) -> Score | None:
+def _score(record: Any | None, schemas: Schemas | None) -> Score | None:
     try:
-        return None if record is None else msgspec.json.decode(record.value, type=Score)
+        return None if record is None else read_record(record, Score, schemas)
     except msgspec.MsgspecError as error:
         raise ContractError(
             f"the user's record in the scores topic is not one of ours ({error}); expected valuestream.score.v1;"

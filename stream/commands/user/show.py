@@ -20,7 +20,7 @@ __all__ = ["score_details", "show"]
 
 
 @click.command(cls=GroupedCommand)
-@settings_options("Kafka", "Topics", "Privacy")
+@settings_options("Kafka", "Topics", "Schema registry", "Privacy")
 @user_argument
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(user_id: str, as_json: bool, settings: Settings) -> None:
