@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from stream.arrays import Instants, Seconds
@@ -13,7 +15,36 @@ if TYPE_CHECKING:
     from stream.state.partition_state import Applied
     from stream.state.snapshot import Snapshot
 
-__all__ = ["count_events", "count_scores"]
+__all__ = ["FirstRecords", "count_events", "count_scores"]
+
+logger = logging.getLogger(__name__)
+
+#: So many records are looked at before a worker says that it can use few of them.
+_FIRST: Final = 1_000
+
+
+@dataclass(slots=True)
+class FirstRecords:
+    """Says once that most of a worker's first records cannot be used: its envelope is probably not theirs."""
+
+    events_topic: str
+    n_records: int = 0
+    n_unused: int = 0
+
+    def note(self, n_records: int, decoded: Decoded) -> None:
+        """Take in what one fetch came to."""
+        if self.n_records >= _FIRST:
+            return
+        self.n_records += n_records
+        self.n_unused += decoded.n_ignored + len(decoded.dead)
+        if self.n_records >= _FIRST and 2 * self.n_unused > self.n_records:
+            logger.warning(
+                "of the first %d records %d are ignored or dead letters, expected most of them to be events;"
+                " look with `valuestream events check --topic %s`, and choose the --envelope that fits",
+                self.n_records,
+                self.n_unused,
+                self.events_topic,
+            )
 
 
 def count_events(metrics: Metrics, decoded: Decoded, late: Sequence[DeadLetter], applied: Applied) -> None:

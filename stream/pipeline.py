@@ -24,7 +24,7 @@ from stream.checkpoint.journal_blocks import Users
 from stream.checkpoint.partition import Partition
 from stream.checkpoint.position import Position
 from stream.contract.columns import DAY_S, IDLE_AGES_S
-from stream.counting import count_events, count_scores
+from stream.counting import FirstRecords, count_events, count_scores
 from stream.decode.dead_letters import dead_letter
 from stream.decode.decoder import DeadLetter, Decoded, Decoder
 from stream.decode.pseudonyms import check_key
@@ -110,6 +110,7 @@ class Pipeline:
         self._decoder, self._reviews, self._reasons = stages.decoder, stages.reviews, stages.reasons
         self._model, self._decider, self._encode = stages.model, stages.decider, stages.encode
         self._sink, self._topics, self._metrics, self._clock = sink, topics, metrics, clock
+        self._first_records = FirstRecords(topics.events)
         eligible_s = stages.model.manifest.labels.eligible_days * DAY_S
         #: The last age of silence at which a user is still eligible, as an index into IDLE_AGES_S.
         self.idle_stage_max: Final = int(np.searchsorted(IDLE_AGES_S, eligible_s, side="left")) - 1
@@ -146,6 +147,7 @@ class Pipeline:
         self._queue(partition, decoded, applied)
         self._reviews.take_in(partition, before, decoded, applied)
         count_events(self._metrics, decoded, late, applied)
+        self._first_records.note(len(records), decoded)
 
     def _queue(self, partition: Partition, decoded: Decoded, applied: Applied) -> None:
         urgency = priorities(decoded.batch.rows["type"][applied.accepted])

@@ -22,6 +22,7 @@ class LazyGroup(click.Group):
         "simulate": "stream.commands.simulate:simulate",
         "scores": "stream.commands.scores:scores",
         "alerts": "stream.commands.alerts:alerts",
+        "events": "stream.commands.events.command:events",
         "user": "stream.commands.user.command:user",
         "segments": "stream.commands.segments.command:segments",
         "dlq": "stream.commands.dlq.command:dlq",

@@ -7,6 +7,7 @@ A record is parsed into the typed struct of its envelope (:mod:`stream.decode.en
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
@@ -150,6 +151,11 @@ class Decoder:
     def categories(self) -> dict[int, str]:
         """Hash bucket → name of the categories that are remembered. If two share a bucket, the first one is given."""
         return self._categories.names()
+
+    @property
+    def unknown_names(self) -> Counter[str]:
+        """How often each event name came that is in no table, since the decoder was made."""
+        return self._kinds.unknown
 
     def decode(self, records: Sequence[Record], now: float) -> Decoded:
         """Decode records in order.

@@ -7,6 +7,7 @@ with a secret seed, but numbers without one: a sender who chooses the numbers co
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -87,11 +88,23 @@ class EventKinds(dict[str, int]):
     def __init__(self, types: Mapping[str, int]) -> None:
         super().__init__()
         self._types = {canonical(name): int(kind) for name, kind in types.items()}
+        #: How often each name came that is not known. Beyond a number of names the others count as ``(others)``.
+        self.unknown: Counter[str] = Counter()
 
     def __missing__(self, name: str) -> int:
-        kind = self._types.get(canonical(name), _OTHER)
+        if name in self.unknown:
+            self.unknown[name] += 1
+            return _OTHER
+        kind = self._types.get(canonical(name))
+        if kind is None:
+            return self._count_unknown(name)
         if len(self) >= _SPELLINGS_MAX:
             self.clear()
         if len(name) <= _NAME_REMEMBERED_MAX:
             self[name] = kind
         return kind
+
+    def _count_unknown(self, name: str) -> int:
+        is_kept = len(name) <= _NAME_REMEMBERED_MAX and len(self.unknown) < _SPELLINGS_MAX
+        self.unknown[name if is_kept else "(others)"] += 1
+        return _OTHER

@@ -55,3 +55,15 @@ def test_spellings_that_never_repeat_do_not_fill_memory(monkeypatch: pytest.Monk
         assert kinds["Order Completed"] == EventType.PURCHASE
         assert len(kinds) <= 10
         assert max(map(len, kinds)) <= 64
+
+
+def test_names_in_no_table_are_counted_and_their_number_is_bounded() -> None:
+    kinds = EventKinds(SEGMENT_NAMES)
+    for _ in range(3):
+        assert kinds["Coupon Denied"] == EventType.OTHER
+    assert kinds["product viewed"] == EventType.VIEW
+    assert kinds.unknown == {"Coupon Denied": 3}
+    for i in range(5_000):
+        assert kinds[f"name {i}"] == kinds["x" * 1_000 + str(i)] == EventType.OTHER
+    assert len(kinds.unknown) <= 1_001
+    assert kinds.unknown["(others)"] == 5_000 + 5_000 - 998

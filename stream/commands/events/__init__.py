@@ -1,0 +1,1 @@
+"""``valuestream events``: looks at events before a worker does."""
