@@ -128,9 +128,16 @@ def read_settings(path: Path | None, overrides: Sequence[str] = ()) -> Settings:
 
 
 def as_toml(settings: Settings) -> str:
-    """Write all settings as TOML that :func:`read_settings` reads back. A table that is not set is left out."""
-    tree: dict[str, Any] = msgspec.to_builtins(settings)
-    return msgspec.toml.encode({key: value for key, value in tree.items() if value is not None}).decode()
+    """Write all settings as TOML that :func:`read_settings` reads back. What is not set is left out."""
+    return msgspec.toml.encode(_without_none(msgspec.to_builtins(settings))).decode()
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if value is not None
+    }
 
 
 def _set(tree: dict[str, Any], pair: str) -> None:

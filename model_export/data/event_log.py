@@ -21,12 +21,13 @@ from stream.datasets.formats import FORMATS, read_events
 from stream.datasets.market import CURRENCY, Market
 from stream.datasets.topic_source import is_topic
 from stream.decode.decoder import Decoder, Money
+from stream.decode.placeholders import Placeholders
 from stream.errors import ConfigError
 from stream.kafka.events_topic import end_offsets, read_topic
 from stream.registry.connect import schemas_of
 from stream.registry.schemas import Schemas
 from stream.score.sentiment import Sentiment
-from stream.settings import Settings
+from stream.settings import Settings, zone_of
 from stream.state.partition_state import PartitionState
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "DataConfig",
     "EventLog",
     "UserTimeKeys",
+    "decoder_of",
     "fingerprint",
     "load",
     "read_log",
@@ -69,6 +71,11 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     envelope: str = "segment"
     #: Reporting currency. Empty: the currency of the format, or USD if the format has none.
     currency: str = ""
+    #: How events are decoded, as the worker's settings of the same names say.
+    fx_rates: dict[str, float] = {}
+    decimal_comma: bool | None = None
+    naive_time_zone: str = "UTC"
+    placeholder_ids: tuple[str, ...] = ()
     #: For the simulator: how many shoppers are active at any time, and how many days are simulated.
     users: int = 2_500
     days: int = 210
@@ -131,15 +138,29 @@ class _Record:
 
 def load(config: DataConfig) -> EventLog:
     """Read a data set. Raises ConfigError if it has no usable event, or more than ``events_max`` events."""
-    envelope = "segment" if config.source == SIMULATOR or config.format != "jsonl" else config.envelope
     reader = Sentiment(Path(config.sentiment)).run if config.sentiment else None
-    return read_log(
-        _values(config),
-        envelope=envelope,
-        currency=config.money,
-        events_max=config.events_max,
-        read_texts=reader,
-        schemas=schemas_of(Settings(), SystemClock()) if is_topic(config.source) else None,
+    schemas = schemas_of(Settings(), SystemClock()) if is_topic(config.source) else None
+    decoder = decoder_of(config, schemas)
+    return read_log(_values(config), decoder, events_max=config.events_max, read_texts=reader, schemas=schemas)
+
+
+def decoder_of(config: DataConfig, schemas: Schemas | None = None) -> Decoder:
+    """What decodes the events of a data set: the decoder of the service, with settings of the same meaning.
+
+    Raises ConfigError for a setting that is none.
+    """
+    try:
+        zone = zone_of(config.naive_time_zone)
+    except ValueError as error:
+        raise ConfigError(f"data.naive_time_zone is {config.naive_time_zone!r}, {error}") from None
+    return Decoder(
+        "segment" if config.source == SIMULATOR or config.format != "jsonl" else config.envelope,
+        Money(config.money, config.fx_rates, config.decimal_comma),
+        bytes_max=_EVENT_BYTES_MAX,
+        future_skew_s=0,
+        placeholders=Placeholders(config.placeholder_ids),
+        zone=zone,
+        content_of=schemas.content if schemas else None,
     )
 
 
@@ -154,9 +175,8 @@ def fingerprint(config: DataConfig) -> bytes:
 
 def read_log(
     values: Iterable[bytes],
+    decoder: Decoder,
     *,
-    envelope: str,
-    currency: str,
     events_max: int,
     read_texts: TextReader | None = None,
     schemas: Schemas | None = None,
@@ -164,15 +184,8 @@ def read_log(
     """Decode events as the service would and sort them by event time; events of one second keep their order.
 
     ``read_texts`` reads the reviews; without it, no event has a sentiment. ``schemas`` are those of values in the
-    Confluent wire format.
+    Confluent wire format; the decoder reads by them.
     """
-    decoder = Decoder(
-        envelope,
-        Money(currency),
-        bytes_max=_EVENT_BYTES_MAX,
-        future_skew_s=0,
-        content_of=schemas.content if schemas else None,
-    )
     index: dict[str, int] = {}
     users: list[Rows] = []
     rows: list[EventRows] = []

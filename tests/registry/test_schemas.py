@@ -16,7 +16,7 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model_export.data.event_log import read_log
+from model_export.data.event_log import DataConfig, decoder_of, read_log
 from stream.clock import ManualClock
 from stream.decode.decoder import Decoder, Money
 from stream.errors import RegistryError, ValuestreamError
@@ -181,7 +181,12 @@ def test_a_list_and_json_in_avro_are_unwrapped_as_in_json(producer: SchemaRegist
 
 def test_training_reads_the_same_events_as_the_worker(producer: SchemaRegistryClient, schemas: Schemas) -> None:
     values = [avro(producer, FLAT, {**ORDER, "order_id": f"o{i}"}).value or b"" for i in range(3)]
-    log = read_log(values, envelope="flat", currency="USD", events_max=10, schemas=schemas)
+    log = read_log(
+        values,
+        decoder_of(DataConfig(source="f.jsonl", envelope="flat", currency="USD"), schemas),
+        events_max=10,
+        schemas=schemas,
+    )
     assert (log.names, log.rows["value"].tolist()) == (["ann"], [1_250] * 3)
 
 

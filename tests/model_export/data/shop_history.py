@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from model_export.data.dataset import Dataset, build
-from model_export.data.event_log import EventLog, read_log
+from model_export.data.event_log import DataConfig, EventLog, decoder_of, read_log
 from model_export.data.examples import Examples
 from model_export.data.splits import SnapshotConfig
 from stream.contract.columns import DAY_S
@@ -51,7 +51,7 @@ def shoppers(seed: int, users: int = 14, events: int = 900) -> list[Raw]:
 
 def log_of(events: list[Raw]) -> EventLog:
     values = map(msgspec.json.encode, events)
-    return read_log(values, envelope="segment", currency="USD", events_max=100_000)
+    return read_log(values, decoder_of(DataConfig(currency="USD")), events_max=100_000)
 
 
 def data_set_of(log: EventLog, snapshots: SnapshotConfig = SNAPSHOTS) -> Dataset:

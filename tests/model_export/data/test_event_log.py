@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from model_export.data.event_log import read_log
+from model_export.data.event_log import DataConfig, decoder_of, read_log
 from model_export.data.examples import Examples
 from model_export.data.splits import SPLITS
 from stream.contract.columns import DAY_S
@@ -46,11 +46,11 @@ def test_log_until_an_instant_is_the_log_that_was_known_then() -> None:
 )
 def test_an_unusable_data_set_is_refused_in_one_line(values: list[bytes], events_max: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
-        read_log(values, envelope="segment", currency="USD", events_max=events_max)
+        read_log(values, decoder_of(DataConfig(currency="USD")), events_max=events_max)
     assert "\n" not in str(refused.value)
 
 
 def test_events_that_cannot_be_read_are_counted_by_reason() -> None:
     values = [*map(msgspec.json.encode, shoppers(1)), b"{", b"{}"]
-    log = read_log(values, envelope="segment", currency="USD", events_max=10_000)
+    log = read_log(values, decoder_of(DataConfig(currency="USD")), events_max=10_000)
     assert log.dropped == {"malformed": 1, "schema": 1}
