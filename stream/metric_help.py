@@ -33,6 +33,11 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "compare it with the limits of the network and the brokers. If it rises faster than events, producers send"
         " larger events.",
     ),
+    "oauth_tokens": (
+        "Attempts to get a token for Kafka's OAUTHBEARER log-in, by outcome.",
+        "failed rises: the issuer is down or refuses us. An old token serves to its end; after that, connections that"
+        " the broker ends cannot be made again. Look at the issuer, and at the worker's log for its answer.",
+    ),
     "schema_registry_errors": (
         "How often the schema registry did not answer a worker that needed a schema.",
         "read the worker's log: it says what was asked and what came back. No event is lost.",

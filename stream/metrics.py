@@ -108,6 +108,7 @@ class Metrics:
         self.dead_letters = self._add(Counter, "dead_letters", reason=_OPEN)
         self.fields_ignored = self._add(Counter, "fields_ignored", field=IGNORABLE_FIELDS)
         self.records_bytes = self._add(Counter, "records_bytes")
+        self.oauth_tokens = self._add(Counter, "oauth_tokens", outcome=("renewed", "failed"))
         self.schema_registry_errors = self._add(Counter, "schema_registry_errors")
         self.schema_registry_wait = self._add(Gauge, "schema_registry_wait_seconds")
         self.consumer_lag = self._add(Gauge, "consumer_lag", partition=_OPEN)

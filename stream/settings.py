@@ -43,11 +43,25 @@ class Settings(BaseSettings):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _setting(
         "PLAINTEXT", "Kafka", "Protocol to the brokers."
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = _setting(
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = _setting(
         "PLAIN", "Kafka", "SASL mechanism, used if the protocol is SASL_*."
     )
     sasl_username: str = _setting("", "Kafka", "SASL user.")
     sasl_password: SecretStr = _setting(SecretStr(""), "Kafka", "SASL password; best set in the environment.")
+    oauth_provider: Literal["oidc", "aws-msk-iam"] = _setting(
+        "oidc", "Kafka", "Who gives the tokens of OAUTHBEARER: an OpenID Connect issuer, or the signer of AWS MSK."
+    )
+    oauth_token_url: str = _setting("", "Kafka", "Address of the issuer's token endpoint.")
+    oauth_client_id: str = _setting("", "Kafka", "Our client id at the issuer.")
+    oauth_client_secret: SecretStr = _setting(SecretStr(""), "Kafka", "Its secret; best set in the environment.")
+    oauth_scope: str = _setting("", "Kafka", "Scope to ask for.")
+    oauth_parameters: dict[str, str] = _setting(
+        {}, "Kafka", 'More fields of the request for a token, as JSON: {"audience": "kafka"}.'
+    )
+    oauth_ssl_cafile: Path | None = _setting(None, "Kafka", "CA certificate of the issuer (PEM).")
+    oauth_ssl_certfile: Path | None = _setting(None, "Kafka", "Our certificate for the issuer (PEM).")
+    oauth_ssl_keyfile: Path | None = _setting(None, "Kafka", "Its key (PEM).")
+    oauth_aws_region: str = _setting("", "Kafka", "AWS region of the MSK cluster.")
     ssl_cafile: Path | None = _setting(None, "Kafka", "CA certificate that signed the brokers' certificates.")
     ssl_certfile: Path | None = _setting(None, "Kafka", "Client certificate, for mutual TLS.")
     ssl_keyfile: Path | None = _setting(None, "Kafka", "Key of the client certificate.")

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ from kafka.net.compat import KafkaNetClient
 
 from stream.errors import ConfigError
 from stream.kafka.codecs import require_codecs
+from stream.kafka.oauth import AsyncTokens, BlockingTokens, TokenError, Tokens, logs_in_by_token, tokens_of
 from stream.settings import Settings
 from stream.tls import tls_context
 
@@ -49,19 +50,23 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
 
 def kafka_python_config(settings: Settings) -> dict[str, Any]:
     """Return the keyword arguments for every client of kafka-python."""
-    return _client_config(settings)
+    return _client_config(settings, BlockingTokens)
 
 
 def aiokafka_config(settings: Settings) -> dict[str, Any]:
     """Return the keyword arguments for every client of aiokafka."""
-    return _client_config(settings)
+    return _client_config(settings, AsyncTokens)
 
 
-def faust_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+def faust_credentials(
+    settings: Settings,
+) -> faust.SASLCredentials | faust.OAuthCredentials | faust.SSLCredentials | None:
     """Return the credentials for ``faust.App(broker_credentials=…)``; None for PLAINTEXT."""
     import faust
 
     context = ssl_context(settings)
+    if logs_in_by_token(settings):
+        return faust.OAuthCredentials(oauth_cb=AsyncTokens(tokens_of(settings)), ssl_context=context)
     if settings.security_protocol.startswith("SASL"):
         return faust.SASLCredentials(
             username=_username(settings),
@@ -99,6 +104,11 @@ def _probe(settings: Settings) -> None:
     kafka-python would only say that time is up. The probe runs in a thread, because the caller may be inside a running
     event loop.
     """
+    if logs_in_by_token(settings):
+        try:
+            tokens_of(settings).token()
+        except TokenError as error:
+            raise ConfigError(str(error)) from error
     with ThreadPoolExecutor(1) as thread:
         failure = thread.submit(asyncio.run, _try_all(settings)).result()
     if failure is not None:
@@ -123,7 +133,7 @@ async def _try_one(server: str, config: dict[str, Any]) -> None:
         await closed
 
 
-def _client_config(settings: Settings) -> dict[str, Any]:
+def _client_config(settings: Settings, token_provider: Callable[[Tokens], Any]) -> dict[str, Any]:
     """Return the arguments that kafka-python and aiokafka have in common, under the same names.
 
     Everyone who opens a client comes by here, so this is where a missing codec is noticed.
@@ -138,6 +148,9 @@ def _client_config(settings: Settings) -> dict[str, Any]:
         config["ssl_context"] = context
     if settings.security_protocol.startswith("SASL"):
         config["sasl_mechanism"] = settings.sasl_mechanism
+    if logs_in_by_token(settings):
+        config["sasl_oauth_token_provider"] = token_provider(tokens_of(settings))
+    elif settings.security_protocol.startswith("SASL"):
         config["sasl_plain_username"] = _username(settings)
         config["sasl_plain_password"] = settings.sasl_password.get_secret_value()
     return config
@@ -204,6 +217,11 @@ def _quiet() -> Iterator[None]:
 
 def _explained(settings: Settings, server: str, error: BaseException) -> ConfigError:
     """Make the error that says why this broker did not let us in, and what to do about it."""
+    if isinstance(error, aiokafka.errors.SaslAuthenticationFailed) and logs_in_by_token(settings):
+        return ConfigError(
+            f"the broker at {server} refused our token (OAUTHBEARER); expected one of an issuer that it trusts;"
+            f" check {_flag('oauth_token_url')}, {_flag('oauth_scope')} and {_flag('oauth_parameters')}"
+        )
     if isinstance(error, aiokafka.errors.UnsupportedSaslMechanismError):
         return ConfigError(
             f"the broker at {server} does not offer SASL mechanism {settings.sasl_mechanism}; expected one that it"

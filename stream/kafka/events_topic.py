@@ -7,6 +7,7 @@ environment.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +19,10 @@ from kafka.errors import KafkaError
 from stream.datasets.topic_source import Topic
 from stream.errors import ConfigError
 from stream.kafka.codecs import require_codecs
+from stream.kafka.oauth import BlockingTokens, tokens_of
 from stream.kafka.reading import open_consumer, read_partition
 from stream.kafka.topics import similar_names
+from stream.settings import Settings
 
 __all__ = ["end_offsets", "read_topic"]
 
@@ -79,11 +82,23 @@ def _spans(consumer: Any, topic: Topic) -> dict[int, tuple[int, int]]:
     return {tp.partition: (begins[tp], ends[tp]) for tp in tps}
 
 
+def _oauth_settings(environ: Mapping[str, str]) -> Settings:
+    """The settings whose names begin with ``oauth_``, as the worker would read them."""
+    given: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        value = environ.get(f"VALUESTREAM_{name.upper()}")
+        if name.startswith("oauth_") and value:
+            given[name] = json.loads(value) if name == "oauth_parameters" else value
+    return Settings(**given)
+
+
 @contextmanager
 def _consumer(topic: Topic, environ: Mapping[str, str]) -> Iterator[Any]:
     """Open a consumer in no group, and close it at the end. An error of Kafka becomes a ConfigError."""
     require_codecs()
-    security = {name: environ[key] for key, name in _SECURITY.items() if environ.get(key)}
+    security: dict[str, Any] = {name: environ[key] for key, name in _SECURITY.items() if environ.get(key)}
+    if security.get("sasl_mechanism") == "OAUTHBEARER":
+        security["sasl_oauth_token_provider"] = BlockingTokens(tokens_of(_oauth_settings(environ)))
     consumer = None
     try:
         consumer = open_consumer(

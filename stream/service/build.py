@@ -19,6 +19,7 @@ from stream.kafka.app import Source, build_app
 from stream.kafka.client_types import TP
 from stream.kafka.clients import aiokafka_config, faust_credentials
 from stream.kafka.codecs import compression_type
+from stream.kafka.oauth import count_tokens
 from stream.kafka.publisher import Publisher
 from stream.kafka.topics import changelog_topic
 from stream.metrics import Metrics
@@ -76,6 +77,7 @@ def build_worker(
     reviews = Reviews(sentiment, settings.reviews_pending_max, metrics, clock)
     lease = MembershipLease(clock, settings.session_timeout_s)
     publisher = _publisher(settings, lease)
+    count_tokens(settings, lambda outcome: metrics.oauth_tokens.labels(outcome).inc())
     schemas = schemas_of(settings, clock)
     source = _source(settings, partitions, scorer.manifest.currency)
     stages = _stages(settings, scorer, reviews=reviews, schemas=schemas, metrics=metrics, clock=clock)
