@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import confluent_kafka
 import pytest
 from click.testing import CliRunner
 from kafka import KafkaAdminClient, TopicPartition
@@ -31,24 +29,11 @@ from stream.kafka.topics import changelog_topic
 from stream.outgoing import Outgoing
 from stream.settings import Settings
 from tests.broker import harness
-from tests.broker.harness import PARTITIONS, Message, WorkerProcess, partition_of, produce, wait_for
+from tests.broker.harness import PARTITIONS, WorkerProcess, partition_of, produce, wait_for
+from tests.broker.librdkafka import CODECS, COMPRESSED, send_by_librdkafka
 from tests.broker.undisturbed import assert_as_undisturbed, shoppers
 
 pytestmark = pytest.mark.broker
-
-#: Kafka's codecs. The place of a codec is its number in the attributes of a batch.
-CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
-COMPRESSED = CODECS[1:]
-
-
-def send_by_librdkafka(settings: Settings, topic: str, codec: str, messages: Iterable[Message]) -> None:
-    """Send messages in one codec, to the partitions that Kafka's own partitioner gives them."""
-    # Without a long linger the first messages would go out as batches of one, which compression does not make smaller.
-    config = {"bootstrap.servers": settings.bootstrap_servers, "compression.type": codec, "linger.ms": 500}
-    producer = confluent_kafka.Producer(config)
-    for key, value in messages:
-        producer.produce(topic, key=key, value=value, partition=partition_of((key or b"").decode()))
-    assert producer.flush(20) == 0
 
 
 def codecs_on_disk(broker: EmbeddedBroker, topic: str) -> set[str]:

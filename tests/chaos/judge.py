@@ -18,7 +18,7 @@ from stream.state.partition_state import PartitionState
 from tests.broker import harness
 from tests.broker.undisturbed import expected_states
 
-__all__ = ["Verdict", "judge", "newest_values"]
+__all__ = ["Verdict", "judge", "newest_values", "recovered"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ def judge(
 ) -> Verdict:
     """Read the topics of ``settings`` to their ends and compare. ``oracle`` goes to the offline replay."""
     expected = harness.oracle(settings, **oracle)
-    found = _recovered(settings)
+    found = recovered(settings)
     lost = twice = 0
     for number, state in expected.partitions.items():
         counts = {user: int(found[number].users["n_events"][row]) for row, user in enumerate(found[number].ids) if user}
@@ -92,7 +92,7 @@ def newest_values(settings: Settings) -> dict[int, dict[str, bytes]]:
     return values
 
 
-def _recovered(settings: Settings) -> dict[int, PartitionState]:
+def recovered(settings: Settings) -> dict[int, PartitionState]:
     """The states that a new worker would read from the changelog."""
     states = {}
     for number, users in newest_values(settings).items():

@@ -7,14 +7,18 @@ from typing import Any, Final
 
 from stream.checkpoint.position import Position
 from stream.decode.decoder import DeadLetter
-from tests.decode.makers import MAKERS
+from tests.decode.envelopes.examples import EXAMPLES
+from tests.decode.makers import ALL_MAKERS
 from tests.fuzz import promises
+
+#: Every preset, and the mapping of the tests.
+ENVELOPES: Final = sorted(ALL_MAKERS | EXAMPLES)
 
 
 def decode(data: bytes) -> None:
     """Check an event between good ones. The first byte chooses the envelope, the rest is the event."""
     if data:
-        promises.check_decode(sorted(MAKERS)[data[0] % len(MAKERS)], [data[1:]])
+        promises.check_decode(ENVELOPES[data[0] % len(ENVELOPES)], [data[1:]])
 
 
 def headers(data: bytes) -> None:

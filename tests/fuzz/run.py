@@ -18,8 +18,9 @@ import click
 
 from stream.contract.columns import USER_BYTES
 from tests.contract.fixtures import make_state
-from tests.decode.makers import BROKEN, ISO, MAKERS, TIME
-from tests.fuzz.inputs import TARGETS
+from tests.decode.envelopes.examples import EXAMPLES
+from tests.decode.makers import ALL_MAKERS, BROKEN, ISO, TIME
+from tests.fuzz.inputs import ENVELOPES, TARGETS
 
 FOLDER = Path(".valuestream/fuzz")
 #: An input that takes more time or memory than this has made the code hang or blow up. A normal one takes 1 ms.
@@ -40,13 +41,16 @@ def seeds(target: str) -> Iterator[bytes]:
             lines = Path(make_state.__file__).with_name(f"state-v{version}.jsonl").read_text(encoding="utf-8")
             yield from (base64.b64decode(json.loads(line)["value"]) for line in lines.splitlines())
         return
-    for place, preset in enumerate(sorted(MAKERS)):
+    for place, preset in enumerate(ENVELOPES):
+        yield from (bytes([place]) + json.dumps(example).encode() for example in EXAMPLES.get(preset, ()))
+        if preset not in ALL_MAKERS:
+            continue
         for kind in ("view", "purchase", "refund", "review", "cart", "?"):
-            event = MAKERS[preset](kind=kind, user=7, order_id="o", item=5, category="c", amount="9.5", text="fits")
+            event = ALL_MAKERS[preset](kind=kind, user=7, order_id="o", item=5, category="c", amount="9.5", text="fits")
             yield bytes([place]) + json.dumps(event).encode()
         for time in (ISO, TIME, TIME * 1000.0):
             products = [{"price": 1, "quantity": "2"}, {"sku": "s"}]
-            event = MAKERS[preset](kind="purchase", time=time, currency="EUR", products=products)
+            event = ALL_MAKERS[preset](kind="purchase", time=time, currency="EUR", products=products)
             yield bytes([place]) + json.dumps(event).encode()
         yield from (bytes([place]) + (value or b"")[:2_000] for value, _, _ in BROKEN.values())
 

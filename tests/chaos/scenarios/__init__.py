@@ -1,5 +1,5 @@
 """Scenarios: importing this package registers all of them, in the order of the table."""
 
-from tests.chaos.scenarios import brokers, crash, disk, inputs, load, members, outputs, soak
+from tests.chaos.scenarios import brokers, crash, disk, inputs, load, members, outputs, packed, soak
 
-__all__ = ["brokers", "crash", "disk", "inputs", "load", "members", "outputs", "soak"]
+__all__ = ["brokers", "crash", "disk", "inputs", "load", "members", "outputs", "packed", "soak"]
