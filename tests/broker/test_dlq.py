@@ -78,7 +78,7 @@ def test_dead_letters_replayed_twice_count_once_after_their_cause_is_fixed(make_
         assert outcome("applied") == 2 * n
         assert worker.terminate() == 0, worker.log()
     assert states_of(settings) == states
-    rows = np.concatenate([np.frombuffer(value, USER, count=1) for value in states.values()])
+    rows = np.concatenate([np.frombuffer(value, USER, count=1, offset=1) for value in states.values()])
     assert (rows["n_events"] == 3).all()
     assert (rows["revenue"] == 1_000).all()
     # The one that cannot be fixed came back once after the first replay, and twice after the second.

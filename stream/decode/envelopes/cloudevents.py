@@ -64,8 +64,8 @@ def _read(event: Json, reader: Reader, record: Any) -> Event | None:
 def _shop_name(kind: str) -> str:
     """What follows the reversed domain: the longest end of the type that is a name we know, else all of it.
 
-    >>> _shop_name("com.example.shop.order.completed"), _shop_name("com.example.other")
-    ('order completed', 'com.example.other')
+    >>> _shop_name("com.example.shop.order.completed"), _shop_name("com.example.ping")
+    ('order completed', 'com.example.ping')
     """
     parts = kind.split(".")
     ends = (canonical(" ".join(parts[i:])) for i in range(len(parts)))
