@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from datetime import UTC, tzinfo
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings", "zone_of"]
+__all__ = ["ENV_PREFIX", "Settings", "zone_of"]
+
+#: The name of the variable of a setting is this and its name in capitals.
+ENV_PREFIX: Final = "VALUESTREAM_"
 
 
 def _setting(default: Any, group: str, help: str, **bounds: Any) -> Any:
@@ -35,7 +38,12 @@ class Settings(BaseSettings):
     """The settings of the service. A wrong value is refused: the error names setting, value and what is allowed."""
 
     model_config = SettingsConfigDict(
-        env_prefix="VALUESTREAM_", env_file=".env", extra="ignore", frozen=True, protected_namespaces=()
+        env_prefix=ENV_PREFIX,
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     # Kafka -------------------------------------------------------------------------------------------
@@ -120,6 +128,30 @@ class Settings(BaseSettings):
         86_400.0, "Events", "How far an event may be behind the newest event of its partition and still count.", ge=0
     )
     future_skew_s: float = _setting(300.0, "Events", "How far the time of an event may be ahead of our clock.", ge=0)
+
+    @field_validator(
+        *("app_id", "events_topic", "scores_topic", "alerts_topic", "dlq_topic", "envelope"),
+        "http_host",
+    )
+    @classmethod
+    def _check_named(cls, name: str) -> str:
+        if not name.strip():
+            raise ValueError("expected a name; leave the setting out for its default")
+        return name.strip()
+
+    @field_validator("*")
+    @classmethod
+    def _expand_home(cls, value: Any) -> Any:
+        return value.expanduser() if isinstance(value, Path) else value
+
+    @model_validator(mode="after")
+    def _check_alert_bounds(self) -> Self:
+        if self.alert_churn_clear > self.alert_churn_high:
+            raise ValueError(
+                f"alert_churn_clear is {self.alert_churn_clear:g}, expected at most alert_churn_high"
+                f" ({self.alert_churn_high:g}), so that an alert can end; set one of them"
+            )
+        return self
 
     @field_validator("naive_time_zone")
     @classmethod
@@ -237,7 +269,9 @@ class Settings(BaseSettings):
     http_host: str = _setting(
         "127.0.0.1", "Operations", "Address where metrics and health pages listen; loopback by default."
     )
-    http_port: int = _setting(9464, "Operations", "Port of /metrics and /health/*; 0 takes a free port.", ge=0)
+    http_port: int = _setting(
+        9464, "Operations", "Port of /metrics and /health/*; 0 takes a free port.", ge=0, le=65_535
+    )
     log_format: Literal["text", "json"] = _setting("text", "Operations", "Logs for people or for machines.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Operations", "How much to log.")
     stall_timeout_s: float = _setting(

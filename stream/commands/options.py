@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
-from typing import Any, get_args
+import os
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final, get_args
 
 import click
+from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+from pydantic_settings import SettingsError
 
 from stream.errors import ConfigError
-from stream.settings import Settings
+from stream.settings import ENV_PREFIX, Settings
 
 __all__ = ["GroupedCommand", "load_settings", "rate_option", "settings_options", "user_argument"]
+
+#: Variables of ours that are not the service's: the folder of real data for the tests.
+_NO_SETTINGS: Final = frozenset({"DATA"})
 
 
 class GroupedCommand(click.Command):
@@ -86,17 +94,51 @@ def _require_utf8(_context: click.Context, _param: click.Parameter, user_id: str
 def load_settings(**flags: Any) -> Settings:
     """Read the settings: flags win over the environment, which wins over ``.env``.
 
-    Raises ConfigError with one line that names each wrong setting.
+    Raises ConfigError with one line that names each wrong setting, and for a variable that is no setting.
     """
+    _check_names(os.environ)
     try:
         return Settings(**flags)
     except ValidationError as error:
-        lines = [
-            f"setting {'.'.join(map(str, e['loc']))}: found {_shown_input(e)}, {e['msg'][0].lower()}{e['msg'][1:]};"
-            f" set it by flag or VALUESTREAM_{str(e['loc'][0]).upper()}"
-            for e in error.errors()
-        ]
-        raise ConfigError("; ".join(lines)) from None
+        raise ConfigError("; ".join(map(_error_words, error.errors()))) from None
+    except SettingsError as error:
+        raise ConfigError(f"{error}; expected JSON in that variable") from None
+
+
+def _error_words(error: ErrorDetails) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    return (
+        f"setting {'.'.join(map(str, error['loc']))}: found {_shown_input(error)}, {message[0].lower()}{message[1:]};"
+        f" set it by flag or {ENV_PREFIX}{str(error['loc'][0]).upper()}"
+    )
+
+
+def _check_names(environ: Mapping[str, str]) -> None:
+    """Refuse variables of ours, in the environment or in ``.env``, that are no setting: nothing would read them."""
+    known = {name.upper() for name in Settings.model_fields}
+    for name in (*environ, *_names_in_env_file()):
+        setting = name.upper().removeprefix(ENV_PREFIX)
+        if not name.upper().startswith(ENV_PREFIX) or setting in known or setting in _NO_SETTINGS:
+            continue
+        near = get_close_matches(setting, known, n=1)
+        meant = f"did you mean {ENV_PREFIX}{near[0]}?" if near else "`valuestream worker --help` lists all settings"
+        raise ConfigError(f"{name} is set and is no setting, expected one that the service reads; {meant}")
+
+
+def _names_in_env_file() -> list[str]:
+    file = Settings.model_config.get("env_file")
+    if not isinstance(file, str) or not Path(file).is_file():
+        return []
+    try:
+        return list(dotenv_values(file))
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"{file} is not UTF-8, expected lines of NAME=value in UTF-8; save it in that encoding"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); check its rights, or remove it") from None
 
 
 def _shown_input(error: ErrorDetails) -> str:
