@@ -19,7 +19,7 @@ from stream.decode.money import Order
 from stream.decode.tolerant import Reader
 from stream.decode.wire import events_of
 
-__all__ = ["ALL_NAMES", "Envelope", "Event", "Fields", "Json", "no_order", "text_of_review"]
+__all__ = ["ALL_NAMES", "Envelope", "Event", "Fields", "Json", "text_of_review"]
 
 Json: TypeAlias = Mapping[str, Any]
 #: What is read of every event: its name, user, time, event id, category and item.
@@ -79,11 +79,6 @@ class Envelope:
     text: Callable[[Any], msgspec.Raw] = _none
     #: The JSON objects of the events of a record. Takes its value, and the most bytes that may be unpacked from it.
     unwrap: Callable[[Any, int], list[dict[str, Any]]] = events_of
-
-
-def no_order() -> Order:
-    """What an event says about money that says nothing about it."""
-    return Order(None, (), None, (), listed=False)
 
 
 def text_of_review(text: msgspec.Raw) -> str:

@@ -28,7 +28,7 @@ _Event = dict[str, Any]
 def input_packed(world: World) -> Verdict:
     """Records in every codec, many with several events, and orders told by several of them; workers die by kill -9.
 
-    Orders and revenue are counted apart, by what the shop sold.
+    Events, orders and revenue are counted apart, by what the shop knows.
     """
     rng = random.Random(f"input_packed {world.seed}")
     settings = world.settings(instance_id="packed")
@@ -53,10 +53,11 @@ def input_packed(world: World) -> Verdict:
 
 
 class _Shop:
-    """Makes events of visits, and keeps what each user ordered and paid."""
+    """Makes events of visits, and keeps how many of them count for each user, and what each ordered and paid."""
 
     def __init__(self, rng: random.Random, users: int) -> None:
         self._rng, self._n_users, self._made, self._at = rng, users, 0, time.time() - 1_800
+        self.events: dict[str, int] = defaultdict(int)
         self.orders: dict[str, int] = defaultdict(int)
         self.revenue: dict[str, int] = defaultdict(int)
 
@@ -67,6 +68,7 @@ class _Shop:
             user = f"user-{self._rng.randrange(self._n_users)}"
             self._at += 0.05
             events += [self._event(user, "Product Viewed", product_id=f"p{self._made % 50}") for _ in range(2)]
+            self.events[user] += 2
             if self._rng.random() < 1 / 3:
                 events += self._order(user)
         return events
@@ -76,10 +78,10 @@ class _Shop:
         rng, order = self._rng, {"order_id": f"o{self._made}"}
         paid, back = rng.randrange(100, 9_000), rng.randrange(1, 100)
         total = self._event(user, "Order Completed", total=paid / 100, **order)
-        kept = paid
+        kept, n_repeats = paid, 0
         kind = rng.randrange(6)
         if kind == 0:  # told again by a page that was loaded again
-            told = [total, self._event(user, "Order Completed", total=paid / 100, **order)]
+            told, n_repeats = [total, self._event(user, "Order Completed", total=paid / 100, **order)], 1
         elif kind == 1:  # line by line
             lines = [rng.randrange(100, 999) for _ in range(rng.randrange(2, 6))]
             told = [
@@ -94,9 +96,11 @@ class _Shop:
             refunds = [self._event(user, "Order Refunded", total=cents / 100, **order) for cents in (back, paid)]
             told, kept = [total, *refunds], 0
         elif kind == 4:
-            told, kept = [total, *(self._event(user, f"Order {how}", **order) for how in ("Cancelled", "Refunded"))], 0
+            ends = [self._event(user, f"Order {how}", **order) for how in ("Cancelled", "Refunded")]
+            told, kept, n_repeats = [total, *ends], 0, 1
         else:
             told = [total]
+        self.events[user] += len(told) - n_repeats
         self.orders[user] += 1
         self.revenue[user] += kept
         return told
@@ -138,12 +142,12 @@ def _record(rng: random.Random, events: list[_Event]) -> Message:
 
 def _wrong_orders(settings: Settings, shop: _Shop) -> str:
     """The first user who has not what the shop sold them, in words; empty if there is none."""
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, tuple[int, int, int]] = {}
     for state in recovered(settings).values():
-        columns = state.users[["orders", "revenue"]][: len(state)].tolist()
+        columns = state.users[["n_events", "orders", "revenue"]][: len(state)].tolist()
         found |= dict(zip(state.ids, columns, strict=True))
-    for user in shop.orders:
-        expected = shop.orders[user], shop.revenue[user]
+    for user in shop.events:
+        expected = shop.events[user], shop.orders[user], shop.revenue[user]
         if found.get(user) != expected:
-            return f"{user} has {found.get(user)} orders and hundredths, the shop sold {expected}"
+            return f"{user} has {found.get(user)} events, orders and hundredths, and by the shop {expected}"
     return ""
