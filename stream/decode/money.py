@@ -84,9 +84,9 @@ class Money:
             currency = _code(currency)
         for given in order.amounts:
             if type(given) is float:
-                return Paid(self.hundredths(given, currency), whole=True, given=True)
+                return Paid(self.hundredths(given, currency), True, True)
             if not is_no_amount(given):
-                return Paid(self.hundredths(self._number(given, currency), currency), whole=True, given=True)
+                return Paid(self.hundredths(self._number(given, currency), currency), True, True)
         priced = not all(is_no_amount(line.price) for line in order.lines)
         value = self.hundredths(self._line_total(order.lines, currency), currency)
         return Paid(value, whole=order.listed and priced, given=priced)

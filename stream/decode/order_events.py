@@ -21,6 +21,7 @@ __all__ = ["OrderEvent", "order_notes", "read_order"]
 _OTHER: Final = int(EventType.OTHER)
 _PURCHASE: Final = int(EventType.PURCHASE)
 _REFUND: Final = int(EventType.REFUND)
+_TOTAL: Final = int(OrderChange.TOTAL)
 
 
 class OrderEvent(NamedTuple):
@@ -55,7 +56,7 @@ def read_order(kind: int, order: Order, item: Name, money: Money, nobody: Contai
     key = _key(order_id)
     if paid.whole:
         # Orders and events often use the same numbers: order 17 is not event 17.
-        return OrderEvent(_PURCHASE, paid.value, key, hashed(key), OrderChange.TOTAL)
+        return OrderEvent(_PURCHASE, paid.value, key, hashed(key), _TOTAL)
     return OrderEvent(_PURCHASE, paid.value, _line_key(key, order, item), hashed(key), OrderChange.LINE)
 
 
@@ -68,7 +69,8 @@ def order_notes(n_events: int, said: Sequence[tuple[int, int, int]]) -> OrderNot
         return NO_ORDERS
     notes = np.zeros(n_events, ORDER_NOTE)
     indices, orders, changes = zip(*said, strict=True)
-    notes["order"][[*indices]], notes["change"][[*indices]] = orders, changes
+    at = np.array(indices)
+    notes["order"][at], notes["change"][at] = np.array(orders, np.uint64), np.array(changes, np.uint8)
     return notes
 
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from stream.arrays import EventRows, Mask, OrderNotes, OrderRows, Rows, Slots
+from stream.arrays import EventRows, Hashes, Mask, OrderNotes, OrderRows, Rows, Slots
 from stream.contract.columns import EVENT_PARTS, ORDER, ORDERS_LEN
 from stream.contract.events import NO_ORDERS, ORDER_NOTE, EventBatch, EventType, OrderChange
 from stream.state.pool import Pool
@@ -68,26 +68,31 @@ class Orders(Pool):
         """
         places = self.rows_of(users)
         known: OrderRows = opaque_rows(self.items)[places].view(ORDER).reshape(-1, ORDERS_LEN)
-        runs = Runs.within(places)
-        one_by_one = runs.counts > 1
-        one_by_one[runs.run_of[(known["order"] == notes["order"][:, None]).any(axis=1)]] = True
-        new = np.flatnonzero(~one_by_one[runs.run_of])
-        self._append(places[new], known[new], _named_first(notes[new], events[new]))
+        # What names a known order, or is not the only event of its user, is taken one by one.
+        one_by_one = (known["order"] == notes["order"][:, None]).any(axis=1)
+        same_user = places[1:] == places[:-1]
+        one_by_one[1:] |= same_user
+        one_by_one[:-1] |= same_user
+        new = (~one_by_one).nonzero()[0]
+        self._append(places[new], known["order"][new], _named_first(notes[new], events[new]))
         counts = np.ones(len(users), bool)
-        slices = runs.slices()
-        for run in np.flatnonzero(one_by_one).tolist():
-            of_user = slices[run]
-            counts[of_user] = self._settle_one_by_one(self.items[runs.rows[run]], notes[of_user], events[of_user])
+        rest = one_by_one.nonzero()[0]
+        for run in Runs.within(places[rest]).slices() if len(rest) else ():
+            of_user = slice(int(rest[run.start]), int(rest[run.stop - 1]) + 1)
+            row = self.items[places[of_user.start]]
+            counts[of_user] = self._settle_one_by_one(row, notes[of_user], events[of_user])
         return counts
 
-    def _append(self, places: Rows, known: OrderRows, orders: OrderRows) -> None:
-        """Remember a new order of each of these users, whose orders are ``known``. A full row loses its oldest."""
-        if not len(places):
-            return
-        lengths: Slots = np.count_nonzero(known["order"], axis=1)
+    def _append(self, places: Rows, keys: Hashes, orders: OrderRows) -> None:
+        """Remember a new order of each of these users, whose orders have these keys ``(n, ORDERS_LEN)``.
+
+        A full row loses its oldest order.
+        """
+        lengths: Slots = np.count_nonzero(keys, axis=1)
         full = lengths == ORDERS_LEN
-        self.items[places[full], :-1] = self.items[places[full], 1:]
-        self.items[places, np.minimum(lengths, ORDERS_LEN - 1)] = orders
+        if full.any():
+            self.items[places[full], :-1] = self.items[places[full], 1:]
+        opaque(self.items)[places * ORDERS_LEN + np.minimum(lengths, ORDERS_LEN - 1)] = opaque(orders)
 
     @staticmethod
     def _settle_one_by_one(row: OrderRows, notes: OrderNotes, events: EventRows) -> list[bool]:

@@ -67,6 +67,8 @@ class Pool:
         """The pool rows of these users. A user who has none gets one."""
         if not len(users):
             return users
+        if int(users.max()) < len(self._places) and (places := self._places[users]).all():
+            return places.astype(np.int64) - 1
         rows_needed = int(users.max()) + 1
         if rows_needed > len(self._places):
             self._places = grown(self._places, rows_needed)
