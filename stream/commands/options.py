@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +25,12 @@ __all__ = ["GroupedCommand", "load_settings", "rate_option", "settings_options",
 
 #: Variables of ours that are not the service's: the folder of real data for the tests.
 _NO_SETTINGS: Final = frozenset({"DATA"})
+#: Kubernetes sets such variables in every pod for each service, so also for one whose name begins with ours.
+#: In ``NAME_PORT`` it writes an address, which no setting is.
+_OF_A_SERVICE: Final = re.compile(
+    r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)"
+)
+_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
 class GroupedCommand(click.Command):
@@ -118,21 +125,28 @@ def _error_words(error: ErrorDetails) -> str:
 def _check_names(environ: Mapping[str, str]) -> None:
     """Refuse variables of ours, in the environment or in ``.env``, that are no setting: nothing would read them."""
     known = {name.upper() for name in Settings.model_fields}
-    for name in (*environ, *_names_in_env_file()):
+    for name, value in {**_env_file(), **environ}.items():
         setting = name.upper().removeprefix(ENV_PREFIX)
-        if not name.upper().startswith(ENV_PREFIX) or setting in known or setting in _NO_SETTINGS:
+        if not name.upper().startswith(ENV_PREFIX) or setting in known or _is_of_others(setting, value or ""):
             continue
         near = get_close_matches(setting, known, n=1)
         meant = f"did you mean {ENV_PREFIX}{near[0]}?" if near else "`valuestream worker --help` lists all settings"
         raise ConfigError(f"{name} is set and is no setting, expected one that the service reads; {meant}")
 
 
-def _names_in_env_file() -> list[str]:
+def _is_of_others(name: str, value: str) -> bool:
+    """Whether this variable, without our prefix, is set by others for purposes of their own."""
+    is_address = name.endswith("PORT") and _ADDRESS.match(value) is not None
+    return name in _NO_SETTINGS or is_address or _OF_A_SERVICE.fullmatch(name) is not None
+
+
+def _env_file() -> dict[str, str | None]:
+    """The variables in ``.env``."""
     file = Settings.model_config.get("env_file")
     if not isinstance(file, str) or not Path(file).is_file():
-        return []
+        return {}
     try:
-        return list(dotenv_values(file))
+        return dict(dotenv_values(file))
     except UnicodeDecodeError:
         raise ConfigError(
             f"{file} is not UTF-8, expected lines of NAME=value in UTF-8; save it in that encoding"

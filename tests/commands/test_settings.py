@@ -38,6 +38,27 @@ def test_folder_of_real_data_is_no_setting_and_allowed(monkeypatch: pytest.Monke
     load_settings()
 
 
+@pytest.mark.parametrize("service", ["VALUESTREAM", "VALUESTREAM_WORKER"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        *("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_METRICS", "PORT", "PORT_9464_TCP", "PORT_9464_TCP_PROTO"),
+        *("PORT_9464_TCP_PORT", "PORT_9464_TCP_ADDR", "PORT_53_UDP"),
+    ],
+)
+def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_not_ours(
+    monkeypatch: pytest.MonkeyPatch, service: str, end: str
+) -> None:
+    monkeypatch.setenv(f"{service}_{end}", "tcp://10.0.0.7:9464")
+    load_settings()
+
+
+@pytest.mark.parametrize("name", ["VALUESTREAM_METRICS_PORT", "VALUESTREAM_SERVICE", "VALUESTREAM_SCORES_TOPICS"])
+def test_variable_that_only_resembles_those_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    assert "is no setting" in refused()
+
+
 @pytest.fixture
 def env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
