@@ -50,6 +50,8 @@ _RENEW_AFTER: Final = 0.8
 _TIMEOUT_S: Final = 5.0
 _TRIES: Final = 3
 _PAUSE_S: Final = 0.2
+#: While the old token serves, a failed issuer is left alone for so long: each attempt makes all log-ins wait.
+_AGAIN_AFTER_S: Final = 10.0
 #: Answers after which asking again changes nothing.
 _FINAL_CODES: Final = frozenset({400, 401, 403, 404, 405})
 _ANSWER_BYTES_MAX: Final = 1 << 20
@@ -93,6 +95,7 @@ class Tokens:
                     self.on_attempt("failed")
                     if now >= self._ends_at:
                         raise
+                    self._renew_at = min(self._ends_at, self._monotonic() + _AGAIN_AFTER_S)
                     logger.warning("the token for Kafka could not be renewed, the old one serves on: %s", error)
                 else:
                     self.on_attempt("renewed")

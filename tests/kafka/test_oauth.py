@@ -62,6 +62,22 @@ def test_old_token_serves_to_its_end_while_the_issuer_is_down(caplog: pytest.Log
     assert attempts == ["renewed", "failed", "failed", "renewed"]
 
 
+def test_failed_issuer_is_left_alone_for_a_while_and_log_ins_do_not_wait_for_it() -> None:
+    now, fetch, attempts = [0.0], Fetch(life_s=1_000), list[str]()
+    tokens = tokens_at(now, fetch)
+    tokens.token()
+    tokens.on_attempt = attempts.append
+    fetch.failing = True
+    for now[0] in (800, 801, 809.9):
+        assert tokens.token() == "token 1"
+    assert attempts == ["failed"]
+    now[0] = 810
+    assert tokens.token() == "token 1"
+    assert attempts == ["failed"] * 2
+    fetch.failing, now[0] = False, 820
+    assert tokens.token() == "token 2"
+
+
 def test_issuer_is_asked_as_the_standard_says_and_settings_share_their_token() -> None:
     with issuer() as ours:
         settings = Settings(**ours.settings(oauth_scope="kafka", oauth_parameters={"audience": "events"}))
