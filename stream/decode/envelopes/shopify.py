@@ -16,10 +16,10 @@ __all__ = ["SHOPIFY"]
 
 
 def _read(body: Json, reader: Reader, record: Any) -> Event | None:
-    """An order, or a refund of one (``refunds/create``). A draft, a test and an order that is not paid are left out."""
+    """An order, or a refund of one (``refunds/create``). A test and an order that is not paid are left out."""
     if "order_id" in body and "refund_line_items" in body:
         return _refund(body, reader, record)
-    if "line_items" not in body or ("total_price" not in body and "current_total_price" not in body):
+    if "line_items" not in body or "total_price" not in body:
         raise EventError("schema", "body is no order and no refund of Shopify, expected one of them; see --envelope")
     if body.get("test") is True or body.get("financial_status") in ("pending", "authorized", "voided"):
         return None
@@ -31,11 +31,8 @@ def _read(body: Json, reader: Reader, record: Any) -> Event | None:
         (),
         listed=False,
     )
-    times = (
-        ("cancelled_at", "updated_at", "processed_at", "created_at")
-        if cancelled
-        else (*("updated_at", "processed_at", "created_at"),)
-    )
+    # An order that is not cancelled has no time at ``cancelled_at``.
+    times = ("cancelled_at", "updated_at", "processed_at", "created_at")
     return event_of_webhook(CANCELLED if cancelled else UPDATED, body, times, order, _customer(body), reader, record)
 
 
@@ -44,9 +41,9 @@ def _refund(body: Json, reader: Reader, record: Any) -> Event:
     amounts = [number(t.get("amount")) for t in paid_back if t.get("status") in (None, "success", "pending")]
     currency = next((t["currency"] for t in paid_back if t.get("currency")), None)
     order_id = reader.identifier("order_id", body.get("order_id"))
-    order = Order(order_id, (sum(amounts),) if amounts else (0.0,), reader.currency(currency), (), listed=False)
-    times = ("processed_at", "created_at")
-    return event_of_webhook(REFUNDED, body, times, order, [body.get("user_id"), *_customer(body)][1:], reader, record)
+    order = Order(order_id, (float(sum(amounts)),), reader.currency(currency), (), listed=False)
+    # Its ``user_id`` is the person in the shop who gave the money back.
+    return event_of_webhook(REFUNDED, body, ("processed_at", "created_at"), order, _customer(body), reader, record)
 
 
 def _customer(body: Json) -> list[Any]:
