@@ -107,6 +107,8 @@ def _first(values: Iterable[Any]) -> Any:
 
 #: A path that no sender has anything at.
 _NOWHERE: Final[Path] = ("valuestream: nothing",)
+#: Place of the user in ``Fields``.
+_USER: Final = 1
 
 
 def envelope_of_mapping(mapping: MappedEnvelope) -> Envelope:
@@ -150,15 +152,17 @@ def _fields(mapping: MappedEnvelope) -> Callable[[Any], Fields]:
     """
     roles = (mapping.type, mapping.user, mapping.time, mapping.id, mapping.category, mapping.item)
     taken: Callable[[Any], Fields] = attrgetter(*(attribute_at(paths[0] if paths else _NOWHERE) for paths in roles))
-    others = [(i, _getter(path)) for i, paths in enumerate(roles) for path in paths[1:]]
-    if not others and not mapping.always and not mapping.lines:
-        return taken
+    others = [(i, _getter(path)) for i, paths in enumerate(roles) if i != _USER for path in paths[1:]]
+    take = _with_alternatives(taken, others) if others else taken
+    if len(mapping.user) == 1 and not mapping.always and not mapping.lines:
+        return take
+    # A second path for the user is common, so it costs no loop.
     other_user = _first_of(mapping.user[1:])
     lead_item, lead_category, lines = map(_first_of, (mapping.line.item, mapping.line.category, mapping.lines))
     always, has_lines = mapping.always, bool(mapping.lines)
 
     def fields(event: Any) -> Fields:
-        name, user, time, event_id, category, item = taken(event)
+        name, user, time, event_id, category, item = take(event)
         if user is None or user == "":
             user = other_user(event)
         if item is None and has_lines and (listed := lines(event)):
@@ -166,18 +170,22 @@ def _fields(mapping: MappedEnvelope) -> Callable[[Any], Fields]:
             category = category if in_line is None else in_line
         return always or name, user, time, event_id, category, item
 
-    def fields_with_alternatives(event: Any) -> Fields:
+    return fields
+
+
+def _with_alternatives(
+    taken: Callable[[Any], Fields], others: list[tuple[int, Callable[[Any], Any]]]
+) -> Callable[[Any], Fields]:
+    """What takes a field from another place, given with its index among the fields, where there is none yet."""
+
+    def fields(event: Any) -> Fields:
         values: list[Any] = list(taken(event))
         for i, other in others:
             if values[i] is None or values[i] == "":
                 values[i] = other(event)
-        if values[5] is None and (listed := lines(event)):
-            values[5], in_line = lead_item(listed[0]), lead_category(listed[0])
-            values[4] = values[4] if in_line is None else in_line
-        values[0] = always or values[0]
         return tuple(values)
 
-    return fields if all(i == 1 for i, _ in others) else fields_with_alternatives
+    return fields
 
 
 def _order_of_shape(mapping: MappedEnvelope) -> Callable[[Any], Order]:

@@ -52,6 +52,17 @@ def test_first_path_with_something_at_it_counts(tmp_path: Path) -> None:
     assert users == ["c", "c", "ann"]
 
 
+def test_first_path_counts_for_every_field_on_both_ways(tmp_path: Path) -> None:
+    mapping = LEAST.replace('time = "at"', 'time = ["at", "made"]') + 'id = ["id", "uuid"]\nitem = ["sku", "ean"]\n'
+    plain = f'{{"who": "a", "made": {TIME}, "kind": "view", "uuid": "x", "ean": "p"}}'
+    # A price of the wrong type would be no matter; an object where a text is expected makes the struct refuse it.
+    tolerant = plain.replace('"who": "a"', '"who": "a", "sku": []')
+    _, rows = rows_of(tmp_path, mapping, plain, tolerant)
+    assert rows["time"].tolist() == [TIME] * 2
+    assert rows["item"].tolist() == [hash_bucket("p")] * 2
+    assert rows["identity"][0] == rows["identity"][1]
+
+
 def test_events_that_do_not_say_what_they_are_are_always_the_same(tmp_path: Path) -> None:
     mapping = 'user = "who"\ntime = "at"\nalways = "purchase"\namount = "sum"\norder = "no"\n'
     _, rows = rows_of(tmp_path, mapping, f'{{"who": 1, "at": {TIME}, "sum": "12,50", "no": 7}}')
