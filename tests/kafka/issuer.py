@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.loopback import answering
 
 __all__ = ["Issuer", "issuer", "unsecured"]
 
@@ -39,8 +39,8 @@ class Issuer:
         ours = {"oauth_token_url": self.url, "oauth_client_id": client_id, "oauth_client_secret": secret}
         return {**by_token, **ours, **others}
 
-    def answer(self, authorization: str, form: dict[str, str]) -> tuple[int, bytes]:
-        self.asked.append(form)
+    def answer(self, authorization: str, body: bytes) -> tuple[int, bytes]:
+        self.asked.append(dict(urllib.parse.parse_qsl(body.decode())))
         time.sleep(self.delay_s)
         if self.status != 200:
             return self.status, b'{"error": "as told"}'
@@ -62,25 +62,5 @@ def unsecured(subject: str, life_s: float) -> str:
 def issuer(**told: Any) -> Iterator[Issuer]:
     """An issuer on a free port of loopback, for as long as the block runs."""
     ours = Issuer(**told)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"])).decode()
-            status, answer = ours.answer(self.headers["authorization"], dict(urllib.parse.parse_qsl(body)))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", ours.port), Handler)
-    ours.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with answering(ours.answer) as ours.port:
         yield ours
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -8,7 +8,7 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -26,7 +26,7 @@ from stream.settings import Settings
 
 __all__ = ["events"]
 
-_NAMES_SHOWN = 8
+_NAMES_SHOWN: Final = 8
 
 
 @click.group()

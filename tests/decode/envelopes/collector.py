@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
+
+from tests.loopback import answering
 
 __all__ = ["Collector", "collector"]
 
 
+@dataclass(frozen=True)
 class Collector:
-    """The bodies that were posted, in order, at ``url``."""
+    """The bodies that were posted to ``url``, in order."""
 
-    def __init__(self, port: int) -> None:
-        self.host, self.url = f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"
-        self.bodies: list[bytes] = []
+    host: str
+    bodies: list[bytes] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
 
 
 @contextmanager
 def collector() -> Iterator[Collector]:
     """A collector on a free port of loopback, for as long as the block runs."""
+    bodies: list[bytes] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            collected.bodies.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b'{"status": 1}')
+    def keep(_authorization: str, body: bytes) -> tuple[int, bytes]:
+        bodies.append(body)
+        return 200, b'{"status": 1}'
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    collected = Collector(server.server_port)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield collected
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering(keep) as port:
+        yield Collector(f"127.0.0.1:{port}", bodies)
